@@ -1,0 +1,36 @@
+# Everything runs in .venv, made on first use and made anew when pyproject.toml or constraints.txt change.
+PYTHON ?= python3
+EXTRAS ?= dev
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+
+help:  ## show this list
+	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /\1\t/' | expand -t 12
+
+setup: .venv/.installed  ## make .venv with the tested versions
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "rfft needs Python 3.10 or newer: make PYTHON=python3.11 setup")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@touch $@
+
+demo: setup  ## the main job: fine-tune the embedded generator and show it get better (15 minutes on two cores)
+	$(BIN)/rfft train configs/tiny.yaml
+
+test: setup  ## the whole test suite
+	$(BIN)/pytest -q
+
+lint: setup  ## style, undefined names, complexity, the dependency rule, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## rewrite the sources in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what the tools cached (runs/ and .venv stay)
+	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist

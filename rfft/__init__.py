@@ -1,0 +1,3 @@
+"""RFFT: fine-tune advertising-image generators on human feedback."""
+
+__version__ = "0.1.0"

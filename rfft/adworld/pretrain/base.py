@@ -1,0 +1,143 @@
+"""rf-tiny's generator: tokenizer, CLIP text encoder, U-Net and ControlNet, trained together on AdWorld's scenes.
+
+It is trained on scenes of every label without being told the label, so it makes the faults about as often.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    StableDiffusionControlNetInpaintPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.models.attention_processor import AttnProcessor
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from rfft.adworld.pretrain.fit import FitConfig, device, fit
+from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
+from rfft.data.cutout import edges
+
+BATCH = 48
+TEXT_DROPOUT = 0.1  # classifier-free guidance
+MIN_SNR = 5.0  # arXiv 2303.09556
+LENGTH = 40
+
+
+def build_tokenizer(texts: list[str], vocab_size: int = 1500) -> CLIPTokenizer:
+    """A CLIP tokenizer whose merges are learned on the grammar's own texts."""
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Digits()])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789,.'-()&"),
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    bpe.train_from_iterator((text.lower() for text in texts), trainer)
+    model = json.loads(bpe.to_str())["model"]
+    alphabet = {token for token in model["vocab"] if len(token) == 1}
+    vocab = dict(model["vocab"])
+    for letter in sorted(alphabet):  # a letter that never ended a word in training may do so later
+        vocab.setdefault(f"{letter}</w>", len(vocab))
+    return CLIPTokenizer(vocab=vocab, merges=[tuple(pair) for pair in model["merges"]], model_max_length=LENGTH)
+
+
+def build_modules(vocab_size: int, bos: int, eos: int) -> nn.ModuleDict:
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(64, 128, 128),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=128,
+        attention_head_dim=2,  # heads, as in SD 1.5
+        norm_num_groups=16,
+    )
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocab_size,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            bos_token_id=bos,
+            eos_token_id=eos,
+        )
+    )
+    controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 64))
+    return nn.ModuleDict({"unet": unet, "text_encoder": text_encoder, "controlnet": controlnet})
+
+
+def scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        set_alpha_to_one=False, steps_offset=1,
+    )  # fmt: skip
+
+
+def loss_weights(alpha_bar: Tensor) -> Tensor:
+    """min(SNR, 5) / SNR: the eps loss of each timestep."""
+    snr = alpha_bar / (1 - alpha_bar)
+    return snr.clamp(max=MIN_SNR) / snr
+
+
+def train(out: Path, state: Path, steps: int, scenes_count: int = 30_000) -> None:
+    scenes = load_scenes("train", scenes_count, seed=1)
+    tokenizer = build_tokenizer(scenes.prompts + scenes.captions)
+    vae = AutoencoderKL.from_pretrained(out / "vae", torch_dtype=torch.float32).to(device())
+    latents, canny = _precomputed(vae, scenes, scenes_count)
+    ids = tokenizer([*scenes.prompts, ""], padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+    nets = build_modules(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+    nets = nets.to(device(), memory_format=torch.channels_last)
+    for name in ("unet", "controlnet"):  # on a CPU the fused attention's backward is far slower than plain matmuls
+        nets[name].set_attn_processor(AttnProcessor())
+    ddim = scheduler()
+    weights = loss_weights(ddim.alphas_cumprod).to(device())
+
+    def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
+        index = rng.integers(len(scenes), size=BATCH)
+        x0 = latents[index].to(device(), torch.float32).contiguous(memory_format=torch.channels_last)
+        edge = canny[index].to(device(), torch.float32)[:, None].expand(-1, 3, -1, -1)
+        tokens = ids[np.where(rng.random(BATCH) < TEXT_DROPOUT, len(scenes), index)].to(device())
+        noise, t = torch.randn_like(x0), torch.from_numpy(rng.integers(0, 1000, size=BATCH)).to(device())
+        x = ddim.add_noise(x0, noise, t)
+        with torch.autocast(device().type, torch.bfloat16):
+            text = nets["text_encoder"](tokens)[0]
+            down, mid = nets["controlnet"](x, t, text, controlnet_cond=edge, return_dict=False)
+            eps = nets["unet"](
+                x, t, text, down_block_additional_residuals=down, mid_block_additional_residual=mid, return_dict=False
+            )[0]
+        return (weights[t] * (eps.float() - noise).pow(2).mean((1, 2, 3))).mean()
+
+    fit(nets, loss_fn, FitConfig(steps=steps, lr=8e-4, ema=0.999), state / "base.pt")
+    pipe = StableDiffusionControlNetInpaintPipeline(
+        vae=vae, tokenizer=tokenizer, scheduler=ddim, safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False, **dict(nets.items()),
+    )  # fmt: skip
+    pipe.to(dtype=torch.float16).save_pretrained(out)
+
+
+@torch.no_grad()
+def _precomputed(vae: AutoencoderKL, scenes: Scenes, count: int) -> tuple[Tensor, Tensor]:
+    """Latents [N, 4, 16, 16] (half) and Canny edges [N, 64, 64] (bytes 0 or 1) of all scenes, kept in the cache."""
+    mark = f"{sum(p.double().abs().sum().item() for p in vae.parameters()):.6f}"  # latents belong to one autoencoder
+    path = cache_folder() / f"latents-{count}-{mark}.pt"
+    if path.exists():
+        return torch.load(path, weights_only=True)
+    latents, canny = [], []
+    for chunk in np.array_split(np.arange(len(scenes)), max(len(scenes) // 200, 1)):
+        pixels = scenes.pixels("image", chunk).to(device()) * 2 - 1
+        latents.append((vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
+        canny.append(torch.stack([edges(p)[0] for p in scenes.pixels("product", chunk)]).byte())
+    result = torch.cat(latents), torch.cat(canny)
+    torch.save(result, path)
+    return result

@@ -1,0 +1,92 @@
+"""The one training loop of all embedded models: AdamW, one-cycle rate, EMA, resumable, progress shown."""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+LossFn = Callable[[int, np.random.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    steps: int
+    lr: float
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    clip: float = 1.0
+    warmup: float = 0.05  # share of the steps
+    seed: int = 0
+    save_every_s: float = 60.0
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, state_file: Path) -> nn.Module:
+    """Minimise `loss_fn(step, rng)` over the model's parameters; returns the model with its averaged (EMA) weights.
+
+    The generator depends on the seed and step alone, so a run that was cut off goes on as if it had not been.
+    """
+    ema = copy.deepcopy(model).eval().requires_grad_(False)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps + 1, pct_start=config.warmup)
+    named = {"model": model, "ema": ema, "optimizer": optimizer, "schedule": schedule}
+    first = _resume(named, state_file)
+    saved, running = time.monotonic(), float("nan")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}")) as progress:
+        task = progress.add_task(state_file.stem, total=config.steps, completed=first, loss=running)
+        for step in range(first, config.steps):
+            rng = np.random.default_rng([config.seed, step])
+            torch.manual_seed(int(rng.integers(2**62)))
+            loss = loss_fn(step, rng)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+            optimizer.step()
+            schedule.step()
+            _average(ema, model, min(config.ema, (step + 1) / (step + 10)))
+            running = loss.item() if running != running else 0.98 * running + 0.02 * loss.item()
+            progress.update(task, advance=1, loss=running)
+            if time.monotonic() - saved > config.save_every_s:
+                _save(named, step + 1, state_file)
+                saved = time.monotonic()
+                print(f"{state_file.stem} step {step + 1}/{config.steps} loss {running:.4f}", flush=True)
+    _save(named, config.steps, state_file)
+    model.load_state_dict(ema.state_dict())
+    return model.eval()
+
+
+@torch.no_grad()
+def _average(ema: nn.Module, model: nn.Module, decay: float) -> None:
+    ema_values, values = list(ema.state_dict().values()), list(model.state_dict().values())
+    for old, new in zip(ema_values, values, strict=True):
+        if old.is_floating_point():
+            old.lerp_(new, 1 - decay)
+        else:
+            old.copy_(new)
+
+
+def _save(named: dict, step: int, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".part")
+    torch.save({"step": step} | {name: thing.state_dict() for name, thing in named.items()}, aside)
+    aside.replace(path)
+
+
+def _resume(named: dict, path: Path) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location=device(), weights_only=True)
+    for name, thing in named.items():
+        thing.load_state_dict(state[name])
+    return int(state["step"])

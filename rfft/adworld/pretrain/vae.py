@@ -1,0 +1,73 @@
+"""rf-tiny's autoencoder: 64 x 64 pixels to 16 x 16 x 4 latents."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from rfft.adworld.pretrain.fit import FitConfig, device, fit
+from rfft.adworld.scenes import Scenes, load_scenes
+
+CROP, BATCH = 32, 32
+
+
+def build() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(24, 48, 96),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=8,
+        latent_channels=4,
+        sample_size=64,
+        mid_block_add_attention=False,
+    )
+
+
+def _crops(scenes: Scenes, rng: np.random.Generator) -> Tensor:
+    """Random crops in [-1, 1]: a convolutional autoencoder learns the same from a quarter of the pixels."""
+    index = np.sort(rng.integers(len(scenes), size=BATCH))
+    y, x = rng.integers(0, 64 - CROP + 1, size=2)
+    return scenes.pixels("image", index)[:, :, y : y + CROP, x : x + CROP] * 2 - 1
+
+
+def _gradients(image: Tensor) -> tuple[Tensor, Tensor]:
+    return image.diff(dim=-1), image.diff(dim=-2)
+
+
+def train(out: Path, state: Path, steps: int) -> None:
+    scenes = load_scenes("train", 30_000, seed=1)
+    model = build().to(device(), memory_format=torch.channels_last)
+
+    def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
+        pixels = _crops(scenes, rng).to(device(), memory_format=torch.channels_last)
+        with torch.autocast(device().type, torch.bfloat16):
+            posterior = model.encode(pixels).latent_dist
+            decoded = model.decode(posterior.sample()).sample.float()
+        edges = sum(F.l1_loss(a, b) for a, b in zip(_gradients(decoded), _gradients(pixels), strict=True))
+        kl = posterior.kl().mean() / pixels[0].numel()
+        return F.l1_loss(decoded, pixels) + 0.5 * F.mse_loss(decoded, pixels) + 0.5 * edges + 1e-4 * kl
+
+    fit(model, loss_fn, FitConfig(steps=steps, lr=2e-3, weight_decay=0.0, ema=0.998), state / "vae.pt")
+    model.register_to_config(scaling_factor=1 / _latent_std(model, scenes))
+    model.half().save_pretrained(out)
+    print(f"vae: PSNR on test {psnr(AutoencoderKL.from_pretrained(out)):.2f} dB")
+
+
+@torch.no_grad()
+def _latent_std(model: AutoencoderKL, scenes: Scenes) -> float:
+    pixels = scenes.pixels("image", np.arange(512)).to(device()) * 2 - 1
+    return model.encode(pixels).latent_dist.mean.std().item()
+
+
+@torch.no_grad()
+def psnr(model: AutoencoderKL, count: int = 512) -> float:
+    """Mean reconstruction PSNR in dB over test scenes."""
+    scenes, model = load_scenes("test", count, seed=9), model.float().to(device())
+    pixels = scenes.pixels("image", np.arange(count)).to(device())
+    decoded = torch.cat([model.decode(model.encode(p * 2 - 1).latent_dist.mode()).sample for p in pixels.split(64)])
+    mse = (decoded.clamp(-1, 1) / 2 + 0.5 - pixels).pow(2).mean((1, 2, 3))
+    return (-10 * mse.log10()).mean().item()

@@ -1,0 +1,79 @@
+"""Many scenes in memory: drawn once with all cores, kept in a cache folder, read back as arrays."""
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rfft.adworld.assets import LIGHTS, PLACES, PROP_NAMES, SURFACES
+from rfft.adworld.draw import scene
+from rfft.types import LABELS
+
+ATTRIBUTES = {"surface": SURFACES, "place": PLACES, "prop": PROP_NAMES, "light": LIGHTS}
+_VERSION = 2  # to be raised when the drawing changes, so that no stale cache is read
+_PIXELS = ("image", "product", "depth", "saliency")
+
+
+@dataclass
+class Scenes:
+    """N scenes: image [N, 64, 64, 3], product [N, 64, 64, 4], depth and saliency [N, 64, 64], all uint8;
+    label [N] and attributes [N, 4] (in the order of ATTRIBUTES) as class numbers."""
+
+    image: NDArray[np.uint8]
+    product: NDArray[np.uint8]
+    depth: NDArray[np.uint8]
+    saliency: NDArray[np.uint8]
+    label: NDArray[np.int64]
+    attributes: NDArray[np.int64]
+    captions: list[str]
+    prompts: list[str]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def pixels(self, field: str, index: NDArray[np.int64]) -> Tensor:
+        """One of image, product, depth, saliency as floats in [0, 1], [B, C, 64, 64]."""
+        array = getattr(self, field)[index]
+        array = array[..., None] if array.ndim == 3 else array
+        return torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2).float() / 255
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("RFFT_CACHE", Path.home() / ".cache" / "rfft"))
+
+
+def load_scenes(split: str, count: int, seed: int) -> Scenes:
+    """Scenes 0..count-1 of a split and seed; drawn on the first call, memory-mapped from the cache after that."""
+    folder = cache_folder() / f"scenes-v{_VERSION}-{split}-{count}-{seed}"
+    if not (folder / "text.json").exists():
+        _draw_to(folder, split, count, seed)
+    text = json.loads((folder / "text.json").read_text())
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*_PIXELS, "label", "attributes")}
+    return Scenes(**arrays, captions=text["captions"], prompts=text["prompts"])
+
+
+def _draw_to(folder: Path, split: str, count: int, seed: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = [(split, seed, start, min(start + 500, count)) for start in range(0, count, 500)]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(_draw_chunk, tasks))
+    for name in (*_PIXELS, "label", "attributes"):
+        np.save(folder / f"{name}.npy", np.concatenate([part[name] for part in parts]))
+    text = {name: [line for part in parts for line in part[name]] for name in ("captions", "prompts")}
+    (folder / "text.json").write_text(json.dumps(text))  # last: its presence says the cache is whole
+
+
+def _draw_chunk(task: tuple[str, int, int, int]) -> dict:
+    split, seed, start, stop = task
+    drawn = [scene(seed, index, split) for index in range(start, stop)]
+    out: dict = {name: np.stack([getattr(s, name) for s in drawn]) for name in _PIXELS}
+    out["label"] = np.array([LABELS.index(s.label) for s in drawn])
+    out["attributes"] = np.array([[v.index(s.attributes[k]) for k, v in ATTRIBUTES.items()] for s in drawn])
+    out["captions"], out["prompts"] = [s.caption for s in drawn], [s.prompt for s in drawn]
+    return out

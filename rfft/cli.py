@@ -1,0 +1,157 @@
+"""The command line: parse, load the config, call. Imports stay inside the commands, so that help is quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from rfft.errors import UserError
+
+if TYPE_CHECKING:
+    from rfft.config import Config
+
+app = typer.Typer(
+    help="Fine-tune advertising-image generators on human feedback.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+adworld = typer.Typer(help="The embedded world: labelled scenes, and the models trained on them.")
+app.add_typer(adworld, name="adworld", no_args_is_help=True)
+
+ConfigFile = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped one: tiny.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="a.b=c", help="Settings to change: trainer.steps=50.")
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run: runs/tiny.")]
+
+
+@app.command()
+def train(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Fine-tune a generator (RFFT); the same command again resumes a run that was cut off."""
+    settings = _load(config, overrides)
+    from rfft import trainer
+
+    trainer.train(settings)
+
+
+@app.command()
+def check(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Check a config and show what it would run, without training."""
+    settings = _load(config, overrides)
+    from rfft.check import describe
+
+    for name, value in describe(settings).items():
+        typer.echo(f"{name:36}{value}")
+
+
+@app.command()
+def evaluate(run: RunFolder, overrides: Overrides = None) -> None:
+    """Compare the base model and a run's tuned one on the same products, prompts and seeds."""
+    settings = _load(_config_of(run), overrides)
+    from rfft import evaluate as evaluation
+
+    evaluation.evaluate(settings, run)
+
+
+@app.command()
+def generate(
+    products: Annotated[Path, typer.Option(help="Folder of RGBA pictures, or a JSON-lines manifest.")],
+    out: Annotated[Path, typer.Option(help="New folder for the pictures and their manifest.")],
+    prompts: Annotated[Path | None, typer.Option(help="Prompt file; else the manifest's prompts.")] = None,
+    model: Annotated[str | None, typer.Option(help="Bundle: rf-tiny, a folder or a hub id.")] = None,
+    lora: Annotated[Path | None, typer.Option(help="Folder of an exported LoRA.")] = None,
+    max_attempts: Annotated[int | None, typer.Option(min=1, help="Seeds tried per product.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    white_to_alpha: Annotated[bool, typer.Option(help="Pictures without alpha: white is cut away.")] = False,
+    config: Annotated[Path, typer.Option(help="All other settings.")] = Path("tiny"),
+    overrides: Overrides = None,
+) -> None:
+    """Recurrent generation: paint each product again with new seeds until RFNet accepts."""
+    settings = _load(config, overrides)
+    settings.data.products = str(products)
+    settings.data.prompts = str(prompts) if prompts else settings.data.prompts
+    settings.data.white_to_alpha |= white_to_alpha
+    settings.model.bundle = model or settings.model.bundle
+    settings.evaluate.max_attempts = max_attempts or settings.evaluate.max_attempts
+    settings.run.seed = settings.run.seed if seed is None else seed
+    from rfft import generate as generation
+
+    generation.generate(settings, lora, out)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    format: Annotated[Literal["diffusers", "kohya", "peft", "merged"], typer.Option()] = "diffusers",
+    out: Annotated[Path | None, typer.Option(help="Default: RUN/export/FORMAT.")] = None,
+) -> None:
+    """Write a run's weights in the form other tools load."""
+    _config_of(run)
+    from rfft.export import export_run
+
+    typer.echo(export_run(run, format, out or run / "export" / format))
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write a run's report.html anew."""
+    _config_of(run)
+    from rfft.report import write_report
+
+    typer.echo(write_report(run))
+
+
+@adworld.command()
+def draw(
+    out: Annotated[Path, typer.Argument(help="New folder; with --sheet the PNG file.")],
+    count: Annotated[int, typer.Option(min=1)] = 1000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    split: Annotated[Literal["train", "val", "test"], typer.Option()] = "train",
+    sheet: Annotated[bool, typer.Option(help="Draw one contact sheet instead, two rows per class.")] = False,
+) -> None:
+    """Draw labelled advertising scenes in RF1M's form."""
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"{out}: exists already; name a new one")
+    from rfft.adworld import draw as drawing
+
+    drawing.draw_dataset(out, count, seed, split, sheet)
+
+
+@adworld.command()
+def pretrain(
+    part: Annotated[Literal["vae", "base", "depth", "saliency", "rfnet", "judge", "probe"], typer.Argument()],
+    out: Annotated[Path, typer.Option(help="Where the model's folder goes.")],
+    state: Annotated[Path, typer.Option(help="Where training is saved, to be resumed from.")],
+    steps: Annotated[int, typer.Option(min=1)],
+) -> None:
+    """Train an embedded model on AdWorld; resumed by the same command."""
+    importlib.import_module(f"rfft.adworld.pretrain.{part}").train(out, state, steps)
+
+
+def _load(path: Path, overrides: list[str] | None) -> Config:
+    from rfft.config import load_config
+
+    return load_config(path, overrides or [])
+
+
+def _config_of(run: Path) -> Path:
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{run}: no config.yaml here, so no run; run folders are made by `rfft train`")
+    return file
+
+
+def main() -> None:
+    """Run a command; a mistake of the user's ends it with one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo("rfft: " + str(error).replace("\n", " "), err=True)
+        sys.exit(2)

@@ -1,0 +1,254 @@
+"""The configuration: every setting, its type, its meaning and its default, in one place.
+
+`load_config(path, overrides)` reads YAML, applies `a.b=c` overrides, checks types, names and combinations,
+and returns plain dataclasses. Every mistake is a `UserError` of one line that names the thing and the fix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+
+from rfft import config_file
+from rfft.errors import UserError
+
+TrainMode = Literal["unet_lora", "controlnet_lora", "controlnet"]
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+def setting(default: Any, **limits: Any) -> Any:
+    """A field with limits: `above` (exclusive), `least` and `most` (inclusive)."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=limits)
+    return field(default=default, metadata=limits)
+
+
+@dataclass
+class Run:
+    name: str = ""  # the run's folder below `out`; empty: the config file's name
+    seed: int = setting(0, least=0)
+    out: str = "runs"
+
+
+@dataclass
+class Lora:
+    rank: int = setting(16, least=1)
+    alpha: float = setting(16.0, above=0)  # the adapter is scaled by alpha / rank
+    target_modules: list[str] = setting(ATTENTION)  # name endings, as in PEFT
+
+
+@dataclass
+class Model:
+    bundle: str = "rf-tiny"  # rf-tiny (embedded), a local folder, or a hub id
+    controlnet: str | None = None  # folder or hub id, for a base model that comes without a ControlNet
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # of the frozen weights
+    train: list[TrainMode] = setting(["unet_lora"])
+    lora: Lora = field(default_factory=Lora)
+    gradient_checkpointing: bool = False  # of denoiser and VAE: less memory, about a third more time
+
+
+@dataclass
+class Data:
+    products: str = "adworld:train"  # folder of RGBA images, JSON-lines manifest, or adworld:SPLIT
+    prompts: str | None = None  # prompt file in the official form; null: the products' own prompts
+    count: int | None = setting(None, least=1)  # use only the first products
+    image_size: int = setting(64, least=16)  # pixels, square
+    image_scale: float = setting(0.7, above=0, most=1)  # the product's longer side as a share of the canvas
+    keep_location: bool = False  # the pictures are framed as they should be: no zoom on the product
+    white_to_alpha: bool = False  # images without alpha: white becomes transparent
+    white_level: int = setting(255, least=1, most=255)  # least value of all three channels to count as white
+    max_pixels: int = setting(50_000_000, least=1)  # larger pictures are refused
+    canny_low: int = setting(100, least=0)  # thresholds of the edge detector, on an 8-bit scale
+    canny_high: int = setting(200, least=1)
+
+
+@dataclass
+class Reward:
+    """Frozen networks of the objective: the name of an embedded one, or a folder."""
+
+    rfnet: str = "rf-tiny-rfnet"
+    depth: str = "rf-tiny-depth"
+    saliency: str = "rf-tiny-saliency"
+    auxiliary_grad: bool = True  # does the gradient pass through depth and saliency?
+
+
+@dataclass
+class Rollout:
+    steps: int = setting(40, least=1)  # S, DDIM steps
+    last: int = setting(10, least=1)  # the trained step is drawn among the last ones
+    grad_steps: int = setting(1, least=1)  # trained steps per rollout
+    guidance_scale: float = setting(7.5, least=1)
+
+
+@dataclass
+class Objective:
+    regularizer: Literal["cc", "kl", "none"] = "cc"
+    beta: float = setting(0.02, least=0)  # F_total = F_AC + beta * regulariser
+
+
+@dataclass
+class Optimizer:
+    """AdamW; the rate rises linearly for `warmup` steps and then stays."""
+
+    lr: float = setting(1e-5, above=0)
+    betas: list[float] = setting([0.9, 0.999])
+    weight_decay: float = setting(0.01, least=0)
+    warmup: int = setting(0, least=0)
+    max_grad_norm: float = setting(1.0, above=0)
+
+
+@dataclass
+class Trainer:
+    steps: int = setting(1000, least=1)  # optimizer steps
+    batch_size: int = setting(4, least=1)  # images per process and micro-batch
+    accumulation: int = setting(4, least=1)  # micro-batches per optimizer step
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    checkpoint_every: int = setting(100, least=1)
+    keep: int = setting(2, least=1)  # newest checkpoints kept
+    sample_every: int = setting(100, least=0)  # image grids at fixed seeds; 0: none
+    max_minutes: float | None = setting(None, above=0)  # stop training in time, whatever `steps` says
+
+
+@dataclass
+class Ema:
+    enabled: bool = False
+    decay: float = setting(0.999, above=0, most=1)
+
+
+@dataclass
+class Evaluate:
+    """The fixed grid products x prompts x seeds on which base and tuned model are compared."""
+
+    enabled: bool = True
+    products: str = "adworld:test"  # as data.products
+    prompts: str | None = None  # as data.prompts
+    count: int = setting(24, least=1)  # products
+    prompts_per_product: int = setting(2, least=1)
+    seeds: int = setting(2, least=1)  # images per product and prompt; diversity needs two
+    batch_size: int = setting(16, least=1)
+    max_attempts: int = setting(5, least=1)  # of recurrent generation
+    judge: str | None = "rf-tiny-judge"  # a second network, never trained against; null: none
+    probe: str | None = "rf-tiny-probe"  # reads surface, place, props and light off the image; null: none
+    reference: str | None = "adworld:test"  # held-out available images for KID, or a folder; null: no KID
+    every: int = setting(0, least=0)  # also during training, in optimizer steps; 0: only before and after
+    min_alignment: float = setting(0.9, least=0)  # red lines, as shares of the base model's
+    min_diversity: float = setting(0.9, least=0)
+    stop_at_red_line: bool = False  # otherwise only warn
+
+
+@dataclass
+class Tracker:
+    kind: Literal["none", "wandb", "tensorboard"] = "none"
+    project: str = "rfft"
+    group: str | None = None
+    tags: list[str] = setting([])
+
+
+@dataclass
+class Config:
+    run: Run = field(default_factory=Run)
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    reward: Reward = field(default_factory=Reward)
+    rollout: Rollout = field(default_factory=Rollout)
+    objective: Objective = field(default_factory=Objective)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    trainer: Trainer = field(default_factory=Trainer)
+    ema: Ema = field(default_factory=Ema)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    tracker: Tracker = field(default_factory=Tracker)
+
+
+# A run may be continued with other values of these; any other difference makes it another run.
+MAY_CHANGE = (
+    *("run.out", "trainer.steps", "trainer.max_minutes", "trainer.checkpoint_every", "trainer.keep"),
+    *("trainer.sample_every", "evaluate", "tracker"),
+)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read, complete and check a config. A path that does not exist may name a shipped one ("tiny")."""
+    path = Path(path)
+    if not path.exists():
+        path = shipped_config(path)
+    config = config_file.load(Config, path, overrides)
+    config.run.name = config.run.name or path.stem
+    check_config(config)
+    return config
+
+
+def shipped_config(path: Path) -> Path:
+    """configs/NAME.yaml beside the sources, or inside the installed package."""
+    here = Path(__file__).parent
+    for folder in (here / "configs", here.parent / "configs"):
+        candidate = folder / f"{path.stem}.yaml"
+        if len(path.parts) <= 2 and path.parent.name in ("", "configs") and candidate.exists():
+            return candidate
+    raise UserError(f"{path}: no such config file")
+
+
+def check_config(config: Config) -> None:
+    """Combinations that cannot work; each error names the fix."""
+    model, rollout, data, betas = config.model, config.rollout, config.data, config.optimizer.betas
+    _require(
+        re.fullmatch(r"\w[\w.-]*", config.run.name),
+        f"run.name {config.run.name!r} must be a plain folder name: letters, digits, '-', '_' and '.'",
+    )
+    _check_trained_parts(model)
+    _require(
+        rollout.last <= rollout.steps,
+        f"rollout.last={rollout.last} is more than rollout.steps={rollout.steps}: lower rollout.last",
+    )
+    _require(
+        rollout.grad_steps <= rollout.last,
+        f"rollout.grad_steps={rollout.grad_steps} is more than rollout.last={rollout.last}: lower grad_steps",
+    )
+    _require(
+        data.image_size % 8 == 0,
+        f"data.image_size={data.image_size} is no multiple of 8: {data.image_size // 8 * 8} is",
+    )
+    _require(
+        data.canny_low < data.canny_high,
+        f"data.canny_low={data.canny_low} must be below data.canny_high={data.canny_high}",
+    )
+    _require(
+        len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+        f"optimizer.betas={betas} must be two numbers in [0, 1), as in [0.9, 0.999]",
+    )
+    _require(
+        config.evaluate.judge != config.reward.rfnet,
+        "evaluate.judge is the network of reward.rfnet itself: name another one, or evaluate.judge=null",
+    )
+
+
+def _check_trained_parts(model: Model) -> None:
+    parts = model.train
+    _require(parts, "model.train is empty: name what to train, for example model.train=[unet_lora]")
+    _require(len(set(parts)) == len(parts), f"model.train names a part twice: {', '.join(parts)}")
+    _require(
+        not {"controlnet", "controlnet_lora"} <= set(parts),
+        "model.train has both controlnet and controlnet_lora: choose all of it or its LoRA",
+    )
+    _require(
+        "controlnet" not in parts or model.dtype == "float32",
+        "model.train=[controlnet] trains the weights themselves: set model.dtype=float32",
+    )
+    _require(
+        model.lora.target_modules or parts == ["controlnet"],
+        "model.lora.target_modules is empty: name the modules that get an adapter, for example [to_q, to_v]",
+    )
+
+
+def _require(condition: object, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def to_yaml(config: Config) -> str:
+    """The complete config; `load_config` reads it back to an equal one."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))

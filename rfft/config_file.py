@@ -1,0 +1,164 @@
+"""Read a dataclass of settings from a YAML file and `a.b=c` overrides, with errors a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rfft.errors import UserError
+
+T = TypeVar("T")
+COMMAND_LINE = "command line"
+
+
+def load(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
+    """Defaults of the schema, then the file, then the overrides; UserError names place, key and fix."""
+    node, tree = _parse(path)
+    lines: dict[str, int] = {}
+    for key, line, is_group in _settings(node):
+        _check_key(schema, key, is_group, f"{path}:{line}")
+        lines[key] = line
+    settings = OmegaConf.structured(schema)
+    settings = _merge(settings, tree, lambda key: f"{path}:{lines[key]}" if key in lines else str(path))
+    for override in overrides:
+        settings = _merge(settings, _parse_override(schema, override), lambda key: COMMAND_LINE)
+    try:
+        result = OmegaConf.to_object(settings)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        raise UserError(f"{path}: {_first_line(error)}") from None
+    _check_limits(result)
+    return result  # type: ignore[return-value]
+
+
+def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a.b": value} of nested mappings."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _parse(path: Path) -> tuple[yaml.Node | None, Any]:
+    """The YAML node tree (for line numbers) and the values."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None and not isinstance(node, yaml.MappingNode):
+            raise UserError(f"{path}: expected settings like `run:` with `name: ...` below it")
+        return node, OmegaConf.create(
+            text if node else "{}"
+        )  # a safe loader, too, that refuses repeated keys
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or _first_line(error)
+        raise UserError(f"{place}: not valid YAML: {problem}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a UTF-8 text file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this config: {error.strerror}") from None
+
+
+def _settings(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int, bool]]:
+    """Dotted key, line number and "is a group" of every setting in the file."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key_node, value_node in node.value:
+        key = f"{prefix}{key_node.value}"
+        yield key, key_node.start_mark.line + 1, isinstance(value_node, yaml.MappingNode)
+        yield from _settings(value_node, f"{key}.")
+
+
+def _parse_override(schema: type, override: str) -> DictConfig:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"{COMMAND_LINE}: {override!r} is no setting; write it as group.name=value")
+    _check_key(schema, key, value.startswith("{"), COMMAND_LINE)
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (yaml.YAMLError, OmegaConfBaseException):
+        raise UserError(f"{COMMAND_LINE}: cannot read the value in {override!r}") from None
+
+
+def _merge(settings: Any, new: DictConfig, place: Callable[[str], str]) -> Any:
+    try:
+        return OmegaConf.merge(settings, new)
+    except OmegaConfBaseException as error:
+        key = str(error.full_key)
+        raise UserError(f"{place(key)}: {key}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _check_key(schema: type, key: str, is_group: bool, place: str) -> None:
+    """Follow a dotted key through the schema; where it fails, offer the nearest name."""
+    level: Any = schema
+    done: list[str] = []
+    for name in key.split("."):
+        names = list(get_type_hints(level)) if is_dataclass(level) else []
+        if name not in names:
+            group = f"in {'.'.join(done)}" if done else "at the top level"
+            raise UserError(f"{place}: unknown key {key!r}; {_suggestion(schema, names, done, name, group)}")
+        level = get_type_hints(level)[name]
+        done.append(name)
+    if is_dataclass(level) and not is_group:
+        raise UserError(
+            f"{place}: {key} is a group, not one setting; in it: {', '.join(get_type_hints(level))}"
+        )
+
+
+def _suggestion(schema: type, names: list[str], done: list[str], name: str, group: str) -> str:
+    for near in difflib.get_close_matches(name, names, n=1):
+        return f"did you mean {'.'.join([*done, near])!r}?"
+    everywhere = list(_all_keys(schema))
+    for key in everywhere:
+        if key.rpartition(".")[2] == name:
+            return f"did you mean {key!r}?"
+    if names:
+        return f"known {group}: {', '.join(names)}"
+    return f"{'.'.join(done)!r} is a single setting"
+
+
+def _all_keys(schema: Any, prefix: str = "") -> Iterator[str]:
+    for name, hint in get_type_hints(schema).items():
+        yield f"{prefix}{name}"
+        if is_dataclass(hint):
+            yield from _all_keys(hint, f"{prefix}{name}.")
+
+
+def _check_limits(settings: Any, prefix: str = "") -> None:
+    """The limits that stand beside each field in the schema."""
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        if is_dataclass(value):
+            _check_limits(value, f"{prefix}{entry.name}.")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            problem = _limit_problem(value, entry)
+            if problem:
+                raise UserError(f"{prefix}{entry.name} is {value}; it must be {problem}")
+
+
+def _limit_problem(value: float, entry: Field[Any]) -> str:
+    limits = entry.metadata
+    if not math.isfinite(value):
+        return "a finite number"
+    if "above" in limits and value <= limits["above"]:
+        return f"above {limits['above']}"
+    if "least" in limits and value < limits["least"]:
+        return f"at least {limits['least']}"
+    if "most" in limits and value > limits["most"]:
+        return f"at most {limits['most']}"
+    return ""

@@ -1,0 +1,152 @@
+"""A product's pixels: load the cutout, place it on the canvas, its edges, and back to full size.
+
+Shapes: H W source pixels, S the side of the square canvas.
+Sources are uint8 [H,W,4] RGBA with straight alpha; tensors are channels first, in [0, 1].
+Boxes are (left, top, right, bottom).
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from rfft.errors import UserError
+
+Pixels = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where on the canvas which part of the source lies."""
+
+    source: Box
+    canvas: Box
+    size: int  # S
+
+
+def load_cutout(path: Path, white_level: int | None, max_pixels: int) -> Pixels:
+    """Read a picture as RGBA [H,W,4].
+
+    `white_level` is the official rule for pictures without alpha: where all three channels reach it (255 in
+    the official code; JPEGs need less), the picture is transparent. Without it such a picture is an error.
+    """
+    image = _open(path, max_pixels)
+    if image.has_transparency_data:
+        source = np.asarray(image.convert("RGBA"))
+    elif white_level is None:
+        raise UserError(
+            f"{path}: image without alpha; cut the product out, or make white transparent with "
+            "data.white_to_alpha=true (--white-to-alpha)"
+        )
+    else:
+        colour = np.asarray(image.convert("RGB"))
+        alpha = np.where((colour >= white_level).all(axis=2), 0, 255).astype(np.uint8)
+        source = np.dstack([colour, alpha])
+    if not (source[..., 3] > 127).any():
+        raise UserError(f"{path}: fully transparent: no pixel has an alpha above one half")
+    return source
+
+
+def _open(path: Path, max_pixels: int) -> Image.Image:
+    """Decode a picture, upright; nothing is decoded before its size is known to be sane."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
+            image = Image.open(path)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise UserError(f"{path}: {width} x {height} pixels are more than data.max_pixels={max_pixels}")
+        return ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: far more pixels than data.max_pixels={max_pixels}") from None
+    except (OSError, SyntaxError, ValueError, EOFError):  # what Pillow's decoders raise on broken files
+        raise UserError(f"{path}: not a readable image") from None
+
+
+def place(source: Pixels, size: int, scale: float | None, matting: bool = False) -> tuple[Tensor, Placement]:
+    """Put a product on a transparent canvas: [4,S,S] and its placement.
+
+    The official golden-ratio zoom: the product, cropped to where its alpha is above one half, is scaled until
+    its longer side takes the share `scale` of the canvas, and stands in the middle. `scale=None` keeps the
+    picture's own framing; so does `matting` for a product that is cut off by its picture's border.
+    """
+    height, width = source.shape[:2]
+    box = _bounds(source)
+    if matting and (box[0] == 0 or box[1] == 0 or box[2] == width or box[3] == height):
+        scale = None
+    if scale is None:
+        box, scale = (0, 0, width, height), 1.0
+    left, top, right, bottom = box
+    ratio = size * scale / max(right - left, bottom - top)
+    new_width, new_height = (max(1, round(ratio * side)) for side in (right - left, bottom - top))
+    x, y = (size - new_width) // 2, (size - new_height) // 2
+    canvas = np.zeros((size, size, 4), np.float32)
+    canvas[y : y + new_height, x : x + new_width] = _resize(
+        source[top:bottom, left:right], new_width, new_height
+    )
+    placement = Placement(box, (x, y, x + new_width, y + new_height), size)
+    return torch.from_numpy(canvas).permute(2, 0, 1).contiguous(), placement
+
+
+def _bounds(source: Pixels) -> Box:
+    rows, columns = (np.flatnonzero((source[..., 3] > 127).any(axis=axis)) for axis in (1, 0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _resize(rgba: Pixels, width: int, height: int) -> NDArray[np.float32]:
+    """Resample RGBA to [0, 1]; with the colours weighted by alpha, so that no hidden colour bleeds in."""
+    straight = rgba.astype(np.float32) / np.float32(255)
+    if rgba.shape[:2] == (height, width):
+        return straight
+    straight[..., :3] *= straight[..., 3:]
+    method = cv2.INTER_AREA if height < rgba.shape[0] else cv2.INTER_CUBIC
+    resized = cv2.resize(straight, (width, height), interpolation=method).astype(np.float32, copy=False)
+    alpha = resized[..., 3:].clip(0, 1)
+    colour = np.divide(resized[..., :3], alpha, out=np.zeros_like(resized[..., :3]), where=alpha > 1e-3)
+    return np.dstack([colour.clip(0, 1), alpha])
+
+
+def edges(product: Tensor, low: int = 100, high: int = 200) -> Tensor:
+    """Canny edges c [3,S,S] (0 or 1, equal channels) of a placed product [4,S,S], as in the official code."""
+    visible = (product[:3] * (product[3:] >= 0.5)).mul(255).round().byte()
+    picture = np.ascontiguousarray(visible.permute(1, 2, 0).cpu().numpy())
+    found = torch.from_numpy(cv2.Canny(picture, low, high)).float().div(255)
+    return found.expand(3, -1, -1).clone()
+
+
+def paste_back(result: Tensor, source: Pixels, placement: Placement, max_pixels: int) -> Pixels:
+    """The generated picture [3,S,S] at the product's own resolution with its own pixels, uint8 [H',W',3].
+
+    The background is enlarged until the product on it has its source size; then the source is laid over it
+    through its alpha. Products smaller than on the canvas, and results beyond max_pixels, are resampled.
+    """
+    left, top, right, bottom = placement.source
+    x0, y0, x1, y1 = placement.canvas
+    own = max(right - left, bottom - top) / max(x1 - x0, y1 - y0)  # source pixels per canvas pixel
+    ratio = max(1.0, min(own, max_pixels**0.5 / placement.size))
+    side = round(placement.size * ratio)
+    background = result.clamp(0, 1).float().permute(1, 2, 0).cpu().numpy()
+    if side != placement.size:
+        background = cv2.resize(background, (side, side), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    width, height = (max(1, round(length * ratio / own)) for length in (right - left, bottom - top))
+    cutout = _resize(source[top:bottom, left:right], width, height)
+    x = _centred((x0 + x1) / 2 * ratio, width, side)
+    y = _centred((y0 + y1) / 2 * ratio, height, side)
+    window = background[y : y + height, x : x + width]
+    window += cutout[..., 3:] * (cutout[..., :3] - window)
+    return np.rint(background * 255).astype(np.uint8)
+
+
+def _centred(centre: float, length: int, side: int) -> int:
+    return min(max(0, round(centre - length / 2)), side - length)

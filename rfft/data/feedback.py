@@ -1,0 +1,138 @@
+"""Human feedback in RF1M's form: generated images, each with product, caption and an inspector's label.
+
+label.txt              name <tab> label <tab> caption, a line per image; label 1 to 6 as below
+images/NAME            the generated picture, RGB
+products/STEM.png      the product as placed in it, RGBA
+depth/, saliency/      optional: known maps STEM.png, 8-bit grey
+prompts.jsonl          optional: {"id": STEM, "prompt": ...}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rfft.errors import UserError
+from rfft.types import LABELS
+
+Pixels = NDArray[np.uint8]
+
+UNSUITABLE = 2  # the product photo itself is broken: left out
+CODE_OF_CLASS = (1, 3, 4, 5, 6)  # RF1M's label of each class, in the order of LABELS
+CLASS_OF_CODE = {str(code): label for label, code in enumerate(CODE_OF_CLASS)}
+LABEL_FILE, PROMPT_FILE = "label.txt", "prompts.jsonl"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A labelled picture as arrays; H W as drawn."""
+
+    image: Pixels  # [H,W,3]
+    product: Pixels  # [H,W,4] RGBA, straight alpha
+    depth: Pixels | None  # [H,W]
+    saliency: Pixels | None  # [H,W]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A line of the label file; `load` reads its pictures."""
+
+    folder: Path
+    name: str
+    label: int  # class, an index into LABELS
+    caption: str
+    prompt: str = ""
+
+    def load(self) -> Sample:
+        stem = f"{Path(self.name).stem}.png"
+        image = _read(self.folder / "images" / self.name, cv2.IMREAD_COLOR_RGB)
+        product = _read_product(self.folder / "products" / stem)
+        if product.shape[:2] != image.shape[:2]:
+            raise UserError(f"{self.folder}: image and product of {self.name} differ in size")
+        return Sample(image, product, self._map("depth", stem), self._map("saliency", stem))
+
+    def _map(self, kind: str, stem: str) -> Pixels | None:
+        path = self.folder / kind / stem
+        return _read(path, cv2.IMREAD_GRAYSCALE) if path.exists() else None
+
+
+def read_feedback(folder: str | Path) -> list[Record]:
+    """All suitable records of a folder, in the order of its label file; every error names the line."""
+    folder = Path(folder)
+    label_file = folder / LABEL_FILE
+    prompts = _prompts(folder / PROMPT_FILE)
+    records: dict[str, Record | None] = {}  # None: unsuitable
+    for place, line in _lines(label_file):
+        name, label, caption = _columns(line, place)
+        if name in records:
+            raise UserError(f"{place}: {name} occurs twice")
+        prompt = prompts.get(Path(name).stem, "")
+        records[name] = None if label is None else Record(folder, name, label, caption, prompt)
+    usable = [record for record in records.values() if record]
+    if not usable:
+        raise UserError(f"{label_file}: no usable record")
+    return usable
+
+
+def _columns(line: str, place: str) -> tuple[str, int | None, str]:
+    """Name, class (None: unsuitable) and caption."""
+    columns = line.split("\t")
+    if len(columns) != 3:
+        raise UserError(
+            f"{place}: {len(columns)} columns; expected name, label and caption, separated by tabs"
+        )
+    name, code, caption = (column.strip() for column in columns)
+    if not name or Path(name).name != name:
+        raise UserError(f"{place}: {name!r} is no plain file name")
+    if code == str(UNSUITABLE):
+        return name, None, caption
+    if code not in CLASS_OF_CODE:
+        legend = ", ".join(f"{known} {LABELS[label]}" for known, label in CLASS_OF_CODE.items())
+        raise UserError(f"{place}: label {code!r} is none of {legend}, {UNSUITABLE} unsuitable")
+    if not caption:
+        raise UserError(f"{place}: {name} has no caption")
+    return name, CLASS_OF_CODE[code], caption
+
+
+def _prompts(file: Path) -> dict[str, str]:
+    prompts = {}
+    for place, line in _lines(file) if file.is_file() else ():
+        try:
+            row = json.loads(line)
+            prompts[str(row["id"])] = str(row["prompt"])
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise UserError(f"{place}: expected a JSON object with id and prompt") from None
+    return prompts
+
+
+def _lines(file: Path) -> Iterator[tuple[str, str]]:
+    """Place (file:line) and text of every line that is not blank."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not a UTF-8 text file") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{file}:{number}", line
+
+
+def _read(path: Path, flags: int) -> Pixels:
+    picture = cv2.imread(str(path), flags) if path.is_file() else None
+    if picture is None:
+        raise UserError(f"{path}: missing or not a readable image")
+    return picture.astype(np.uint8, copy=False)
+
+
+def _read_product(path: Path) -> Pixels:
+    picture = _read(path, cv2.IMREAD_UNCHANGED)
+    if picture.ndim != 3 or picture.shape[2] != 4:
+        raise UserError(f"{path}: a product needs an alpha channel (RGBA)")
+    return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA).astype(np.uint8, copy=False)

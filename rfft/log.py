@@ -1,0 +1,195 @@
+"""What a run leaves behind and shows: its folder, its environment, its metrics, and the live display."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from rfft.config_file import flatten
+from rfft.errors import UserError
+
+PACKAGES = (
+    "rfft",
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "numpy",
+    "opencv-python-headless",
+)
+ABSENT = object()
+
+
+def open_run(folder: Path, settings: str, may_change: Sequence[str] = ()) -> bool:
+    """Make a run's folder, or open it to go on; True if it was there already.
+
+    `settings` is the resolved config (YAML). A folder made with other settings is refused, save for
+    `may_change` (keys or groups); its config.yaml then takes the new values.
+    """
+    file = folder / "config.yaml"
+    known = file.exists()
+    if known:
+        old, new = (flatten(yaml.safe_load(text)) for text in (file.read_text(encoding="utf-8"), settings))
+        for key in sorted(old.keys() | new.keys()):
+            before, now = old.get(key, ABSENT), new.get(key, ABSENT)
+            if before != now and not any(key == free or key.startswith(f"{free}.") for free in may_change):
+                raise UserError(
+                    f"{folder} belongs to another config: {key} is {_show(before)} there, {_show(now)} here; "
+                    "choose another run.name, or remove that folder"
+                )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: exists and is no run folder (no config.yaml); choose another run.name")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, settings)
+    return known
+
+
+def _show(value: Any) -> str:
+    return "not set" if value is ABSENT else repr(value)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Readers, and a restart after a crash, see the old file or the new one, never half of it."""
+    draft = path.with_name(f".{path.name}.part")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and the shape of the machine; no names, addresses or variables of it."""
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(memory, 1),
+        "accelerators": devices,
+        "cuda": torch.version.cuda,
+        "packages": versions,
+    }
+
+
+def write_environment(folder: Path) -> None:
+    write_atomically(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+
+class MetricsFile:
+    """metrics.jsonl: a JSON object a line, written at once. A resumed run drops rows it will repeat."""
+
+    def __init__(self, path: Path, resume_step: int = 0) -> None:
+        if path.exists():
+            kept = [
+                line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= resume_step
+            ]
+            write_atomically(path, "".join(f"{line}\n" for line in kept))
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        # JSON knows no NaN: null stands for what is not a number
+        finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _step(line: str) -> float:
+    """The step of a row; a row cut off by a crash counts as never written."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf
+
+
+class TrainingDisplay:
+    """Live line in a terminal: step, F_AC, regulariser, available rate, time left. In a log: now and then.
+
+    with TrainingDisplay(steps, "L_CC") as display:
+        display.update(step, f_ac, reg, available)
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        regularizer: str,
+        start: int = 0,
+        console: Console | None = None,
+        every_s: float = 30,
+    ) -> None:
+        """`start`: steps already done by the run that is resumed; `every_s`: pause between lines in a log."""
+        self.console = console or Console(stderr=True)
+        self._steps, self._regularizer, self._start, self._every_s = steps, regularizer, start, every_s
+        self._began = self._printed = time.monotonic()
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[scalars]}"),
+            _TimeLeft(self),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._progress.add_task("training", total=steps, completed=start, scalars="")
+        self._done = start
+
+    def __enter__(self) -> TrainingDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, step: int, f_ac: float, reg: float, available: float) -> None:
+        """`step`: optimizer steps done; `available`: share of the batch that RFNet accepts."""
+        self._done = step
+        scalars = f"F_AC {f_ac:.3f}  {self._regularizer} {reg:.3f}  available {available:4.0%}"
+        self._progress.update(self._task, completed=step, scalars=scalars)
+        due = time.monotonic() - self._printed > self._every_s or step in (self._start + 1, self._steps)
+        if not self.console.is_terminal and due:
+            self._printed = time.monotonic()
+            self.console.print(
+                f"step {step}/{self._steps}  {scalars}  {self.time_left()} left", highlight=False
+            )
+
+    def time_left(self) -> str:
+        """From the mean pace since the start: steps differ too little for anything finer."""
+        done = self._done - self._start
+        if not done:
+            return "-:--"
+        seconds = round((time.monotonic() - self._began) / done * (self._steps - self._done))
+        return f"{seconds // 60}:{seconds % 60:02}"
+
+
+class _TimeLeft(ProgressColumn):
+    def __init__(self, display: TrainingDisplay) -> None:
+        super().__init__()
+        self._display = display
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{self._display.time_left()} left")

@@ -1,0 +1,26 @@
+"""The objective's terms, one short function each. Shapes: B batch, h w latent."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def f_ac(logits: Tensor, target: int = 0) -> Tensor:
+    """(5) F_AC: cross-entropy of the reward network's logits [B,5] toward "available"."""
+    labels = torch.full(logits.shape[:1], target, dtype=torch.long, device=logits.device)
+    return F.cross_entropy(logits.float(), labels)
+
+
+def l_kl(eps: Tensor, eps_ref: Tensor) -> Tensor:
+    """(6) L_KL: KL(p_theta(x0_hat) || p_ref(x0_hat)) per latent element, from guided noise [B,4,h,w].
+
+    Both are Gaussians of variance (1-ab)/ab about x0_hat, in whose difference that factor cancels.
+    """
+    return 0.5 * (eps - eps_ref).square().mean()
+
+
+def l_cc(g: Tensor, g_ref: Tensor) -> Tensor:
+    """(8) L_CC = ||g_theta - g_ref||_2 over all latent elements of a sample, then the mean over the batch."""
+    return torch.linalg.vector_norm(g - g_ref, dim=(1, 2, 3)).mean()

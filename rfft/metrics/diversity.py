@@ -1,0 +1,27 @@
+"""How different the backgrounds are that one product and prompt get from several seeds (features [N,D])."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cosine_similarity(features: Tensor) -> Tensor:
+    """[N,D] -> [N,N] in float64."""
+    unit = F.normalize(features.double(), dim=1)
+    return unit @ unit.T
+
+
+def mean_pairwise_distance(features: Tensor) -> float:
+    """Mean of 1 - cosine similarity over the pairs of N >= 2 pictures."""
+    n = len(features)
+    if n < 2:
+        raise ValueError("diversity needs two pictures or more of one product and prompt")
+    rows, columns = torch.triu_indices(n, n, offset=1)
+    return float((1 - cosine_similarity(features)[rows, columns]).mean())
+
+
+def vendi_score(features: Tensor) -> float:
+    """Effective number of different pictures, 1 to N: exp of the entropy of the eigenvalues of the kernel / N
+    (Friedman and Dieng, arXiv 2210.02410), cosine kernel."""
+    eigenvalues = torch.linalg.eigvalsh(cosine_similarity(features) / len(features)).clamp_min(0)
+    return float(torch.exp(torch.special.entr(eigenvalues).sum()))

@@ -1,0 +1,17 @@
+"""Interval of a share."""
+
+from math import sqrt
+
+Z_95 = 1.959963984540054
+
+
+def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
+    """Wilson's score interval (1927) of a share of n trials; (0, 1) when nothing was tried."""
+    if n == 0:
+        return 0.0, 1.0
+    share = successes / n
+    centre = share + z * z / (2 * n)
+    spread = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    denominator = 1 + z * z / n
+    # At shares of 0 and 1 the bound is exact; rounding must not push it out of [0, 1].
+    return max(0.0, (centre - spread) / denominator), min(1.0, (centre + spread) / denominator)

@@ -1,0 +1,224 @@
+"""A Stable Diffusion + ControlNet inpainting pipeline as RFFT uses it.
+
+Shapes: B batch, h w latent, H W pixels. Pictures in [0, 1]; latents carry the VAE's scaling factor.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import (
+    ControlNetModel,
+    DDIMScheduler,
+    StableDiffusionControlNetInpaintPipeline,
+    UNet2DConditionModel,
+)
+from peft import get_peft_model_state_dict
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from rfft.errors import UserError
+from rfft.models import lora
+from rfft.types import Conditioning, Denoise, Schedule
+
+EMBEDDED = "rf-tiny"
+ASSETS = Path(__file__).parent.parent / "assets"
+MODES = ("unet_lora", "controlnet_lora", "controlnet")
+
+
+class Denoiser(nn.Module):
+    """U-Net + ControlNet as one function: noise [B,4,h,w] predicted in x at timestep t."""
+
+    alpha_bar: Tensor
+
+    def __init__(
+        self, unet: UNet2DConditionModel, controlnet: ControlNetModel, scheduler: DDIMScheduler
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.controlnet = controlnet
+        self.v_prediction = scheduler.config["prediction_type"] == "v_prediction"
+        self.register_buffer("alpha_bar", scheduler.alphas_cumprod.clone(), persistent=False)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Conditioning, edges: Tensor) -> Tensor:
+        text = {"encoder_hidden_states": cond.hidden, "added_cond_kwargs": cond.added or None}
+        down, mid = self.controlnet(x, t, controlnet_cond=edges, return_dict=False, **text)
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        out: Tensor = self.unet(x, t, return_dict=False, **text, **residuals)[0]
+        if not self.v_prediction:
+            return out
+        ab = self.alpha_bar[t].to(x.dtype)
+        return ab.sqrt() * out.to(x.dtype) + (1 - ab).sqrt() * x
+
+
+class Bundle:
+    """The generator. A trainer may replace `denoiser` by its wrapped form (DDP, compiled)."""
+
+    def __init__(self, pipe: StableDiffusionControlNetInpaintPipeline) -> None:
+        """Freezes pipe's modules and makes its scheduler a DDIM one."""
+        pipe.scheduler = _ddim(pipe.scheduler)
+        self.pipe = pipe
+        self.vae = pipe.vae
+        self.modules: list[nn.Module] = [pipe.unet, pipe.controlnet, pipe.vae, pipe.text_encoder]
+        for module in self.modules:
+            module.requires_grad_(False).eval()
+        self.unwrapped = Denoiser(pipe.unet, pipe.controlnet, pipe.scheduler)
+        self.denoiser: Denoise = self.unwrapped
+        self.frozen_controlnet: ControlNetModel | None = None
+        self.modes: list[str] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipe.unet.device
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels per latent element along each side."""
+        return self.pipe.vae_scale_factor
+
+    def to(self, device: torch.device | str) -> Bundle:
+        for module in [*self.modules, self.unwrapped, self.frozen_controlnet]:
+            if module is not None:
+                module.to(device)
+        return self
+
+    def schedule(self, steps: int) -> Schedule:
+        """The DDIM steps that diffusers would make, on this bundle's device."""
+        scheduler = self.pipe.scheduler
+        scheduler.set_timesteps(steps)
+        timesteps = scheduler.timesteps
+        following = timesteps - scheduler.config.num_train_timesteps // steps
+        alpha_bar = scheduler.alphas_cumprod
+        after = torch.where(following >= 0, alpha_bar[following.clamp(min=0)], scheduler.final_alpha_cumprod)
+        return Schedule(timesteps, alpha_bar[timesteps], after).to(self.device)
+
+    # ---- encoders ----
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> tuple[Conditioning, list[str]]:
+        """Text features, and for each prompt what had to be cut off its end ("" if nothing)."""
+        tokenizer, encoder = self.pipe.tokenizer, self.pipe.text_encoder
+        limit = tokenizer.model_max_length
+        ids = tokenizer(
+            prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
+        ).input_ids
+        whole = tokenizer(prompts, verbose=False).input_ids
+        # The last place within the limit is the end token's, and so is the last one of the whole.
+        cut = [tokenizer.decode(tokens[limit - 1 : -1]) for tokens in whole]
+        return Conditioning(encoder(ids.to(self.device))[0]), cut
+
+    @torch.no_grad()
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Latent [B,4,h,w] (the posterior's mean, so always the same) of pixels [B,3,H,W]."""
+        posterior = self.vae.encode((2 * pixels - 1).to(self.vae.dtype)).latent_dist
+        return (posterior.mode() * self.vae.config.scaling_factor).to(pixels.dtype)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Pixels [B,3,H,W], not clamped, of latent [B,4,h,w]."""
+        latent = latent / self.vae.config.scaling_factor
+        return self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0].to(latent.dtype) / 2 + 0.5
+
+    # ---- training ----
+
+    def train(self, modes: list[str], rank: int, alpha: float, target_modules: list[str]) -> None:
+        """Make trainable, in fp32: LoRA adapters on the U-Net or ControlNet, or the whole ControlNet."""
+        if not modes or set(modes) - set(MODES):
+            raise UserError(f"model.train {modes}: give one or more of {', '.join(MODES)}")
+        if {"controlnet", "controlnet_lora"} <= set(modes):
+            raise UserError("model.train: controlnet trains all of the ControlNet; leave out controlnet_lora")
+        self.modes = list(modes)
+        if "unet_lora" in modes:
+            lora.attach(self.pipe.unet, rank, alpha, target_modules)
+        if "controlnet_lora" in modes:
+            lora.attach(self.pipe.controlnet, rank, alpha, target_modules)
+        if "controlnet" in modes:
+            self.frozen_controlnet = copy.deepcopy(self.pipe.controlnet)
+            self.pipe.controlnet.float().requires_grad_(True)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass: U-Net, ControlNet and VAE decoder."""
+        for module in (self.pipe.unet, self.pipe.controlnet, self.vae):
+            module.enable_gradient_checkpointing()
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """The model before training: adapters off, the ControlNet's frozen copy in its place."""
+        trained = self.unwrapped.controlnet
+        self.unwrapped.controlnet = self.frozen_controlnet or trained
+        try:
+            with lora.adapters_off(self.unwrapped):
+                yield
+        finally:
+            self.unwrapped.controlnet = trained
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """The trained model with adapters merged into the weights, for forwards without gradient."""
+        with lora.merged(self.unwrapped):
+            yield
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.unwrapped.named_parameters() if p.requires_grad}
+
+    def adapter_state_dict(self) -> dict[str, Tensor]:
+        """The trained tensors themselves, not copies, under `unet.` or `controlnet.`.
+
+        LoRA tensors carry peft's names (...lora_A.weight), those that diffusers' load_lora_weights reads.
+        """
+        state: dict[str, Tensor] = {}
+        for name, module in (("unet", self.pipe.unet), ("controlnet", self.pipe.controlnet)):
+            if name in self.modes:
+                part = module.state_dict()
+            elif f"{name}_lora" in self.modes:
+                part = get_peft_model_state_dict(module)
+            else:
+                continue
+            state |= {f"{name}.{key}": tensor for key, tensor in part.items()}
+        return state
+
+    @torch.no_grad()
+    def load_adapter_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copy tensors saved from adapter_state_dict() into a bundle made trainable in the same way."""
+        own = self.adapter_state_dict()
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in state.items()}:
+            raise UserError(
+                "the trained weights do not fit: set model.train, model.lora.rank and"
+                " model.lora.target_modules as in the run that wrote them"
+            )
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+
+
+def load_bundle(
+    path_or_id: str | Path, dtype: torch.dtype = torch.float32, controlnet: str | Path | None = None
+) -> Bundle:
+    """Load "rf-tiny", a diffusers pipeline folder or a hub id; controlnet: folder or id, if that has none."""
+    name = str(path_or_id)
+    folder = ASSETS / EMBEDDED if name == EMBEDDED else Path(name)
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
+        raise UserError(f"bundle {name}: no model_index.json in {folder}; give a diffusers pipeline folder")
+    options = {"torch_dtype": dtype, "safety_checker": None, "requires_safety_checker": False}
+    try:
+        if controlnet is not None:
+            options["controlnet"] = ControlNetModel.from_pretrained(str(controlnet), torch_dtype=dtype)
+        source = str(folder) if folder.is_dir() else name
+        pipe = StableDiffusionControlNetInpaintPipeline.from_pretrained(source, **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        choices = f"give {EMBEDDED}, a diffusers pipeline folder or a hub id"
+        raise UserError(f"bundle {name} cannot be loaded ({reason}); {choices}") from error
+    if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
+        raise UserError(f"bundle {name}: an inpainting U-Net (9 channels); give one of 4 channels")
+    return Bundle(pipe)
+
+
+def _ddim(scheduler: object) -> DDIMScheduler:
+    """A deterministic DDIM scheduler on the noise schedule of the given one."""
+    ddim = DDIMScheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)  # type: ignore[attr-defined]
+    if ddim.config.prediction_type not in ("epsilon", "v_prediction") or ddim.config.rescale_betas_zero_snr:
+        raise UserError("the bundle's scheduler must predict epsilon or v, without rescale_betas_zero_snr")
+    return ddim

@@ -1,0 +1,64 @@
+"""The judge: a second opinion that shares nothing with RFNet; never trained against, only reported."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rfft.models.layers import fuse_early, vgg_stage
+from rfft.models.pretrained import PretrainedModule
+
+
+@dataclass
+class JudgeConfig:
+    vocab_size: int = 4096
+    image_size: int = 64
+    widths: list[int] = field(default_factory=lambda: [32, 64, 128, 192])
+    text_width: int = 64
+    dropout: float = 0.2
+    num_labels: int = 5
+
+
+class CaptionCNN(nn.Module):
+    """Bag of 5-grams (TextCNN, arXiv 1408.5882): a bag of tokens would read 180 cm and 108 cm alike."""
+
+    def __init__(self, vocab_size: int, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, width)
+        self.conv = nn.Conv1d(width, width, 5, padding=2)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Ids and mask [B,L] -> [B,width]."""
+        words = self.embed(ids) * mask[..., None]
+        ngrams = F.relu(self.conv(words.transpose(1, 2)))
+        return (ngrams * mask[:, None]).amax(dim=2)
+
+
+class Judge(PretrainedModule):
+    """VGG on early-fused image and product; the caption modulates the last stage (FiLM, arXiv 1709.07871)."""
+
+    config_class = JudgeConfig
+
+    def __init__(self, config: JudgeConfig) -> None:
+        super().__init__(config)
+        widths = config.widths
+        self.stages = nn.ModuleList(vgg_stage(a, b) for a, b in pairwise([7, *widths]))
+        self.caption = CaptionCNN(config.vocab_size, config.text_width)
+        self.film = nn.Linear(config.text_width, 2 * widths[-2])
+        self.head = nn.Sequential(
+            nn.Dropout(config.dropout),
+            nn.Linear(2 * widths[-1], widths[-1]),
+            nn.ReLU(),
+            nn.Linear(widths[-1], config.num_labels),
+        )
+
+    def forward(self, image: Tensor, product: Tensor, caption_ids: Tensor, caption_mask: Tensor) -> Tensor:
+        """Image [B,3,H,W], RGBA product [B,4,H,W] in [0,1], caption [B,L] -> logits [B,5]."""
+        x = fuse_early(image, product, self.config.image_size).to(self.dtype)
+        for i, stage in enumerate(self.stages[:-1]):
+            x = stage(x if i == 0 else F.max_pool2d(x, 2))
+        scale, shift = self.film(self.caption(caption_ids, caption_mask))[..., None, None].chunk(2, dim=1)
+        x = self.stages[-1](F.max_pool2d(x * (1 + scale) + shift, 2))
+        return self.head(torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1))

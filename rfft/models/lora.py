@@ -1,0 +1,75 @@
+"""LoRA adapters on U-Net and ControlNet: attach, merge by swapping, switch off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from rfft.errors import UserError
+
+
+def attach(module: Any, rank: int, alpha: float, target_modules: list[str]) -> None:
+    """Give a diffusers model an adapter named "default": fp32, starting at zero, its only trainable part."""
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules)
+    try:
+        module.add_adapter(config)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        where = f"model.lora.target_modules {target_modules} on {type(module).__name__}"
+        raise UserError(f"{where}: {reason}") from error
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def lora_layers(module: nn.Module) -> list[Any]:
+    return [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+
+
+@contextmanager
+def adapters_off(module: nn.Module) -> Iterator[None]:
+    """The base model, bit for bit."""
+    layers = lora_layers(module)
+    try:
+        for layer in layers:
+            # Not peft's enable_adapters(): that also toggles requires_grad, under the feet of DDP.
+            layer._disable_adapters = True
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+@contextmanager
+def merged(module: nn.Module) -> Iterator[None]:
+    """The adapted model at the base model's cost: W + scale * BA instead of W, for use without gradient.
+
+    The original tensors are put back afterwards, never computed by subtraction, so W keeps every bit.
+    """
+    originals: list[tuple[nn.Parameter, Tensor]] = []
+    try:
+        for layer in lora_layers(module):
+            weight = layer.get_base_layer().weight
+            originals.append((weight, weight.data))
+            weight.data = _merged_weight(layer, weight.data)
+        with adapters_off(module):
+            yield
+    finally:
+        for weight, original in originals:
+            weight.data = original
+
+
+@torch.no_grad()
+def _merged_weight(layer: Any, weight: Tensor) -> Tensor:
+    # Outside autocast, which would round BA to half precision.
+    with torch.autocast(weight.device.type, enabled=False):
+        total = weight.float()
+        for adapter in layer.active_adapters:
+            total = total + layer.get_delta_weight(adapter).float()
+    return torch.empty_like(weight).copy_(total)  # keeps W's dtype and memory format

@@ -1,0 +1,84 @@
+"""Save and load of our own networks: a folder with config.json and model.safetensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rfft.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+class PretrainedModule(nn.Module):
+    """A module built from one dataclass, which subclasses name in `config_class`."""
+
+    config_class: ClassVar[type]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
+        """Write config.json and model.safetensors; `half` stores floating-point tensors as float16."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"architecture": type(self).__name__, **dataclasses.asdict(self.config)}
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+        state = {
+            name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
+            for name, value in self.state_dict().items()
+        }
+        save_file(state, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> Self:
+        """Load a folder, or an embedded network by its name (rfft/assets/NAME), as float32 in eval mode."""
+        folder = find_folder(name)
+        model = cls(read_config(cls, folder))
+        try:
+            state = load_file(folder / WEIGHTS_NAME)
+            model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+        except FileNotFoundError as error:
+            raise UserError(f"{folder}: {WEIGHTS_NAME} is missing") from error
+        except (SafetensorError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise UserError(f"{folder / WEIGHTS_NAME} does not fit {cls.__name__}: {reason}") from error
+        return model.eval()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+
+def find_folder(name: str | Path) -> Path:
+    for folder in (Path(name), ASSETS / name):
+        if (folder / CONFIG_NAME).is_file():
+            return folder
+    raise UserError(f"{name}: no such network; give a folder that holds {CONFIG_NAME} and {WEIGHTS_NAME}")
+
+
+def read_config(cls: type[PretrainedModule], folder: Path) -> Any:
+    """The `config_class` instance stored in a folder's config.json."""
+    try:
+        values = json.loads((folder / CONFIG_NAME).read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder / CONFIG_NAME}, line {error.lineno}: broken JSON ({error.msg})") from error
+    if (architecture := values.pop("architecture", None)) != cls.__name__:
+        raise UserError(f"{folder} holds {architecture or 'something else'}, not {cls.__name__}")
+    try:
+        return cls.config_class(**values)
+    except TypeError as error:
+        raise UserError(f"{folder / CONFIG_NAME} does not fit {cls.__name__}: {error}") from error

@@ -1,0 +1,117 @@
+"""THE TRAINING STEP: roll out to a late DDIM step, judge the picture foreseen there, push the verdict back.
+
+Shapes: B batch, h w latent, H W pixels, K trained steps. Equation numbers are those of the README.
+No logging, devices or ranks in here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rfft.diffusion import advance, cfg_eps, guidance_direction, guide, inpaint, paste, predict_x0, rollout
+from rfft.losses import f_ac, l_cc, l_kl
+from rfft.types import Batch, Denoise, Policy, Prediction, Reward, Schedule, StepOutput
+
+
+@dataclass(frozen=True)
+class Objective:
+    """(9) F_total = F_AC + beta * regularizer."""
+
+    guidance_scale: float
+    regularizer: Literal["cc", "kl", "none"] = "cc"
+    beta: float = 0.0
+
+
+def train_step(
+    policy: Policy,
+    reward: Reward,
+    batch: Batch,
+    schedule: Schedule,
+    ks: Sequence[int],
+    objective: Objective,
+    backward: Callable[[Tensor], object],
+) -> StepOutput:
+    """One micro-batch: train at the DDIM steps ks (ascending) of one rollout, their gradients averaged.
+
+    Each k costs a forward with gradient, a reference forward and a backward. The forward with gradient is
+    also the rollout's own step there; what lies behind the last k is never computed.
+    """
+    scale = objective.guidance_scale
+    x, position = batch.noise, 0
+    losses, verdicts = [], []
+    image = torch.empty(0)
+    for k in ks:
+        if k > position:
+            with policy.merged():
+                x = rollout(policy.denoiser, batch, schedule, scale, position, k, x)
+        # Older torch (before pytorch/pytorch#165068): autocast reuses casts of trainable weights that it made
+        # without gradient, and the gradient ends there.
+        torch.clear_autocast_cache()
+        theta = predict(policy.denoiser, x, k, batch, schedule, scale)
+
+        reg = x.new_zeros(())
+        if objective.regularizer != "none":
+            with torch.no_grad(), policy.reference():
+                ref = predict(policy.denoiser, x, k, batch, schedule, scale)
+            reg = l_cc(theta.g, ref.g) if objective.regularizer == "cc" else l_kl(theta.eps, ref.eps)
+
+        image = render(policy, theta.x0, batch)
+        logits = reward(image, batch)
+        verdict = f_ac(logits)
+        total = verdict + objective.beta * reg
+        backward(total / len(ks))
+
+        losses.append(torch.stack([total, verdict, reg]).detach())
+        verdicts.append(logits.detach())
+        x, position = advance(x, theta.eps.detach(), k, batch, schedule), k + 1
+
+    loss, f, reg = torch.stack(losses).mean(0)
+    all_logits = torch.stack(verdicts)
+    available = (all_logits.argmax(-1) == 0).float().mean()
+    forwards = position + (len(ks) if objective.regularizer != "none" else 0)
+    return StepOutput(loss, f, reg, available, all_logits, image.detach(), forwards)
+
+
+def predict(
+    denoiser: Denoise, x: Tensor, k: int, batch: Batch, schedule: Schedule, guidance_scale: float
+) -> Prediction:
+    """One batched forward at tau_k: guided noise, x0_hat from it, the direction in which the text steers."""
+    ab = schedule.alpha_bar[k]
+    eps_z, eps_null = cfg_eps(denoiser, x, schedule.timesteps[k], batch)
+    eps = guide(eps_z, eps_null, guidance_scale)
+    return Prediction(eps, predict_x0(x, eps, ab), guidance_direction(eps_z, eps_null, ab))
+
+
+def render(policy: Policy, x0: Tensor, batch: Batch) -> Tensor:
+    """The picture [B,3,H,W] in [0,1] that x0 stands for, with the product's own latent and pixels in it."""
+    image = policy.decode(inpaint(x0, batch.x_o, batch.mask))
+    # Judge what will be seen: saved pictures are clamped, and nothing is to be won outside [0,1].
+    return paste(image.clamp(0, 1), batch.product)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which DDIM steps to train on: grad_steps of the last ones, spread evenly over an optimizer step.
+
+    A pure function of its arguments, so that all processes stop their rollouts at the same place.
+    """
+
+    seed: int
+    steps: int  # S
+    last: int  # the pool: steps S - last .. S - 1
+    grad_steps: int  # trained steps per micro-batch
+    accumulation: int  # micro-batches per optimizer step
+
+    def __call__(self, optimizer_step: int, micro_step: int) -> list[int]:
+        """Ascending step indices of one micro-batch; over the optimizer steps each is drawn equally often."""
+        # Systematic sampling: points at equal distances over the pool, one offset per optimizer step.
+        offset = random.Random(f"{self.seed}/{optimizer_step}").random()
+        stride = self.last / self.grad_steps
+        first = (micro_step + offset) / self.accumulation
+        return [self.steps - self.last + int((first + j) * stride) for j in range(self.grad_steps)]

@@ -1,0 +1,77 @@
+"""Ours against diffusers: the DDIM step, and a whole rollout against the inpainting pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch.testing import assert_close
+
+from rfft.diffusion import ddim_step, rollout
+from rfft.models.bundle import Bundle, Denoiser
+from rfft.types import Batch
+
+
+@pytest.mark.parametrize("steps", [1, 7, 40])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("alpha_to_one", [False, True])
+def test_ddim_step_by_step(bundle: Bundle, steps: int, spacing: str, alpha_to_one: bool) -> None:
+    config = dict(bundle.pipe.scheduler.config, timestep_spacing=spacing, set_alpha_to_one=alpha_to_one)
+    scheduler = bundle.pipe.scheduler = DDIMScheduler.from_config(config)
+    schedule = bundle.schedule(steps)
+    assert len(schedule) == steps
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 4, 8, 8, generator=generator)
+    for i, t in enumerate(scheduler.timesteps):
+        eps = torch.randn(x.shape, generator=generator)
+        ours = ddim_step(x, eps, schedule.alpha_bar[i], schedule.alpha_bar_next[i])
+        x = scheduler.step(eps, t, x).prev_sample
+        assert_close(ours, x)
+
+
+@pytest.mark.parametrize("steps", [5, 40])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_rollout_is_the_pipelines(
+    bundle: Bundle, make_batch: Callable[..., Batch], steps: int, prediction_type: str
+) -> None:
+    bundle.pipe.scheduler.register_to_config(prediction_type=prediction_type)
+    denoiser = Denoiser(bundle.pipe.unet, bundle.pipe.controlnet, bundle.pipe.scheduler).eval()
+    batch = make_batch(bundle)
+    pixels = batch.product[:, :3] * batch.product[:, 3:]
+    # The pipeline draws the product's latent from the VAE's posterior: draw the same one.
+    posterior = bundle.vae.encode(2 * pixels - 1).latent_dist
+    drawn = posterior.sample(torch.Generator().manual_seed(0)) * bundle.vae.config.scaling_factor
+    batch.x_o = drawn.detach()
+
+    ours = rollout(denoiser, batch, bundle.schedule(steps), guidance_scale=4.0)
+    bundle.pipe.set_progress_bar_config(disable=True)
+    theirs = bundle.pipe(
+        prompt_embeds=batch.z.hidden,
+        negative_prompt_embeds=batch.null.hidden,
+        image=2 * pixels - 1,
+        mask_image=1 - batch.product[:, 3:],  # theirs is what to paint, ours what to keep
+        control_image=batch.edges,
+        latents=batch.noise,
+        num_inference_steps=steps,
+        guidance_scale=4.0,
+        controlnet_conditioning_scale=1.0,
+        strength=1.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+    ).images
+    assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_prompts_and_decoding_are_the_pipelines(bundle: Bundle) -> None:
+    prompts = ["a park", "a bookcase, a very long prompt that takes more than there is room for"]
+    ours, cut = bundle.encode_prompts(prompts)
+    theirs, _ = bundle.pipe.encode_prompt(prompts, "cpu", 1, False)
+    assert torch.equal(ours.hidden, theirs)
+    assert cut[0] == "" and cut[1].endswith("room for")
+
+    latent = torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        pixels = bundle.vae.decode(latent / bundle.vae.config.scaling_factor).sample
+        assert_close(bundle.decode(latent), pixels / 2 + 0.5)

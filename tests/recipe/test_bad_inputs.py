@@ -1,0 +1,125 @@
+"""Bad input on the real command line: one clear line, exit code 2, nothing written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rfft import cli
+
+TINY = str(Path(__file__).parents[2] / "configs" / "tiny.yaml")
+
+
+@pytest.fixture
+def rfft(monkeypatch, capsys, tmp_path):
+    """rfft(*arguments) -> (exit code, lines on stderr), in an empty folder that must stay as it is."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        before = sorted(tmp_path.rglob("*"))
+        monkeypatch.setattr(sys, "argv", ["rfft", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        assert sorted(tmp_path.rglob("*")) == before, "something was written"
+        return exit.value.code, capsys.readouterr().err.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.yaml"], "rfft: nowhere.yaml: no such config file"),
+        (
+            [TINY, "trainer.step=3"],
+            "rfft: command line: unknown key 'trainer.step'; did you mean 'trainer.steps'?",
+        ),
+        (
+            [TINY, "rollout.last=50"],
+            "rfft: rollout.last=50 is more than rollout.steps=40: lower rollout.last",
+        ),
+        ([TINY, "trainer.steps=many"], "rfft: command line: trainer.steps: Value 'many'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_config(rfft, command, arguments, message):
+    code, lines = rfft(command, *arguments)
+    assert (code, len(lines)) == (2, 1)
+    assert lines[0].startswith(message)
+
+
+def broken_products(folder):
+    """Name of a broken source of products -> what rfft says about it."""
+    opaque = np.full((8, 8, 3), 200, np.uint8)
+    clear = np.zeros((8, 8, 4), np.uint8)
+    for name in ("empty", "unreadable", "no_alpha", "transparent", "manifests"):
+        (folder / name).mkdir()
+    (folder / "unreadable/a.png").write_text("no picture")
+    Image.fromarray(opaque).save(folder / "no_alpha/a.png")
+    Image.fromarray(clear).save(folder / "transparent/a.png")
+    good = json.dumps({"id": "a", "image": "../no_alpha/a.png", "caption": "x"})
+    (folder / "manifests/outside.jsonl").write_text(good)
+    (folder / "manifests/missing.jsonl").write_text('{"id": "a", "image": "a.png", "caption": "x"}')
+    (folder / "manifests/broken.jsonl").write_text('\n{"id": "a"\n')
+    return {
+        "gone": "no such folder or manifest of products",
+        "empty": "no products here",
+        "unreadable": "not a readable image",
+        "no_alpha": "data.white_to_alpha=true",
+        "transparent": "fully transparent",
+        "manifests/outside.jsonl": "outside.jsonl:1: image '../no_alpha/a.png' leads out",
+        "manifests/missing.jsonl": "missing.jsonl:1: image 'a.png' does not exist",
+        "manifests/broken.jsonl": "broken.jsonl:2: broken JSON",
+    }
+
+
+def test_products(rfft, tmp_path):
+    for source, message in broken_products(tmp_path).items():
+        code, lines = rfft("check", TINY, f"data.products={source}")
+        assert (code, len(lines)) == (2, 1), lines
+        assert message in lines[0]
+
+
+def test_prompts(rfft, tmp_path):
+    (tmp_path / "prompts.json").write_text('[{"prompt": "a"},\n')
+    code, lines = rfft("check", TINY, "data.prompts=prompts.json")
+    assert (code, len(lines)) == (2, 1)
+    assert lines[0].startswith("rfft: prompts.json:2: broken JSON")
+
+
+def test_network(rfft):
+    code, lines = rfft("check", TINY, "reward.rfnet=nowhere")
+    assert (code, len(lines)) == (2, 1)
+    assert "nowhere: no such network" in lines[0]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "report"])
+def test_no_run(rfft, tmp_path, command):
+    (tmp_path / "photos").mkdir()
+    code, lines = rfft(command, "photos")
+    assert (code, len(lines)) == (2, 1)
+    assert lines[0].startswith("rfft: photos: no config.yaml here, so no run")
+
+
+def test_drawing_over_something(rfft, tmp_path):
+    (tmp_path / "scenes").mkdir()
+    (tmp_path / "scenes/precious.txt").touch()
+    code, lines = rfft("adworld", "draw", "scenes", "--count", 3)
+    assert (code, lines) == (2, ["rfft: scenes: exists already; name a new one"])
+
+
+def test_the_module_is_the_command(tmp_path):
+    """`python -m rfft` is what `accelerate launch -m rfft` runs."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rfft", "train", "gone.yaml"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "rfft: gone.yaml: no such config file\n"

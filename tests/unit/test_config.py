@@ -1,0 +1,140 @@
+"""The config: what is shipped is valid, and every mistake is answered by one line that names the fix."""
+
+from pathlib import Path
+
+import pytest
+
+from rfft.config import Config, check_config, load_config, to_yaml
+from rfft.errors import UserError
+from rfft.log import open_run
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "my.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_config_is_valid(path):
+    assert load_config(path).run.name == path.stem
+
+
+def test_defaults_form_a_valid_config(tmp_path):
+    config = load_config(write(tmp_path, ""))
+    assert config == Config(run=config.run)
+    assert config.run.name == "my"  # the file's name
+
+
+def test_a_shipped_config_is_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("tiny") == load_config("configs/tiny.yaml") == load_config(CONFIGS / "tiny.yaml")
+
+
+def test_overrides_win_over_the_file_in_their_order(tmp_path):
+    path = write(tmp_path, "trainer: {steps: 5}\noptimizer: {lr: 5e-4}")
+    config = load_config(
+        path, ["trainer.steps=6", "trainer.steps=7", "model.train=[controlnet]", "data.count=null"]
+    )
+    assert (config.trainer.steps, config.optimizer.lr) == (7, 5e-4)
+    assert config.model.train == ["controlnet"]
+
+
+def test_the_saved_config_reads_back_equal(tmp_path):
+    config = load_config(CONFIGS / "tiny.yaml", ["tracker.tags=[a, b]", "trainer.max_minutes=2.5"])
+    assert load_config(write(tmp_path, to_yaml(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.step=3", "command line: unknown key 'trainer.step'; did you mean 'trainer.steps'?"),
+        ("beta=1", "command line: unknown key 'beta'; did you mean 'objective.beta'?"),
+        ("optimizer.speed=1", "command line: unknown key 'optimizer.speed'; known in optimizer: lr, betas"),
+        ("run.seed.x=3", "unknown key 'run.seed.x'; 'run.seed' is a single setting"),
+        ("trainer.steps=many", "command line: trainer.steps: Value 'many'"),
+        ("trainer.steps=", "trainer.steps: Incompatible value 'None'"),
+        ("model=rf-tiny", "command line: model is a group, not one setting; in it: bundle"),
+        ("objective.regularizer=l2", "expected one of ['cc', 'kl', 'none']"),
+        ("model.train=[unet]", "model.train[0]: Invalid value 'unet', expected one of ['unet_lora'"),
+        ("model.lora.rank=[", "cannot read the value in 'model.lora.rank=['"),
+        ("faster", "'faster' is no setting; write it as group.name=value"),
+        ("trainer.steps=0", "trainer.steps is 0; it must be at least 1"),
+        ("optimizer.lr=0", "optimizer.lr is 0.0; it must be above 0"),
+        ("data.image_scale=1.5", "data.image_scale is 1.5; it must be at most 1"),
+        ("optimizer.lr=nan", "optimizer.lr is nan; it must be a finite number"),
+        ("run.out=${nowhere}", "Interpolation key 'nowhere' not found"),
+    ],
+)
+def test_a_wrong_override_is_named(override, message):
+    with pytest.raises(UserError) as error:
+        load_config(CONFIGS / "tiny.yaml", [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run:\n  name: a\ntraner:\n  steps: 3", "my.yaml:3: unknown key 'traner'; did you mean 'trainer'?"),
+        ("run:\n  seed: abc", "my.yaml:2: run.seed: Value 'abc' of type 'str'"),
+        ("run:\nmodel:\n  bundle: x", "my.yaml:1: run is a group"),
+        ("run:\n  name: a\nrun:\n  name: b", "my.yaml:3: not valid YAML: found duplicate key run"),
+        ("run: [", "my.yaml:1: not valid YAML"),
+        ("- run", "expected settings like"),
+        ("run: !!python/object/apply:os.system [ls]", "my.yaml:1: "),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_line(tmp_path, text, message):
+    with pytest.raises(UserError) as error:
+        load_config(write(tmp_path, text))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fix"),
+    [
+        (["rollout.last=41"], "lower rollout.last"),
+        (["rollout.last=2", "rollout.grad_steps=3"], "lower grad_steps"),
+        (["model.train=[controlnet, controlnet_lora]"], "choose all of it or its LoRA"),
+        (["model.train=[unet_lora, unet_lora]"], "twice"),
+        (["model.train=[]"], "model.train=[unet_lora]"),
+        (["model.train=[controlnet]", "model.dtype=float16"], "set model.dtype=float32"),
+        (["model.lora.target_modules=[]"], "name the modules"),
+        (["data.image_size=100"], "96 is"),
+        (["data.canny_low=300"], "below data.canny_high"),
+        (["optimizer.betas=[0.9, 1.5]"], "[0.9, 0.999]"),
+        (["run.name=../elsewhere"], "plain folder name"),
+        (["evaluate.judge=rf-tiny-rfnet"], "evaluate.judge=null"),
+    ],
+)
+def test_an_impossible_combination_names_the_fix(overrides, fix):
+    with pytest.raises(UserError, match=r"^[^\n]+$") as error:
+        load_config(CONFIGS / "tiny.yaml", overrides)
+    assert fix in str(error.value)
+
+
+def test_one_step_short_of_impossible_is_fine():
+    config = Config()
+    config.run.name = "edge"
+    config.rollout.last = config.rollout.grad_steps = config.rollout.steps
+    check_config(config)
+
+
+def test_a_run_folder_belongs_to_its_config(tmp_path):
+    folder = tmp_path / "run"
+    assert not open_run(folder, "trainer: {steps: 5, keep: 1}\nrun: {seed: 0}")
+    assert open_run(folder, "trainer: {steps: 9, keep: 1}\nrun: {seed: 0}", may_change=["trainer.steps"])
+    assert "steps: 9" in (folder / "config.yaml").read_text()
+    with pytest.raises(UserError, match="belongs to another config: run.seed is 0 there, 1 here"):
+        open_run(folder, "trainer: {steps: 9, keep: 1}\nrun: {seed: 1}", may_change=["trainer"])
+
+
+def test_a_strange_folder_is_no_run_folder(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="no run folder"):
+        open_run(tmp_path, "run: {seed: 0}")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -1,0 +1,208 @@
+"""The training step: what it computes, what it costs, where its gradients go."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from rfft.diffusion import rollout
+from rfft.losses import f_ac, l_cc, l_kl
+from rfft.models.bundle import Bundle
+from rfft.step import Draw, Objective, predict, render, train_step
+from rfft.types import Batch, Reward, StepOutput
+
+STEPS = 8
+MODES = [["unet_lora"], ["controlnet_lora"], ["controlnet"], ["unet_lora", "controlnet"]]
+Make = Callable[..., Bundle]
+
+
+def run(bundle: Bundle, reward: Reward, batch: Batch, ks: list[int], objective: Objective) -> StepOutput:
+    return train_step(bundle, reward, batch, bundle.schedule(STEPS), ks, objective, Tensor.backward)
+
+
+def grads(bundle: Bundle) -> dict[str, Tensor]:
+    collected = {n: p.grad.clone() for n, p in bundle.trainable().items() if p.grad is not None}
+    bundle.unwrapped.zero_grad()
+    return collected
+
+
+@pytest.mark.parametrize("regularizer", ["cc", "kl", "none"])
+@pytest.mark.parametrize("ks", [[6], [0], [4, 5, 7]])
+def test_forwards_are_counted(
+    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, regularizer: str, ks: list[int]
+) -> None:
+    """m without gradient, then one with and one of the reference per trained step, each one batched call."""
+    bundle = make_trained("unet_lora")
+    batch = make_batch(bundle)
+    calls: list[str] = []
+
+    def count(module: object, args: tuple[Tensor, ...]) -> None:
+        assert len(args[0]) == 2 * len(batch)
+        calls.append("gradient" if torch.is_grad_enabled() else "no gradient")
+
+    bundle.unwrapped.register_forward_pre_hook(count)
+    output = run(bundle, reward, batch, ks, Objective(3.0, regularizer, 0.1))  # type: ignore[arg-type]
+    references = 0 if regularizer == "none" else len(ks)
+    assert calls.count("gradient") == len(ks)
+    assert calls.count("no gradient") == (ks[-1] + 1 - len(ks)) + references
+    assert output.forwards == len(calls)
+
+
+@pytest.mark.parametrize("regularizer", ["cc", "none"])
+def test_adapters_are_computed_with_gradient_only(
+    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, regularizer: str
+) -> None:
+    bundle = make_trained("unet_lora")
+    calls: list[bool] = []
+    adapter = next(m for n, m in bundle.unwrapped.named_modules() if n.endswith("lora_A.default"))
+    adapter.register_forward_pre_hook(lambda module, args: calls.append(torch.is_grad_enabled()))
+    run(bundle, reward, make_batch(bundle), [6], Objective(3.0, regularizer, 0.1))  # type: ignore[arg-type]
+    assert calls == [True]
+
+
+@pytest.mark.parametrize("modes", MODES)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradients_reach_all_that_is_trained_and_nothing_else(
+    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, modes: list[str], autocast: bool
+) -> None:
+    bundle = make_trained(*modes)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        run(bundle, reward, make_batch(bundle), [5, 7], Objective(3.0, "cc", 0.1))
+    trained = bundle.trainable()
+    assert all(p.grad is not None and p.grad.any() for p in trained.values())
+    if "controlnet" not in modes:
+        assert all("lora_" in name for name in trained)
+    every = [*bundle.unwrapped.parameters(), *bundle.vae.parameters(), *bundle.pipe.text_encoder.parameters()]
+    every += list(bundle.frozen_controlnet.parameters()) if bundle.frozen_controlnet else []
+    assert sum(p.grad is not None for p in every) == len(trained)
+
+
+@pytest.mark.parametrize("modes", MODES[:3])
+def test_autocast_gradients_are_those_of_fp32(
+    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, modes: list[str]
+) -> None:
+    bundle = make_trained(*modes)
+    batch = make_batch(bundle)
+    objective = Objective(3.0, "none")
+    run(bundle, reward, batch, [7], objective)
+    exact = torch.cat([g.flatten() for g in grads(bundle).values()])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        run(bundle, reward, batch, [7], objective)
+    rounded = torch.cat([g.flatten() for g in grads(bundle).values()])
+    assert torch.cosine_similarity(exact, rounded, dim=0) > 0.95
+
+
+def test_autocast_cache_is_cleared_before_each_forward_with_gradient(
+    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older torch drops gradients otherwise; newer does not show it, so look at the order of events."""
+    bundle = make_trained("controlnet")
+    events: list[str] = []
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: events.append("clear"))
+    bundle.unwrapped.register_forward_pre_hook(
+        lambda module, args: events.append("gradient" if torch.is_grad_enabled() else "no gradient")
+    )
+    run(bundle, reward, make_batch(bundle), [2, 4], Objective(3.0, "cc", 0.1))
+    before = [events[i - 1] for i, event in enumerate(events) if event == "gradient"]
+    assert before == ["clear", "clear"]
+
+
+@pytest.mark.parametrize("modes", MODES)
+@pytest.mark.parametrize("regularizer", ["cc", "kl"])
+def test_policy_equal_to_the_reference_has_no_regularizer(
+    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, modes: list[str], regularizer: str
+) -> None:
+    bundle = make_trained(*modes, shift=0.0)
+    output = run(bundle, reward, make_batch(bundle), [6], Objective(3.0, regularizer, 1.0))  # type: ignore[arg-type]
+    assert output.reg == 0
+    assert output.loss == output.f_ac
+    assert all(g.isfinite().all() for g in grads(bundle).values())
+
+
+@pytest.mark.parametrize("regularizer", ["cc", "kl", "none"])
+def test_step_is_the_sum_of_its_equations(
+    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, regularizer: str
+) -> None:
+    """The same numbers and gradients as eqs (1) to (9) spelt out, without merging or reuse."""
+    bundle = make_trained("unet_lora")
+    batch = make_batch(bundle)
+    schedule, beta, scale, ks = bundle.schedule(STEPS), 0.5, 3.0, [5, 7]
+    output = run(bundle, reward, batch, ks, Objective(scale, regularizer, beta))  # type: ignore[arg-type]
+    got = grads(bundle)
+
+    losses = []
+    for k in ks:
+        x = rollout(bundle.denoiser, batch, schedule, scale, 0, k)
+        theta = predict(bundle.denoiser, x, k, batch, schedule, scale)
+        with torch.no_grad(), bundle.reference():
+            ref = predict(bundle.denoiser, x, k, batch, schedule, scale)
+        reg = {"cc": l_cc(theta.g, ref.g), "kl": l_kl(theta.eps, ref.eps), "none": 0.0}[regularizer]
+        losses.append(f_ac(reward(render(bundle, theta.x0, batch), batch)) + beta * reg)
+    loss = torch.stack(losses).mean()
+    loss.backward()
+
+    assert_close(output.loss, loss.detach())
+    assert regularizer == "none" or output.reg > 0
+    for name, gradient in grads(bundle).items():
+        assert_close(got[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_gradient_checkpointing_changes_no_gradient(
+    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward
+) -> None:
+    bundle = make_trained("unet_lora", "controlnet")
+    batch, objective = make_batch(bundle), Objective(3.0, "cc", 0.1)
+    run(bundle, reward, batch, [6, 7], objective)
+    plain = grads(bundle)
+    bundle.enable_gradient_checkpointing()
+    run(bundle, reward, batch, [6, 7], objective)
+    for name, gradient in grads(bundle).items():
+        assert_close(gradient, plain[name])
+
+
+def test_output(make_trained: Make, make_batch: Callable[..., Batch]) -> None:
+    bundle = make_trained("unet_lora")
+    batch = make_batch(bundle)
+
+    def half_available(image: Tensor, batch: Batch) -> Tensor:
+        logits = torch.zeros(len(batch), 5)
+        logits[0, 0] = logits[1, 1] = 9.0
+        return logits + image.mean()
+
+    output = run(bundle, half_available, batch, [6, 7], Objective(3.0, "none"))
+    assert output.available == 0.5
+    assert output.logits.shape == (2, 2, 5)
+    assert output.images.shape == batch.product[:, :3].shape
+    opaque = batch.product[:, 3:].bool().expand_as(output.images)
+    assert torch.equal(output.images[opaque], batch.product[:, :3][opaque])
+    assert not output.loss.requires_grad and not output.images.requires_grad
+
+
+def test_draw_is_stratified() -> None:
+    """Within an optimizer step: one from each half of the pool; over many, each step equally often."""
+    draw = Draw(seed=7, steps=40, last=10, grad_steps=1, accumulation=2)
+    drawn: Counter[int] = Counter()
+    for optimizer_step in range(2000):
+        (first,), (second,) = draw(optimizer_step, 0), draw(optimizer_step, 1)
+        assert 30 <= first < 35 <= second < 40
+        drawn.update([first, second])
+    assert set(drawn) == set(range(30, 40))
+    assert max(drawn.values()) - min(drawn.values()) < 120
+
+
+@pytest.mark.parametrize("grad_steps", [1, 3, 4, 10])
+@pytest.mark.parametrize("accumulation", [1, 3, 16])
+def test_draw_is_ascending_distinct_and_reproducible(grad_steps: int, accumulation: int) -> None:
+    draw = Draw(seed=1, steps=40, last=10, grad_steps=grad_steps, accumulation=accumulation)
+    for optimizer_step in range(50):
+        for micro_step in range(accumulation):
+            ks = draw(optimizer_step, micro_step)
+            assert len(set(ks)) == grad_steps
+            assert ks == sorted(ks) and ks[0] >= 30 and ks[-1] < 40
+            assert ks == draw(optimizer_step, micro_step)
+    assert Draw(2, 40, 10, 1, 1)(0, 0) != Draw(3, 40, 10, 1, 1)(0, 0)
