@@ -121,18 +121,24 @@ def draw(
         raise UserError(f"{out}: exists already; name a new one")
     from rfft.adworld import draw as drawing
 
-    drawing.draw_dataset(out, count, seed, split, sheet)
+    if sheet:
+        drawing.write_sheet(out, seed, split)
+    else:
+        drawing.draw_dataset(out, count, seed, split)
 
 
 @adworld.command()
 def pretrain(
     part: Annotated[Literal["vae", "base", "depth", "saliency", "rfnet", "judge", "probe"], typer.Argument()],
-    out: Annotated[Path, typer.Option(help="Where the model's folder goes.")],
-    state: Annotated[Path, typer.Option(help="Where training is saved, to be resumed from.")],
-    steps: Annotated[int, typer.Option(min=1)],
+    out: Annotated[Path, typer.Option(help="Holds rf-tiny and the other models' folders.")] = Path("pretrained"),
+    state: Annotated[
+        Path, typer.Option(help="Where training is saved, to be resumed from.")
+    ] = Path("pretrained/state"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Default: as the shipped model.")] = None,
 ) -> None:
-    """Train an embedded model on AdWorld; resumed by the same command."""
-    importlib.import_module(f"rfft.adworld.pretrain.{part}").train(out, state, steps)
+    """Train an embedded model on AdWorld; resumed by the same command. Order: as listed."""
+    module = importlib.import_module(f"rfft.adworld.pretrain.{part}")
+    module.train(out, state, steps or module.STEPS)
 
 
 def _load(path: Path, overrides: list[str] | None) -> Config:

@@ -56,7 +56,8 @@ class Model:
 class Data:
     products: str = "adworld:train"  # folder of RGBA images, JSON-lines manifest, or adworld:SPLIT
     prompts: str | None = None  # prompt file in the official form; null: the products' own prompts
-    count: int | None = setting(None, least=1)  # use only the first products
+    count: int | None = setting(None, least=1)  # use only the first products; AdWorld: 500 unless said here
+    prompts_per_product: int = setting(1, least=1)  # of the prompt file, or of AdWorld's grammar
     image_size: int = setting(64, least=16)  # pixels, square
     image_scale: float = setting(0.7, above=0, most=1)  # the product's longer side as a share of the canvas
     keep_location: bool = False  # the pictures are framed as they should be: no zoom on the product

@@ -4,7 +4,7 @@
     npm pack @pmndrs/assets && tar xzf pmndrs-assets-*.tgz
     python tools/vendor_assets.py SOURCE_FOLDER rfft/assets/adworld        (needs OpenEXR from PyPI)
 
-Icons stay as they are (128 px RGBA renders); panoramas are tone-mapped and cut to the band around the horizon.
+Icons stay as they are (128 px RGBA renders); panoramas are tone-mapped and cut around the horizon.
 """
 
 import base64
@@ -21,13 +21,22 @@ import numpy as np
 import OpenEXR
 from PIL import Image
 
-LIBRARIES = {"BlendSwap-CC-0": "CC0-1.0", "BlendSwap-CC-BY": "CC-BY-3.0", "KatorLegaz": "CC-BY-3.0", "Scopia": "CC-BY-3.0"}
+LIBRARIES = {
+    "BlendSwap-CC-0": "CC0-1.0",
+    "BlendSwap-CC-BY": "CC-BY-3.0",
+    "KatorLegaz": "CC-BY-3.0",
+    "Scopia": "CC-BY-3.0",
+}
 LEFT_OUT_CATEGORIES = {"Characters", "Doors and windows", "Staircases"}
-BRANDS = r"apple|iphone|ipad|imac|ibook|ford|peugeot|renault|seat leon|chevrolet|smart car|yamaha|vw|playstation|mp3|bill \d+"
+BRANDS = (
+    r"apple|iphone|ipad|imac|ibook|ford|peugeot|renault|seat leon|chevrolet|smart car|yamaha|vw|"
+    r"playstation|mp3|bill \d+"
+)
 FLAT_OR_MOUNTED = (
-    r"plug|switch|socket|crossing|arrow|parking|rails|carpet|rug|bathmat|doormat|hanging|wall |intercom|curtain|"
-    r"water heater|air conditioning|radiator|chimney|hood|shower|faucet|lavatory|letters box|entry|ceiling|pendant|chandelier|"
-    r"swimming pool|sidewalk|column|railing|socket|smoke|emergency|clothes hanger|coathanger|urinal|garage|elevator"
+    r"plug|switch|socket|crossing|arrow|parking|rails|carpet|rug|bathmat|doormat|hanging|wall |intercom|"
+    r"curtain|water heater|air conditioning|radiator|chimney|hood|shower|faucet|lavatory|letters box|entry|"
+    r"ceiling|pendant|chandelier|swimming pool|sidewalk|column|railing|socket|smoke|emergency|"
+    r"clothes hanger|coathanger|urinal|garage|elevator"
 )
 STRIP = (512, 128)  # width (360 degrees), height (+45 to -15 degrees of elevation)
 PLACES = {  # name of the panorama -> source file, place word of the grammar, split
@@ -88,9 +97,16 @@ def icons(source: Path, out: Path) -> None:
                 continue
             image.crop(box).save(out / "icons" / f"{stem}.png", optimize=True)
             index.append(
-                {"id": stem, "name": item["name"].lower(), "category": item["category"], "height_cm": float(item["height"]),
-                 "library": library, "licence": licence, "creator": item.get("creator", "")}
-            )  # fmt: skip
+                {
+                    "id": stem,
+                    "name": item["name"].lower(),
+                    "category": item["category"],
+                    "height_cm": float(item["height"]),
+                    "library": library,
+                    "licence": licence,
+                    "creator": item.get("creator", ""),
+                }
+            )
     (out / "icons.json").write_text(json.dumps(index, indent=0, ensure_ascii=False))
     print(len(index), "icons")
 
@@ -107,7 +123,9 @@ def read_exr(source: Path, name: str) -> np.ndarray:
         file.flush()
         channels = OpenEXR.File(file.name).channels()
     pixels = channels.get("RGB", channels.get("RGBA"))
-    array = pixels.pixels[..., :3] if pixels is not None else np.stack([channels[c].pixels for c in "RGB"], -1)
+    array = (
+        pixels.pixels[..., :3] if pixels is not None else np.stack([channels[c].pixels for c in "RGB"], -1)
+    )
     return np.nan_to_num(np.asarray(array, np.float32))
 
 

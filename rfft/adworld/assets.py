@@ -1,4 +1,4 @@
-"""What AdWorld draws with: product icons, props, places and procedural surfaces, split into train, validation and test."""
+"""What AdWorld draws with: product icons, props, places and procedural surfaces, split three ways."""
 
 import json
 from dataclasses import dataclass
@@ -61,7 +61,9 @@ def products(split: str) -> tuple[Icon, ...]:
     np.random.default_rng(2408_00418).shuffle(names)
     bounds = {"train": (0.0, 0.7), "val": (0.7, 0.82), "test": (0.82, 1.0)}[split]
     chosen = set(names[round(bounds[0] * len(names)) : round(bounds[1] * len(names))])
-    return tuple(Icon(e["id"], e["name"], e["height_cm"], _read_rgba(e["id"])) for e in entries if e["name"] in chosen)
+    return tuple(
+        Icon(e["id"], e["name"], e["height_cm"], _read_rgba(e["id"])) for e in entries if e["name"] in chosen
+    )
 
 
 @cache
@@ -97,7 +99,9 @@ def backdrop(place: str, split: str, horizon: int, size: int, rng: np.random.Gen
 
 def _plain_wall(size: int, rng: np.random.Generator) -> Image8:
     hue, saturation, value = rng.uniform(0, 180), rng.uniform(0, 90), rng.uniform(150, 245)
-    colour = cv2.cvtColor(np.array([[[hue, saturation, value]]], np.uint8), cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
+    colour = cv2.cvtColor(np.array([[[hue, saturation, value]]], np.uint8), cv2.COLOR_HSV2RGB)[0, 0].astype(
+        np.float32
+    )
     y, x = np.mgrid[0:size, 0:size] / size
     glow = 1 - 0.35 * np.hypot(x - rng.uniform(0.3, 0.7), y - rng.uniform(0, 0.5))
     return np.clip(colour * glow[..., None], 0, 255).astype(np.uint8)
@@ -111,7 +115,9 @@ def surface_textures(surface: str) -> tuple[Image8, ...]:
 
 
 def _noise(rng: np.random.Generator, sigma_x: float, sigma_y: float) -> NDArray[np.float32]:
-    field = cv2.GaussianBlur(rng.standard_normal((256, 256)).astype(np.float32), (0, 0), sigma_x, sigmaY=sigma_y)
+    field = cv2.GaussianBlur(
+        rng.standard_normal((256, 256)).astype(np.float32), (0, 0), sigma_x, sigmaY=sigma_y
+    )
     return field / field.std()
 
 
@@ -122,7 +128,9 @@ def _texture(surface: str, rng: np.random.Generator) -> Image8:
         tone = 0.10 * _noise(rng, 2, 40) + 0.05 * _noise(rng, 0.8, 12) - 0.35 * (x % 42 < 2)
     elif surface == "marble":
         base = np.array([232, 230, 228]) * rng.uniform(0.93, 1.02)
-        tone = -0.32 * np.exp(-((_noise(rng, 12, 12) + 0.3 * _noise(rng, 3, 3)) ** 2) / 0.012) + 0.015 * _noise(rng, 8, 8)
+        tone = -0.32 * np.exp(
+            -((_noise(rng, 12, 12) + 0.3 * _noise(rng, 3, 3)) ** 2) / 0.012
+        ) + 0.015 * _noise(rng, 8, 8)
     elif surface == "linen":
         base = np.array([196, 178, 150]) * rng.uniform(0.92, 1.1)
         tone = 0.07 * _noise(rng, 0.8, 9) + 0.07 * _noise(rng, 9, 0.8)
@@ -139,16 +147,21 @@ def _texture(surface: str, rng: np.random.Generator) -> Image8:
 
 
 def ground(surface: str, horizon: int, size: int, rng: np.random.Generator) -> Image8:
-    """The surface seen in perspective [size, size, 3]; only rows from the horizon down are meant to be used."""
+    """The surface in perspective [size, size, 3]; only rows from the horizon down are meant to be used."""
     tiles = surface_textures(surface)
     tile = tiles[rng.integers(len(tiles))]
     left, top = rng.uniform(0, 60, 2)
     near, far, depth = rng.uniform(60, 80), rng.uniform(130, 180), rng.uniform(100, 150)
     middle = left + far / 2
     corners = np.array(
-        [[left, top], [left + far, top], [middle + near / 2, top + depth], [middle - near / 2, top + depth]], np.float32
+        [[left, top], [left + far, top], [middle + near / 2, top + depth], [middle - near / 2, top + depth]],
+        np.float32,
     )
     target = np.array([[0, horizon], [size, horizon], [size, size], [0, size]], np.float32)
     return cv2.warpPerspective(
-        tile, cv2.getPerspectiveTransform(corners, target), (size, size), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT
+        tile,
+        cv2.getPerspectiveTransform(corners, target),
+        (size, size),
+        flags=cv2.INTER_AREA,
+        borderMode=cv2.BORDER_REFLECT,
     )

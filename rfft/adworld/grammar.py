@@ -1,4 +1,4 @@
-"""Captions of products and prompts of scenes: a small grammar with synonyms over surface, place, prop and light."""
+"""Captions of products and prompts of scenes: a small grammar over surface, place, prop and light."""
 
 import numpy as np
 

@@ -23,7 +23,7 @@ class Request:
 
 
 def draw_requests(split: str, products: int, prompts_per_product: int, seed: int) -> list[Request]:
-    """Requests for `products` products of a split, in a fixed order; a product's prompts share its placement."""
+    """Requests for `products` products of a split; a product's prompts share its placement."""
     rng = np.random.default_rng([seed, _SPLIT_KEY[split], 418])
     icons = assets.products(split)
     order = [i for _ in range(-(-products // len(icons))) for i in rng.permutation(len(icons))][:products]

@@ -1,4 +1,4 @@
-"""Draws one labelled advertising scene: a product on a surface before a place, available or with one known fault."""
+"""Draws one labelled advertising scene: a product on a surface before a place, with a known fault or none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,11 +9,16 @@ from numpy.typing import NDArray
 
 from rfft.adworld import assets, grammar
 from rfft.adworld.assets import Icon, Image8
+from rfft.adworld.canvas import SIZE, Canvas, resized
 from rfft.types import LABELS
 
-SIZE = 64
-LABEL_MIX: Mapping[str, float] = {LABELS[0]: 0.5} | {label: 0.125 for label in LABELS[1:]}
-_TINTS = {"daylight": (1, 1, 1), "warm": (1.15, 0.93, 0.68), "cool": (0.74, 0.92, 1.18), "dim": (0.6, 0.57, 0.6)}
+LABEL_MIX: Mapping[str, float] = {LABELS[0]: 0.5} | dict.fromkeys(LABELS[1:], 0.125)
+_TINTS = {
+    "daylight": (1, 1, 1),
+    "warm": (1.15, 0.93, 0.68),
+    "cool": (0.74, 0.92, 1.18),
+    "dim": (0.6, 0.57, 0.6),
+}
 
 
 @dataclass
@@ -31,36 +36,6 @@ class Scene:
 
 
 @dataclass
-class _Canvas:
-    """The picture while it is painted, float32: rgb and depth and saliency in [0, 255]."""
-
-    rgb: NDArray[np.float32]
-    depth: NDArray[np.float32]
-    saliency: NDArray[np.float32]
-
-    def paint(self, rgba: Image8, left: int, top: int, depth: float, saliency: float) -> None:
-        """Composite an object; what lies outside the picture is cut off."""
-        x0, y0 = max(left, 0), max(top, 0)
-        x1, y1 = min(left + rgba.shape[1], SIZE), min(top + rgba.shape[0], SIZE)
-        if x0 >= x1 or y0 >= y1:
-            return
-        part = rgba[y0 - top : y1 - top, x0 - left : x1 - left].astype(np.float32)
-        alpha = part[..., 3:] / 255
-        here = (slice(y0, y1), slice(x0, x1))
-        self.rgb[here] += alpha * (part[..., :3] - self.rgb[here])
-        self.depth[here] += alpha[..., 0] * (depth - self.depth[here])
-        self.saliency[here] += alpha[..., 0] * (saliency - self.saliency[here])
-
-    def shade(self, centre: float, row: float, width: float, strength: float, softness: float) -> None:
-        """A soft elliptical shadow on the ground."""
-        shadow = np.zeros((SIZE, SIZE), np.float32)
-        axes = (max(width / 2, 1.5), max(width / 9, 1.0))
-        cv2.ellipse(shadow, ((centre, row), (2 * axes[0], 2 * axes[1]), 0), 1.0, -1)
-        shadow = cv2.GaussianBlur(shadow, (0, 0), softness)
-        self.rgb *= 1 - strength * shadow[..., None]
-
-
-@dataclass
 class _Placement:
     icon: Image8  # the product at its drawn size [h, w, 4]
     left: int
@@ -74,17 +49,6 @@ class _Placement:
     @property
     def centre(self) -> float:
         return self.left + self.icon.shape[1] / 2
-
-
-def _resized(icon: Icon, height: float) -> Image8:
-    """The icon at a height in pixels; colours are averaged with premultiplied alpha."""
-    h = max(round(height), 2)
-    w = max(round(icon.rgba.shape[1] * h / icon.rgba.shape[0]), 2)
-    rgba = icon.rgba.astype(np.float32)
-    rgba[..., :3] *= rgba[..., 3:] / 255
-    small = cv2.resize(rgba, (w, h), interpolation=cv2.INTER_AREA)
-    small[..., :3] /= np.maximum(small[..., 3:], 1) / 255
-    return np.clip(np.rint(small), 0, 255).astype(np.uint8)
 
 
 def _ramp(horizon: int, row: float) -> float:
@@ -108,30 +72,42 @@ def draw_scene(rng: np.random.Generator, split: str, label: str | None = None) -
     if label == "shape_hallucination":
         _hallucinate(canvas, place, rng)
     salient = 130.0 if label == "indistinctiveness" else 255.0
-    canvas.paint(place.icon, place.left, place.top, _ramp(min(place.horizon, place.base - 8), place.base), salient)
-    cutout = np.zeros((SIZE, SIZE, 4), np.uint8)
-    cutout[place.top : place.base, place.left : place.left + place.icon.shape[1]] = place.icon
+    canvas.paint(
+        place.icon, place.left, place.top, _ramp(min(place.horizon, place.base - 8), place.base), salient
+    )
     return Scene(
-        *(np.clip(np.rint(a), 0, 255).astype(np.uint8) for a in (canvas.rgb,)), cutout,
-        *(np.clip(np.rint(a), 0, 255).astype(np.uint8) for a in (canvas.depth, canvas.saliency)),
-        label, grammar.caption(product.name, product.height_cm),
-        grammar.prompt(product.name, product.height_cm, attributes, rng), attributes,
-    )  # fmt: skip
+        image=_to_bytes(canvas.rgb),
+        product=_cutout(place),
+        depth=_to_bytes(canvas.depth),
+        saliency=_to_bytes(canvas.saliency),
+        label=label,
+        caption=grammar.caption(product.name, product.height_cm),
+        prompt=grammar.prompt(product.name, product.height_cm, attributes, rng),
+        attributes=attributes,
+    )
 
 
-def place_icon(icon: Icon, rng: np.random.Generator) -> Image8:
-    """The cutout [64, 64, 4] of a product placed as in an available scene, for generation without a drawn scene."""
-    place = _place_product(icon, LABELS[0], rng)
+def _to_bytes(values: NDArray[np.float32]) -> Image8:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _cutout(place: _Placement) -> Image8:
+    """The product alone on its transparent canvas [64, 64, 4]."""
     cutout = np.zeros((SIZE, SIZE, 4), np.uint8)
     cutout[place.top : place.base, place.left : place.left + place.icon.shape[1]] = place.icon
     return cutout
+
+
+def place_icon(icon: Icon, rng: np.random.Generator) -> Image8:
+    """The cutout [64, 64, 4] of a product placed as in an available scene."""
+    return _cutout(_place_product(icon, LABELS[0], rng))
 
 
 def _place_product(product: Icon, label: str, rng: np.random.Generator) -> _Placement:
     """Where the product stands. Its own place says nothing of the label; only the horizon depends on it."""
     h, w = product.rgba.shape[:2]
     longer = rng.uniform(24, 34)
-    icon = _resized(product, longer * h / max(h, w))
+    icon = resized(product, longer * h / max(h, w))
     base = int(rng.integers(46, 56))
     left = round(rng.uniform(22, 42) - icon.shape[1] / 2)
     left = int(np.clip(left, 1, SIZE - 1 - icon.shape[1]))
@@ -163,13 +139,17 @@ def draw_attributes(product: Icon, drawn_height: int, rng: np.random.Generator) 
 
 def _attributes(product: Icon, place: _Placement, label: str, rng: np.random.Generator) -> dict[str, str]:
     attributes = draw_attributes(product, place.icon.shape[0], rng)
-    if label == "size_mismatch" and attributes["prop"] == "none":  # this fault needs something to compare with
+    if (
+        label == "size_mismatch" and attributes["prop"] == "none"
+    ):  # this fault needs something to compare with
         names = list(prop_heights(product, place.icon.shape[0])) or list(assets.PROPS)
         attributes["prop"] = names[rng.integers(len(names))]
     return attributes
 
 
-def _background(attributes: dict[str, str], place: _Placement, split: str, rng: np.random.Generator) -> _Canvas:
+def _background(
+    attributes: dict[str, str], place: _Placement, split: str, rng: np.random.Generator
+) -> Canvas:
     h = place.horizon
     rgb = assets.backdrop(attributes["place"], split, h, SIZE, rng).astype(np.float32)
     floor = assets.ground(attributes["surface"], h, SIZE, rng).astype(np.float32)
@@ -178,19 +158,27 @@ def _background(attributes: dict[str, str], place: _Placement, split: str, rng: 
     rgb[h:] = (floor * falloff[..., None])[h:]
     depth = np.where(rows < h, 18 + 12 * rows / max(h, 1), 90 + 165 * (rows - h) / max(SIZE - h, 1))
     depth = np.broadcast_to(depth, (SIZE, SIZE)).astype(np.float32).copy()
-    return _Canvas(rgb, depth, np.zeros((SIZE, SIZE), np.float32))
+    return Canvas(rgb, depth, np.zeros((SIZE, SIZE), np.float32))
 
 
-def _shadow(canvas: _Canvas, place: _Placement, label: str, rng: np.random.Generator) -> None:
+def _shadow(canvas: Canvas, place: _Placement, label: str, rng: np.random.Generator) -> None:
     width = place.icon.shape[1] * rng.uniform(0.85, 1.1)
     if label != "space_mismatch":
         canvas.shade(place.centre + rng.uniform(-2, 2), place.base - 1, width, rng.uniform(0.55, 0.8), 1.2)
     elif place.horizon < place.base:  # hovers: the shadow lies below
         drop = rng.uniform(6, 9)
-        canvas.shade(place.centre + rng.uniform(-2, 2), min(place.base + drop, SIZE - 2), 0.8 * width, rng.uniform(0.5, 0.75), 1.3)
+        canvas.shade(
+            place.centre + rng.uniform(-2, 2),
+            min(place.base + drop, SIZE - 2),
+            0.8 * width,
+            rng.uniform(0.5, 0.75),
+            1.3,
+        )
 
 
-def _prop(canvas: _Canvas, product: Icon, place: _Placement, name: str, label: str, rng: np.random.Generator) -> None:
+def _prop(
+    canvas: Canvas, product: Icon, place: _Placement, name: str, label: str, rng: np.random.Generator
+) -> None:
     if name == "none":
         return
     prop = assets.props()[name]
@@ -200,7 +188,7 @@ def _prop(canvas: _Canvas, product: Icon, place: _Placement, name: str, label: s
         too_large = height * factor <= 46 if height < 13 else (height * factor <= 46 and rng.random() < 0.5)
         height = height * factor if too_large else height / factor
         height = float(np.clip(height, 4, 50))
-    icon = _resized(prop, height)
+    icon = resized(prop, height)
     h, w = icon.shape[:2]
     room_left, room_right = place.left, SIZE - place.left - place.icon.shape[1]
     on_left = rng.random() < room_left / max(room_left + room_right, 1)
@@ -212,24 +200,24 @@ def _prop(canvas: _Canvas, product: Icon, place: _Placement, name: str, label: s
     canvas.paint(icon, left, base - h, _ramp(place.horizon, base), 80.0)
 
 
-def _hide(canvas: _Canvas, place: _Placement, split: str, rng: np.random.Generator) -> None:
+def _hide(canvas: Canvas, place: _Placement, split: str, rng: np.random.Generator) -> None:
     """Make the product hard to see: a background of its own colour, or clutter all around it."""
     if rng.random() < 0.5:
         solid = place.icon[place.icon[..., 3] > 128]
         colour = np.median(solid[:, :3], 0) if len(solid) else np.full(3, 128.0)
         grey = canvas.rgb.mean(-1, keepdims=True)
-        canvas.rgb[:] = colour * (0.82 + 0.36 * (grey - grey.mean()) / 128 + 0.18) * 0.85 + 0.15 * canvas.rgb
+        canvas.rgb[:] = colour * (0.85 + 0.306 * (grey - grey.mean()) / 128) + 0.15 * canvas.rgb
         return
-    icons = assets.products("train" if split == "train" else split)
+    icons = assets.products(split)
     height, width = place.icon.shape[:2]
     for _ in range(int(rng.integers(7, 12))):
-        icon = _resized(icons[rng.integers(len(icons))], rng.uniform(9, 20))
+        icon = resized(icons[rng.integers(len(icons))], rng.uniform(9, 20))
         left = place.left + rng.uniform(-0.45, 1.1) * width - icon.shape[1] / 4
         top = place.top + rng.uniform(-0.3, 0.9) * height - icon.shape[0] / 4
         canvas.paint(icon, round(left), round(top), _ramp(place.horizon, place.base), 130.0)
 
 
-def _hallucinate(canvas: _Canvas, place: _Placement, rng: np.random.Generator) -> None:
+def _hallucinate(canvas: Canvas, place: _Placement, rng: np.random.Generator) -> None:
     """Legs, a pedestal or an extension in the product's own colour, grown onto the product."""
     h, w = place.icon.shape[:2]
     kind = ("legs", "pedestal", "extension")[rng.integers(3)]
@@ -241,7 +229,13 @@ def _hallucinate(canvas: _Canvas, place: _Placement, rng: np.random.Generator) -
     if kind == "legs":
         for x in np.linspace(place.left + 0.12 * w, place.left + 0.88 * w, int(rng.integers(2, 5))):
             lean = rng.uniform(-1.5, 1.5)
-            cv2.line(layer, (round(x), place.base - 4), (round(x + lean), place.base + drop), 255, int(rng.integers(1, 3)))
+            cv2.line(
+                layer,
+                (round(x), place.base - 4),
+                (round(x + lean), place.base + drop),
+                255,
+                int(rng.integers(1, 3)),
+            )
     elif kind == "pedestal":
         half = w * rng.uniform(0.3, 0.6)
         corner = (round(place.centre - half), place.base - 3)
@@ -258,7 +252,10 @@ def _draw_extension(layer: Image8, place: _Placement, rng: np.random.Generator) 
     side = int(rng.integers(3))  # left, right, top
     length, thickness = rng.uniform(7, 13), rng.uniform(4, 8)
     if side == 2:
-        centre, size = (place.centre + rng.uniform(-w / 4, w / 4), place.top - length / 2 + 3), (thickness, length + 5)
+        centre, size = (
+            (place.centre + rng.uniform(-w / 4, w / 4), place.top - length / 2 + 3),
+            (thickness, length + 5),
+        )
     else:
         x = place.left - length / 2 + 3 if side == 0 else place.left + w + length / 2 - 3
         centre, size = (x, place.top + rng.uniform(0.35, 0.8) * h), (length + 5, thickness)

@@ -49,12 +49,14 @@ def cache_folder() -> Path:
 
 
 def load_scenes(split: str, count: int, seed: int) -> Scenes:
-    """Scenes 0..count-1 of a split and seed; drawn on the first call, memory-mapped from the cache after that."""
+    """Scenes 0..count-1 of a split and seed; drawn on the first call, memory-mapped after that."""
     folder = cache_folder() / f"scenes-v{_VERSION}-{split}-{count}-{seed}"
     if not (folder / "text.json").exists():
         _draw_to(folder, split, count, seed)
     text = json.loads((folder / "text.json").read_text())
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*_PIXELS, "label", "attributes")}
+    arrays = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*_PIXELS, "label", "attributes")
+    }
     return Scenes(**arrays, captions=text["captions"], prompts=text["prompts"])
 
 

@@ -18,9 +18,11 @@ ALLOWED = {
     "losses": {"types"},
     "metrics": {"types", "errors", "metrics"},
     "models": {"types", "errors", "models"},
-    "data": {"types", "errors", "data"},
+    "data": {"types", "errors", "data", "adworld"},
+    "conditions": {"types", "errors", "diffusion", "models", "data"},
     "step": {"types", "diffusion", "losses"},
-    "generate": {"types", "errors", "diffusion", "step", "models", "data", "metrics"},
+    "generate": {"types", "errors", "diffusion", "step", "models", "data", "metrics", "conditions"},
+    "tracking": {"errors", "log"},
     "log": {"errors", "config_file"},
 }
 THIRD_PARTY = {

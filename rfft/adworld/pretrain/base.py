@@ -1,4 +1,4 @@
-"""rf-tiny's generator: tokenizer, CLIP text encoder, U-Net and ControlNet, trained together on AdWorld's scenes.
+"""rf-tiny's generator: tokenizer, CLIP text encoder, U-Net and ControlNet, trained together on AdWorld.
 
 It is trained on scenes of every label without being told the label, so it makes the faults about as often.
 """
@@ -24,7 +24,7 @@ from rfft.adworld.pretrain.fit import FitConfig, device, fit
 from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
 from rfft.data.cutout import edges
 
-BATCH = 48
+BATCH, STEPS, SCENES = 48, 3000, 30_000
 TEXT_DROPOUT = 0.1  # classifier-free guidance
 MIN_SNR = 5.0  # arXiv 2303.09556
 LENGTH = 40
@@ -47,7 +47,9 @@ def build_tokenizer(texts: list[str], vocab_size: int = 1500) -> CLIPTokenizer:
     vocab = dict(model["vocab"])
     for letter in sorted(alphabet):  # a letter that never ended a word in training may do so later
         vocab.setdefault(f"{letter}</w>", len(vocab))
-    return CLIPTokenizer(vocab=vocab, merges=[tuple(pair) for pair in model["merges"]], model_max_length=LENGTH)
+    return CLIPTokenizer(
+        vocab=vocab, merges=[tuple(pair) for pair in model["merges"]], model_max_length=LENGTH
+    )
 
 
 def build_modules(vocab_size: int, bos: int, eos: int) -> nn.ModuleDict:
@@ -90,15 +92,22 @@ def loss_weights(alpha_bar: Tensor) -> Tensor:
     return snr.clamp(max=MIN_SNR) / snr
 
 
-def train(out: Path, state: Path, steps: int, scenes_count: int = 30_000) -> None:
-    scenes = load_scenes("train", scenes_count, seed=1)
+def train(out: Path, state: Path, steps: int = STEPS) -> None:
+    """Completes out/rf-tiny, which must have its vae/."""
+    out = out / "rf-tiny"
+    scenes = load_scenes("train", SCENES, seed=1)
     tokenizer = build_tokenizer(scenes.prompts + scenes.captions)
     vae = AutoencoderKL.from_pretrained(out / "vae", torch_dtype=torch.float32).to(device())
-    latents, canny = _precomputed(vae, scenes, scenes_count)
-    ids = tokenizer([*scenes.prompts, ""], padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+    latents, canny = _precomputed(vae, scenes)
+    ids = tokenizer(
+        [*scenes.prompts, ""], padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
     nets = build_modules(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
     nets = nets.to(device(), memory_format=torch.channels_last)
-    for name in ("unet", "controlnet"):  # on a CPU the fused attention's backward is far slower than plain matmuls
+    for name in (
+        "unet",
+        "controlnet",
+    ):  # on a CPU the fused attention's backward is far slower than plain matmuls
         nets[name].set_attn_processor(AttnProcessor())
     ddim = scheduler()
     weights = loss_weights(ddim.alphas_cumprod).to(device())
@@ -114,23 +123,34 @@ def train(out: Path, state: Path, steps: int, scenes_count: int = 30_000) -> Non
             text = nets["text_encoder"](tokens)[0]
             down, mid = nets["controlnet"](x, t, text, controlnet_cond=edge, return_dict=False)
             eps = nets["unet"](
-                x, t, text, down_block_additional_residuals=down, mid_block_additional_residual=mid, return_dict=False
+                x,
+                t,
+                text,
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=mid,
+                return_dict=False,
             )[0]
         return (weights[t] * (eps.float() - noise).pow(2).mean((1, 2, 3))).mean()
 
     fit(nets, loss_fn, FitConfig(steps=steps, lr=8e-4, ema=0.999), state / "base.pt")
+    save_pipeline(nets, vae, tokenizer, out)
+
+
+def save_pipeline(nets: nn.ModuleDict, vae: AutoencoderKL, tokenizer: CLIPTokenizer, out: Path) -> None:
+    """The folder that StableDiffusionControlNetInpaintPipeline.from_pretrained loads, in half precision."""
     pipe = StableDiffusionControlNetInpaintPipeline(
-        vae=vae, tokenizer=tokenizer, scheduler=ddim, safety_checker=None, feature_extractor=None,
+        vae=vae, tokenizer=tokenizer, scheduler=scheduler(), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False, **dict(nets.items()),
     )  # fmt: skip
     pipe.to(dtype=torch.float16).save_pretrained(out)
 
 
 @torch.no_grad()
-def _precomputed(vae: AutoencoderKL, scenes: Scenes, count: int) -> tuple[Tensor, Tensor]:
-    """Latents [N, 4, 16, 16] (half) and Canny edges [N, 64, 64] (bytes 0 or 1) of all scenes, kept in the cache."""
-    mark = f"{sum(p.double().abs().sum().item() for p in vae.parameters()):.6f}"  # latents belong to one autoencoder
-    path = cache_folder() / f"latents-{count}-{mark}.pt"
+def _precomputed(vae: AutoencoderKL, scenes: Scenes) -> tuple[Tensor, Tensor]:
+    """Latents [N, 4, 16, 16] (half) and Canny edges [N, 64, 64] (bytes 0 or 1) of all scenes, cached."""
+    # latents belong to one autoencoder
+    mark = f"{sum(p.double().abs().sum().item() for p in vae.parameters()):.6f}"
+    path = cache_folder() / f"latents-{len(scenes)}-{mark}.pt"
     if path.exists():
         return torch.load(path, weights_only=True)
     latents, canny = [], []

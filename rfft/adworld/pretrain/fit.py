@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+console = Console()
 LossFn = Callable[[int, np.random.Generator], Tensor]
 
 
@@ -31,19 +33,24 @@ def device() -> torch.device:
 
 
 def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, state_file: Path) -> nn.Module:
-    """Minimise `loss_fn(step, rng)` over the model's parameters; returns the model with its averaged (EMA) weights.
+    """Minimise `loss_fn(step, rng)` over the model's parameters; returns it with its averaged (EMA) weights.
 
     The generator depends on the seed and step alone, so a run that was cut off goes on as if it had not been.
     """
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps + 1, pct_start=config.warmup)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.lr, config.steps + 1, pct_start=config.warmup
+    )
     named = {"model": model, "ema": ema, "optimizer": optimizer, "schedule": schedule}
     first = _resume(named, state_file)
     saved, running = time.monotonic(), float("nan")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}")) as progress:
+    shown = Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}"), console=console)
+    with shown as progress:
         task = progress.add_task(state_file.stem, total=config.steps, completed=first, loss=running)
         for step in range(first, config.steps):
             rng = np.random.default_rng([config.seed, step])
@@ -60,7 +67,8 @@ def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, state_file: Path) 
             if time.monotonic() - saved > config.save_every_s:
                 _save(named, step + 1, state_file)
                 saved = time.monotonic()
-                print(f"{state_file.stem} step {step + 1}/{config.steps} loss {running:.4f}", flush=True)
+                if not console.is_terminal:
+                    console.print(f"{state_file.stem} step {step + 1}/{config.steps} loss {running:.4f}")
     _save(named, config.steps, state_file)
     model.load_state_dict(ema.state_dict())
     return model.eval()

@@ -1,0 +1,52 @@
+"""The picture while it is painted: objects, shadows, and the depth and saliency that go with them."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rfft.adworld.assets import Icon, Image8
+
+SIZE = 64
+
+
+@dataclass
+class Canvas:
+    """rgb [64, 64, 3], depth and saliency [64, 64], float32 in [0, 255]."""
+
+    rgb: NDArray[np.float32]
+    depth: NDArray[np.float32]
+    saliency: NDArray[np.float32]
+
+    def paint(self, rgba: Image8, left: int, top: int, depth: float, saliency: float) -> None:
+        """Composite an object; what lies outside the picture is cut off."""
+        x0, y0 = max(left, 0), max(top, 0)
+        x1, y1 = min(left + rgba.shape[1], SIZE), min(top + rgba.shape[0], SIZE)
+        if x0 >= x1 or y0 >= y1:
+            return
+        part = rgba[y0 - top : y1 - top, x0 - left : x1 - left].astype(np.float32)
+        alpha = part[..., 3:] / 255
+        here = (slice(y0, y1), slice(x0, x1))
+        self.rgb[here] += alpha * (part[..., :3] - self.rgb[here])
+        self.depth[here] += alpha[..., 0] * (depth - self.depth[here])
+        self.saliency[here] += alpha[..., 0] * (saliency - self.saliency[here])
+
+    def shade(self, centre: float, row: float, width: float, strength: float, softness: float) -> None:
+        """A soft elliptical shadow on the ground."""
+        shadow = np.zeros((SIZE, SIZE), np.float32)
+        axes = (max(width / 2, 1.5), max(width / 9, 1.0))
+        cv2.ellipse(shadow, ((centre, row), (2 * axes[0], 2 * axes[1]), 0), 1.0, -1)
+        shadow = cv2.GaussianBlur(shadow, (0, 0), softness)
+        self.rgb *= 1 - strength * shadow[..., None]
+
+
+def resized(icon: Icon, height: float) -> Image8:
+    """The icon at a height in pixels; colours are averaged with premultiplied alpha."""
+    h = max(round(height), 2)
+    w = max(round(icon.rgba.shape[1] * h / icon.rgba.shape[0]), 2)
+    rgba = icon.rgba.astype(np.float32)
+    rgba[..., :3] *= rgba[..., 3:] / 255
+    small = cv2.resize(rgba, (w, h), interpolation=cv2.INTER_AREA)
+    small[..., :3] /= np.maximum(small[..., 3:], 1) / 255
+    return np.clip(np.rint(small), 0, 255).astype(np.uint8)

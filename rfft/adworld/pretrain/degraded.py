@@ -1,0 +1,76 @@
+"""Scenes as the generator would show them: after a VAE round trip, and as x0_hat foreseen in one step.
+
+The label survives; the artefacts are those that RFNet meets when it judges the generator's pictures.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rfft.adworld.pretrain.fit import device
+from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
+from rfft.data.cutout import edges
+from rfft.diffusion import add_noise, latent_mask
+from rfft.models.bundle import EMBEDDED, Bundle, load_bundle
+from rfft.step import predict, render
+from rfft.types import Batch
+
+VARIANTS = ("render", "vae", "x0_hat")
+STEPS, LAST, GUIDANCE = 40, 10, 3.0
+
+
+def load_variant(
+    split: str, count: int, seed: int, variant: str, bundle_folder: Path | str = EMBEDDED
+) -> NDArray[np.uint8]:
+    """The scenes' images [N, 64, 64, 3] in one variant; made on the first call, memory-mapped after that."""
+    scenes = load_scenes(split, count, seed)
+    if variant == "render":
+        return scenes.image
+    path = cache_folder() / f"{variant}-{split}-{count}-{seed}.npy"
+    if not path.exists():
+        bundle = load_bundle(bundle_folder).to(device())
+        parts = [
+            degrade(bundle, scenes, index, variant, seed)
+            for index in np.array_split(np.arange(count), count // 64 + 1)
+        ]
+        np.save(path, np.concatenate(parts))
+    return np.load(path, mmap_mode="r")
+
+
+@torch.no_grad()
+def degrade(
+    bundle: Bundle, scenes: Scenes, index: NDArray[np.int64], variant: str, seed: int
+) -> NDArray[np.uint8]:
+    """Scenes `index` in a variant, [B, 64, 64, 3]: the product's own pixels are kept, as in generation."""
+    image, product = (scenes.pixels(name, index).to(device()) for name in ("image", "product"))
+    rng = np.random.default_rng([seed, int(index[0])])
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    with torch.autocast(device().type, torch.bfloat16):
+        latent = bundle.encode_image(image)
+        if variant == "x0_hat":
+            batch = _batch(bundle, scenes, index, product, generator)
+            schedule, k = bundle.schedule(STEPS), int(rng.integers(STEPS - LAST, STEPS))
+            x = add_noise(latent, batch.noise, schedule.alpha_bar[k])
+            latent = predict(bundle.denoiser, x, k, batch, schedule, GUIDANCE).x0
+            picture = render(bundle, latent, batch)
+        else:
+            alpha = product[:, 3:]
+            picture = alpha * product[:, :3] + (1 - alpha) * bundle.decode(latent)
+    pixels = (picture.float().clamp(0, 1) * 255).round().byte()
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _batch(
+    bundle: Bundle, scenes: Scenes, index: NDArray[np.int64], product: Tensor, generator: torch.Generator
+) -> Batch:
+    z, _ = bundle.encode_prompts([scenes.prompts[i] for i in index])
+    null, _ = bundle.encode_prompts([""] * len(index))
+    grey = product[:, 3:] * product[:, :3] + (1 - product[:, 3:]) * 0.5
+    x_o = bundle.encode_image(grey)
+    noise = torch.randn(x_o.shape, generator=generator).to(device())
+    canny = torch.stack([edges(p) for p in product]).to(device())
+    empty = torch.zeros(len(index), 1, dtype=torch.long)
+    return Batch(z, null, canny, product, x_o, latent_mask(product, x_o.shape[-2:]), empty, empty, noise)

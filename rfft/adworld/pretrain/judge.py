@@ -1,0 +1,42 @@
+"""The judge: another architecture, seed and set of scenes than RFNet's, and no depth or saliency maps."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rfft.adworld.pretrain.degraded import VARIANTS
+from rfft.adworld.pretrain.fit import FitConfig, device, fit
+from rfft.adworld.pretrain.verdicts import Labelled, LabelledBatch, mixture, test_reports, write_report
+from rfft.models.judge import Judge, JudgeConfig
+
+BATCH, SCENES, SEED, STEPS = 48, 15_000, 2, 2000
+
+
+def train(out: Path, state: Path, steps: int = STEPS) -> None:
+    parts = [Labelled("train", SCENES, SEED, variant, out) for variant in VARIANTS]
+    tokenizer = parts[0].tokenizer
+    torch.manual_seed(SEED)
+    model = Judge(JudgeConfig(vocab_size=len(tokenizer))).to(device(), memory_format=torch.channels_last)
+    draw = mixture(parts, BATCH)
+
+    def logits_of(batch: LabelledBatch) -> Tensor:
+        with torch.autocast(device().type, torch.bfloat16):
+            return model(batch.image, batch.product, batch.caption_ids, batch.caption_mask)
+
+    def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
+        batch = draw(rng)
+        return F.cross_entropy(logits_of(batch).float(), batch.label, label_smoothing=0.02)
+
+    model.train()
+    fit(
+        model,
+        loss_fn,
+        FitConfig(steps=steps, lr=2e-3, weight_decay=0.02, ema=0.995, seed=SEED),
+        state / "judge.pt",
+    )
+    model.save_pretrained(out / "rf-tiny-judge", half=True)
+    tokenizer.save_pretrained(out / "rf-tiny-judge")
+    write_report(state / "rf-tiny-judge.json", test_reports(logits_of, out))

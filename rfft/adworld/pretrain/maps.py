@@ -1,0 +1,53 @@
+"""The depth and saliency networks: AdWorld knows both maps of every scene it draws."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rfft.adworld.pretrain.degraded import load_variant
+from rfft.adworld.pretrain.fit import FitConfig, console, device, fit
+from rfft.adworld.scenes import Scenes, load_scenes
+from rfft.models.auxiliary import MapNet, MapNetConfig
+
+BATCH, SCENES, STEPS = 32, 30_000, 1500
+VARIANTS = ("render", "vae")
+
+
+def train(kind: str, out: Path, state: Path, steps: int) -> None:
+    """Train the network for kind "depth" or "saliency" on renders and their VAE round trips."""
+    scenes = load_scenes("train", SCENES, seed=1)
+    images = [load_variant("train", SCENES, 1, variant, out / "rf-tiny") for variant in VARIANTS]
+    model = MapNet(MapNetConfig(widths=[12, 24, 48, 64])).to(device(), memory_format=torch.channels_last)
+
+    def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
+        index = rng.integers(len(scenes), size=BATCH)
+        image, target = _pair(scenes, images[step % len(images)], kind, index)
+        with torch.autocast(device().type, torch.bfloat16):
+            logits = model.logits(image)
+        return F.binary_cross_entropy_with_logits(logits.float(), target)
+
+    model.train()
+    fit(model, loss_fn, FitConfig(steps=steps, lr=3e-3, ema=0.99), state / f"{kind}.pt")
+    model.save_pretrained(out / f"rf-tiny-{kind}", half=True)
+    for variant in VARIANTS:
+        console.print(
+            f"{kind}: mean absolute error on test, {variant}: {test_error(model, kind, variant, out):.4f}"
+        )
+
+
+def _pair(scenes: Scenes, images: np.ndarray, kind: str, index: np.ndarray) -> tuple[Tensor, Tensor]:
+    image = torch.from_numpy(images[index]).permute(0, 3, 1, 2).float().div(255)
+    return image.to(device(), memory_format=torch.channels_last), scenes.pixels(kind, index).to(device())
+
+
+@torch.no_grad()
+def test_error(model: MapNet, kind: str, variant: str, out: Path, count: int = 512) -> float:
+    scenes, images = (
+        load_scenes("test", count, seed=9),
+        load_variant("test", count, 9, variant, out / "rf-tiny"),
+    )
+    image, target = _pair(scenes, images, kind, np.arange(count))
+    return (model.eval()(image) - target).abs().mean().item()

@@ -1,0 +1,74 @@
+"""The probe: reads surface, place, prop and light off a picture, to measure how far a prompt was followed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rfft.adworld.pretrain.degraded import VARIANTS
+from rfft.adworld.pretrain.fit import FitConfig, device, fit
+from rfft.adworld.pretrain.verdicts import (
+    TEST_COUNT,
+    TEST_SEED,
+    Labelled,
+    LabelledBatch,
+    mixture,
+    write_report,
+)
+from rfft.adworld.scenes import ATTRIBUTES
+from rfft.models.probe import Probe, ProbeConfig
+
+BATCH, SCENES, SEED, STEPS = 48, 15_000, 2, 1500
+
+
+def train(out: Path, state: Path, steps: int = STEPS) -> None:
+    parts = [Labelled("train", SCENES, SEED, variant, out) for variant in VARIANTS]
+    torch.manual_seed(3)
+    classes = {name: list(values) for name, values in ATTRIBUTES.items()}
+    model = Probe(ProbeConfig(classes)).to(device(), memory_format=torch.channels_last)
+    draw = mixture(parts, BATCH)
+
+    def logits_of(batch: LabelledBatch) -> dict[str, Tensor]:
+        with torch.autocast(device().type, torch.bfloat16):
+            return model(batch.image, batch.product)
+
+    def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
+        batch = draw(rng)
+        logits = logits_of(batch)
+        losses = [
+            F.cross_entropy(logits[name].float(), batch.attributes[:, i]) for i, name in enumerate(ATTRIBUTES)
+        ]
+        return torch.stack(losses).sum()
+
+    model.train()
+    fit(
+        model,
+        loss_fn,
+        FitConfig(steps=steps, lr=2e-3, weight_decay=0.02, ema=0.995, seed=3),
+        state / "probe.pt",
+    )
+    model.save_pretrained(out / "rf-tiny-probe", half=True)
+    write_report(state / "rf-tiny-probe.json", _accuracies(logits_of, out))
+
+
+@torch.no_grad()
+def _accuracies(
+    logits_of: Callable[[LabelledBatch], dict[str, Tensor]], out: Path
+) -> dict[str, dict[str, float]]:
+    """Accuracy of each attribute on validation (new products, new parts of known places) and on test."""
+    report = {}
+    for split in ("val", "test"):
+        for variant in VARIANTS:
+            data = Labelled(split, TEST_COUNT, TEST_SEED, variant, out)
+            hits = []
+            for chunk in np.array_split(np.arange(TEST_COUNT), TEST_COUNT // 100):
+                batch = data.batch(chunk)
+                read = torch.stack([logits.argmax(-1) for logits in logits_of(batch).values()], 1)
+                hits.append((read == batch.attributes).float())
+            report[f"{split}/{variant}"] = dict(
+                zip(ATTRIBUTES, torch.cat(hits).mean(0).tolist(), strict=True)
+            )
+    return report

@@ -1,0 +1,95 @@
+"""What RFNet, judge and probe share: mixed batches of scenes in all variants, and test reports."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from rfft.adworld.pretrain.degraded import VARIANTS, load_variant
+from rfft.adworld.pretrain.fit import console, device
+from rfft.adworld.scenes import Scenes, load_scenes
+from rfft.metrics.classification import classification_report
+from rfft.types import LABELS
+
+CAPTION_LENGTH = 24
+TEST_COUNT, TEST_SEED = 2000, 9
+
+
+@dataclass
+class LabelledBatch:
+    """image [B, 3, 64, 64], product [B, 4, 64, 64], caption [B, 24], label [B], attributes [B, 4]."""
+
+    image: Tensor
+    product: Tensor
+    caption_ids: Tensor
+    caption_mask: Tensor
+    label: Tensor
+    attributes: Tensor
+
+
+class Labelled:
+    """The scenes of one split and seed in one variant."""
+
+    def __init__(self, split: str, count: int, seed: int, variant: str, folder: Path) -> None:
+        self.scenes: Scenes = load_scenes(split, count, seed)
+        self.images = load_variant(split, count, seed, variant, folder / "rf-tiny")
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "rf-tiny" / "tokenizer")
+        self.ids, self.mask = tokenize(self.tokenizer, self.scenes.captions)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def batch(self, index: NDArray[np.int64], flip: bool = False) -> LabelledBatch:
+        image = torch.from_numpy(self.images[index]).permute(0, 3, 1, 2).float().div(255)
+        product = self.scenes.pixels("product", index)
+        if flip:
+            image, product = image.flip(-1), product.flip(-1)
+        labels = torch.from_numpy(self.scenes.label[index])
+        attributes = torch.from_numpy(self.scenes.attributes[index])
+        fields = (image, product, self.ids[index], self.mask[index], labels, attributes)
+        return LabelledBatch(*(tensor.to(device()) for tensor in fields))
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask [N, 24]."""
+    encoded = tokenizer(
+        captions, padding="max_length", max_length=CAPTION_LENGTH, truncation=True, return_tensors="pt"
+    )
+    return encoded.input_ids, encoded.attention_mask
+
+
+def mixture(parts: list[Labelled], size: int) -> Callable[[np.random.Generator], LabelledBatch]:
+    """Batches of one variant after another's chance, mirrored half of the time."""
+
+    def draw(rng: np.random.Generator) -> LabelledBatch:
+        part = parts[rng.integers(len(parts))]
+        return part.batch(rng.integers(len(part), size=size), flip=bool(rng.random() < 0.5))
+
+    return draw
+
+
+@torch.no_grad()
+def test_reports(logits_of: Callable[[LabelledBatch], Tensor], folder: Path) -> dict[str, dict]:
+    """Classification report on unseen products and places, for each variant."""
+    reports = {}
+    for variant in VARIANTS:
+        data = Labelled("test", TEST_COUNT, TEST_SEED, variant, folder)
+        chunks = np.array_split(np.arange(TEST_COUNT), TEST_COUNT // 100)
+        probabilities = torch.cat(
+            [logits_of(data.batch(chunk)).float().softmax(-1).cpu() for chunk in chunks]
+        )
+        reports[variant] = classification_report(probabilities.numpy(), np.array(data.scenes.label), LABELS)
+    return reports
+
+
+def write_report(path: Path, report: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1, default=float))
+    for variant, values in report.items():
+        console.print(path.stem, variant, {k: v for k, v in values.items() if isinstance(v, float)})

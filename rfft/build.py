@@ -1,0 +1,74 @@
+"""From the config to objects, in plain ifs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from transformers import AutoTokenizer
+
+from rfft.conditions import encode_samples
+from rfft.config import Config
+from rfft.data.samples import Framing, Sample, load_samples
+from rfft.errors import UserError
+from rfft.models.auxiliary import MapNet
+from rfft.models.bundle import Bundle, load_bundle
+from rfft.models.pretrained import find_folder, read_config
+from rfft.models.reward import RewardModel
+from rfft.models.rfnet import RFNet
+from rfft.types import Batch
+
+EVALUATION_SEED = 0  # the grid is the same for all runs, whatever run.seed
+
+
+def build_bundle(config: Config, device: torch.device | str, trained: bool = True) -> Bundle:
+    """The generator on its device; `trained`: with fresh adapters, or whatever else model.train says."""
+    model = config.model
+    bundle = load_bundle(model.bundle, getattr(torch, model.dtype), model.controlnet)
+    if trained:
+        torch.manual_seed(config.run.seed)  # of the adapters' first weights
+        bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
+        if model.gradient_checkpointing:
+            bundle.enable_gradient_checkpointing()
+    return bundle.to(device)
+
+
+def build_reward(config: Config, device: torch.device | str) -> RewardModel:
+    reward = config.reward
+    networks = (MapNet.from_pretrained(reward.depth), MapNet.from_pretrained(reward.saliency))
+    model = RewardModel(RFNet.from_pretrained(reward.rfnet), *networks, reward.auxiliary_grad)
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def caption_tokenizer(rfnet: str) -> Any:
+    """The tokenizer in an RFNet folder; its limit is what that RFNet's text encoder takes."""
+    folder = find_folder(rfnet)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no tokenizer here; save RFNet's tokenizer into its folder") from error
+    # RoBERTa's two first places belong to padding.
+    places = read_config(RFNet, folder).text_encoder["max_position_embeddings"] - 2
+    tokenizer.model_max_length = min(tokenizer.model_max_length, places)
+    return tokenizer
+
+
+def build_samples(config: Config, purpose: Literal["train", "evaluate"]) -> list[Sample]:
+    data, evaluate = config.data, config.evaluate
+    framing = Framing(
+        size=data.image_size,
+        scale=None if data.keep_location else data.image_scale,
+        white_level=data.white_level if data.white_to_alpha else None,
+        max_pixels=data.max_pixels,
+    )
+    if purpose == "train":
+        source, count, turns = data.products, data.count, data.prompts_per_product
+        return load_samples(source, data.prompts, framing, count, turns, config.run.seed)
+    source, count, turns = evaluate.products, evaluate.count, evaluate.prompts_per_product
+    return load_samples(source, evaluate.prompts, framing, count, turns, EVALUATION_SEED)
+
+
+def build_conditions(config: Config, bundle: Bundle, samples: list[Sample]) -> Batch:
+    """All samples encoded, on the CPU (see conditions.encode_samples)."""
+    canny = config.data.canny_low, config.data.canny_high
+    return encode_samples(bundle, caption_tokenizer(config.reward.rfnet), samples, canny)

@@ -1,0 +1,117 @@
+"""What is to be painted, one sample per product and prompt: from pictures on disk, or asked for in AdWorld.
+
+Shapes: H W source pixels, S the side of the square canvas.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from rfft.adworld.requests import draw_requests
+from rfft.data.cutout import Pixels, Placement, load_cutout, place
+from rfft.data.products import Product, Prompt, read_products, read_prompts
+from rfft.errors import UserError
+
+ADWORLD, ADWORLD_SPLITS, ADWORLD_SIZE = "adworld:", ("train", "val", "test"), 64
+ADWORLD_PRODUCTS = 500  # it could draw forever
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A product on its canvas and what to paint around it."""
+
+    id: str  # unique, fit for a file name
+    canvas: Tensor  # [4,S,S] RGBA in [0,1], straight alpha
+    caption: str
+    prompt: str
+    negative: str = ""
+    attributes: dict[str, str] = field(default_factory=dict)  # what the prompt asks for; AdWorld only
+    source: Pixels | None = None  # uint8 [H,W,4], the product's own pixels; not in AdWorld
+    placement: Placement | None = None  # where of the source which part went
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How products come onto the canvas."""
+
+    size: int  # S
+    scale: float | None  # the product's longer side as a share of S; None keeps the picture's own framing
+    white_level: int | None = None  # white from here on becomes transparent; None: pictures need alpha
+    max_pixels: int = 50_000_000
+
+
+def load_samples(
+    source: str,
+    prompts: str | None,
+    framing: Framing,
+    count: int | None = None,
+    prompts_per_product: int = 1,
+    seed: int = 0,
+) -> list[Sample]:
+    """Samples of the first `count` products (None: all), each with `prompts_per_product` prompts.
+
+    source: a folder, a manifest or adworld:SPLIT; prompts: a prompt file, dealt out in turn, or None for the
+    products' own prompts (one each).
+    """
+    if source.startswith(ADWORLD):
+        samples = _from_adworld(source, framing.size, count or ADWORLD_PRODUCTS, prompts_per_product, seed)
+        return samples if prompts is None else _with_prompts(samples, read_prompts(prompts), seed)
+    products = read_products(source)[:count]
+    if prompts is None:
+        return [_sample(product, _own_prompt(product, source), "", framing, seed) for product in products]
+    known = read_prompts(prompts)
+    turns = min(prompts_per_product, len(known))
+    return [
+        _sample(product, known[(i * turns + turn) % len(known)], f"-{turn}" * (turns > 1), framing, seed)
+        for i, product in enumerate(products)
+        for turn in range(turns)
+    ]
+
+
+def _sample(product: Product, prompt: Prompt, suffix: str, framing: Framing, seed: int) -> Sample:
+    source = load_cutout(product.image, framing.white_level, framing.max_pixels)
+    scale = framing.scale and (product.image_scale or prompt.image_scale or framing.scale)
+    canvas, placement = place(source, framing.size, scale, prompt.matting)
+    name = product.id + suffix
+    text = prompt.fill(random.Random(f"{seed}/{name}"))
+    negative = product.negative_prompt or prompt.negative
+    return Sample(name, canvas, product.caption, text, negative, {}, source, placement)
+
+
+def _own_prompt(product: Product, source: str) -> Prompt:
+    if product.prompt is None:
+        raise UserError(
+            f"{source}: product {product.id!r} has no prompt; write one into the manifest, or give a prompt "
+            "file with data.prompts (evaluate.prompts, --prompts)"
+        )
+    return Prompt(product.prompt)
+
+
+def _from_adworld(source: str, size: int, count: int, turns: int, seed: int) -> list[Sample]:
+    split = source.removeprefix(ADWORLD)
+    if split not in ADWORLD_SPLITS:
+        raise UserError(f"{source}: no such split; give {', '.join(ADWORLD + s for s in ADWORLD_SPLITS)}")
+    if size != ADWORLD_SIZE:
+        raise UserError(f"{source}: AdWorld is {ADWORLD_SIZE} px wide; set data.image_size={ADWORLD_SIZE}")
+    return [
+        Sample(
+            id=request.id,
+            canvas=torch.from_numpy(request.product).permute(2, 0, 1).float().div(255).contiguous(),
+            caption=request.caption,
+            prompt=request.prompt,
+            attributes=request.attributes,
+        )
+        for request in draw_requests(split, count, turns, seed)
+    ]
+
+
+def _with_prompts(samples: list[Sample], prompts: list[Prompt], seed: int) -> list[Sample]:
+    """AdWorld's products with other prompts, in turn: what they ask for is not known."""
+    return [
+        Sample(s.id, s.canvas, s.caption, p.fill(random.Random(f"{seed}/{s.id}")), p.negative)
+        for s, p in ((s, prompts[i % len(prompts)]) for i, s in enumerate(samples))
+    ]

@@ -1,0 +1,182 @@
+"""Model states compared on a fixed grid: products x prompts x seeds, always with the same noise.
+
+Shapes: N products and prompts, S seeds, K attempts, D features, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from rfft import build, score, summary
+from rfft.adworld import draw
+from rfft.checkpoint import load_trained
+from rfft.conditions import noise_for
+from rfft.config import Config
+from rfft.data.samples import ADWORLD, Sample
+from rfft.errors import UserError
+from rfft.generate import autocast, paint
+from rfft.grid import read_png, to_bytes
+from rfft.metrics.colour import colourfulness
+from rfft.metrics.features import fill_product, image_features, load_efficientnet_lite0
+from rfft.models.bundle import Bundle
+from rfft.models.judge import Judge
+from rfft.models.probe import Probe
+from rfft.types import Batch, Reward
+
+NOISE_SEED = 24080418  # seed s of the grid is NOISE_SEED + s: no run trains on this noise
+REFERENCE_SEED, REFERENCE_IMAGES = 418, 192
+
+Cells = list[tuple[int, int]]  # (sample, attempt)
+Progress = Callable[[int, int], object]  # pictures done, pictures in all (more to come: attempts)
+
+
+@dataclass
+class Evaluation:
+    """One model state on the grid."""
+
+    figures: dict[str, Any]
+    images: Tensor  # uint8 [N,S,3,H,W]
+    probabilities: dict[str, Tensor]  # [N,S,5] by "rfnet" and, if there is one, "judge"
+
+
+class Evaluator:
+    """The grid and the networks that judge it; make it once, call it for each state of the bundle."""
+
+    def __init__(self, config: Config, bundle: Bundle, reward: Reward) -> None:
+        self.config, self.settings = config, config.evaluate
+        self.bundle, self.reward, self.device = bundle, reward, bundle.device
+        self.samples: list[Sample] = build.build_samples(config, "evaluate")
+        self.batch: Batch = build.build_conditions(config, bundle, self.samples)
+        self.schedule = bundle.schedule(config.rollout.steps)
+        settings = self.settings
+        self.judge = self._network(Judge, settings.judge)
+        self.probe = self._network(Probe, settings.probe) if self.samples[0].attributes else None
+        self.features = load_efficientnet_lite0().to(self.device)
+        self.reference = self._reference_features(settings.reference)
+
+    def _network(self, kind: Any, name: str | None) -> Any:
+        if name is None:
+            return None
+        return kind.from_pretrained(name).requires_grad_(False).to(self.device)
+
+    def _reference_features(self, source: str | None) -> Tensor | None:
+        if source is None:
+            return None
+        images = reference_images(source, self.config.data.image_size)
+        return image_features(self.features, images.float() / 255)
+
+    @torch.no_grad()
+    def __call__(self, reference: bool = False, progress: Progress | None = None) -> Evaluation:
+        """Evaluate the bundle as it is; `reference`: the model before training."""
+        report = progress or (lambda done, total: None)
+        count, seeds = len(self.samples), self.settings.seeds
+        grid = [(i, seed) for i in range(count) for seed in range(seeds)]
+        images, logits = self._paint(grid, reference, report)
+        judged = {name: found.unflatten(0, (count, seeds)) for name, found in logits.items()}
+        verdicts = {name: found.argmax(-1) for name, found in judged.items()}
+        accepted = self._attempts(verdicts["rfnet"] == 0, reference, report)
+        figures = {"images": len(grid), **score.verdict_figures(verdicts), **score.attempt_figures(accepted)}
+        figures |= self._look(images)
+        probabilities = {name: found.softmax(-1) for name, found in judged.items()}
+        return Evaluation(figures, to_bytes(images).unflatten(0, (count, seeds)), probabilities)
+
+    def _paint(self, cells: Cells, reference: bool, report: Progress) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pictures [len(cells),3,H,W] on the CPU and every network's logits for them."""
+        pictures, verdicts = [], []
+        for start in range(0, len(cells), self.settings.batch_size):
+            part = cells[start : start + self.settings.batch_size]
+            batch = self._batch(part)
+            with autocast(self.device, self.config.trainer.mixed_precision):
+                scale = self.config.rollout.guidance_scale
+                image = paint(self.bundle, batch, self.schedule, scale, reference)
+            pictures.append(image.cpu())
+            verdicts.append(self._judge(image, batch))
+            report(start + len(part), len(cells))
+        return torch.cat(pictures), {name: torch.cat([v[name] for v in verdicts]) for name in verdicts[0]}
+
+    def _batch(self, cells: Cells) -> Batch:
+        """The cells' conditions, with noise that depends on nothing but sample and attempt."""
+        shape = tuple(self.batch.noise.shape[1:])
+        noise = torch.cat([noise_for(NOISE_SEED + attempt, [i], shape) for i, attempt in cells])
+        return replace(self.batch.index([i for i, _ in cells]), noise=noise).to(self.device)
+
+    def _judge(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
+        logits = {"rfnet": self.reward(image, batch).float().cpu()}
+        if self.judge is not None:
+            found = self.judge(image, batch.product, batch.caption_ids, batch.caption_mask)
+            logits["judge"] = found.float().cpu()
+        return logits
+
+    def _attempts(self, accepted: Tensor, reference: bool, report: Progress) -> Tensor:
+        """Recurrent generation [N,K]: the seeds are the first attempts; who was refused goes on with new ones.
+
+        What nobody had to paint counts as refused; it lies behind an accepted attempt.
+        """
+        count, seeds = accepted.shape
+        tried = torch.zeros(count, max(self.settings.max_attempts, seeds), dtype=torch.bool)
+        tried[:, :seeds] = accepted
+        for attempt in range(seeds, self.settings.max_attempts):
+            pending = [i for i in range(count) if not tried[i].any()]
+            if not pending:
+                break
+            _, logits = self._paint([(i, attempt) for i in pending], reference, report)
+            tried[pending, attempt] = logits["rfnet"].argmax(-1) == 0
+        return tried[:, : self.settings.max_attempts]
+
+    def _look(self, images: Tensor) -> dict[str, Any]:
+        """Figures of the pictures [N*S,3,H,W] themselves: diversity, colour, alignment, KID."""
+        shape = (len(self.samples), self.settings.seeds)
+        products = self.batch.product.repeat_interleave(self.settings.seeds, dim=0)
+        alpha = products[:, 3:]
+        backgrounds = image_features(self.features, fill_product(images, alpha))
+        figures = score.diversity_figures(backgrounds.unflatten(0, shape))
+        figures |= score.colour_figures(colourfulness(images, alpha).unflatten(0, shape))
+        if self.probe is not None:
+            found = in_batches(self.probe, images, products, self.settings.batch_size, self.device)
+            read = {name: logits.argmax(-1).unflatten(0, shape) for name, logits in found.items()}
+            asked = [sample.attributes for sample in self.samples]
+            figures |= score.alignment_figures(read, asked, self.probe.config.classes)
+        if self.reference is not None and len(images) >= 4:
+            figures |= score.kid_figures(image_features(self.features, images), self.reference)
+        return figures
+
+    def record(self, run: Path, name: str, evaluation: Evaluation) -> None:
+        """Keep a state's figures and pictures in the run folder, as "base" or "tuned"."""
+        cells = [
+            {"id": sample.id, "prompt": sample.prompt, "caption": sample.caption, "seed": seed}
+            for sample in self.samples
+            for seed in range(self.settings.seeds)
+        ]
+        probabilities = {key: p.flatten(0, 1).tolist() for key, p in evaluation.probabilities.items()}
+        summary.record(run, name, cells, evaluation.figures, probabilities)
+        summary.save_pictures(run, name, evaluation.images)
+
+
+def in_batches(
+    network: nn.Module, images: Tensor, products: Tensor, size: int, device: torch.device
+) -> dict[str, Tensor]:
+    """A network's outputs by name for many pictures, on the CPU."""
+    parts = zip(images.split(size), products.split(size), strict=True)
+    found = [network(image.to(device), product.to(device)) for image, product in parts]
+    return {name: torch.cat([part[name] for part in found]).cpu() for name in found[0]}
+
+
+def reference_images(source: str, size: int) -> Tensor:
+    """Held-out available pictures [M,3,size,size], uint8: of AdWorld's split, or of a folder."""
+    if source.startswith(ADWORLD):
+        split = source.removeprefix(ADWORLD)
+        scenes = [draw.scene(REFERENCE_SEED, i, split, "available").image for i in range(REFERENCE_IMAGES)]
+        return torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2)
+    files = sorted(file for file in Path(source).glob("*") if file.suffix.lower() in PICTURES)
+    if len(files) < 4:
+        raise UserError(f"{source}: KID needs a folder of four pictures at least; or evaluate.reference=null")
+    return torch.stack([square(file, size) for file in files[:MAX_REFERENCE]])
