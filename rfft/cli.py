@@ -81,9 +81,9 @@ def generate(
     settings.model.bundle = model or settings.model.bundle
     settings.evaluate.max_attempts = max_attempts or settings.evaluate.max_attempts
     settings.run.seed = settings.run.seed if seed is None else seed
-    from rfft import generate as generation
+    from rfft import recurrent
 
-    generation.generate(settings, lora, out)
+    recurrent.generate(settings, lora, out)
 
 
 @app.command()

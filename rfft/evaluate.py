@@ -7,24 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
-from rfft import build, score, summary
+from rfft import build, results, score
 from rfft.adworld import draw
-from rfft.checkpoint import load_trained
 from rfft.conditions import noise_for
 from rfft.config import Config
+from rfft.data.products import SUFFIXES
 from rfft.data.samples import ADWORLD, Sample
 from rfft.errors import UserError
+from rfft.export import load_trained
 from rfft.generate import autocast, paint
-from rfft.grid import read_png, to_bytes
+from rfft.grid import read_square, to_bytes
 from rfft.metrics.colour import colourfulness
 from rfft.metrics.features import fill_product, image_features, load_efficientnet_lite0
 from rfft.models.bundle import Bundle
@@ -34,9 +36,10 @@ from rfft.types import Batch, Reward
 
 NOISE_SEED = 24080418  # seed s of the grid is NOISE_SEED + s: no run trains on this noise
 REFERENCE_SEED, REFERENCE_IMAGES = 418, 192
+FEWEST = 4  # pictures that KID needs
 
 Cells = list[tuple[int, int]]  # (sample, attempt)
-Progress = Callable[[int, int], object]  # pictures done, pictures in all (more to come: attempts)
+Report = Callable[[int, int], object]  # pictures done, pictures in all
 
 
 @dataclass
@@ -75,9 +78,8 @@ class Evaluator:
         return image_features(self.features, images.float() / 255)
 
     @torch.no_grad()
-    def __call__(self, reference: bool = False, progress: Progress | None = None) -> Evaluation:
+    def __call__(self, reference: bool = False, report: Report | None = None) -> Evaluation:
         """Evaluate the bundle as it is; `reference`: the model before training."""
-        report = progress or (lambda done, total: None)
         count, seeds = len(self.samples), self.settings.seeds
         grid = [(i, seed) for i in range(count) for seed in range(seeds)]
         images, logits = self._paint(grid, reference, report)
@@ -89,7 +91,9 @@ class Evaluator:
         probabilities = {name: found.softmax(-1) for name, found in judged.items()}
         return Evaluation(figures, to_bytes(images).unflatten(0, (count, seeds)), probabilities)
 
-    def _paint(self, cells: Cells, reference: bool, report: Progress) -> tuple[Tensor, dict[str, Tensor]]:
+    def _paint(
+        self, cells: Cells, reference: bool, report: Report | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Pictures [len(cells),3,H,W] on the CPU and every network's logits for them."""
         pictures, verdicts = [], []
         for start in range(0, len(cells), self.settings.batch_size):
@@ -100,7 +104,8 @@ class Evaluator:
                 image = paint(self.bundle, batch, self.schedule, scale, reference)
             pictures.append(image.cpu())
             verdicts.append(self._judge(image, batch))
-            report(start + len(part), len(cells))
+            if report is not None:
+                report(start + len(part), len(cells))
         return torch.cat(pictures), {name: torch.cat([v[name] for v in verdicts]) for name in verdicts[0]}
 
     def _batch(self, cells: Cells) -> Batch:
@@ -116,8 +121,8 @@ class Evaluator:
             logits["judge"] = found.float().cpu()
         return logits
 
-    def _attempts(self, accepted: Tensor, reference: bool, report: Progress) -> Tensor:
-        """Recurrent generation [N,K]: the seeds are the first attempts; who was refused goes on with new ones.
+    def _attempts(self, accepted: Tensor, reference: bool, report: Report | None) -> Tensor:
+        """Recurrent generation [N,K]: the seeds are the first attempts; the refused go on with new ones.
 
         What nobody had to paint counts as refused; it lies behind an accepted attempt.
         """
@@ -145,7 +150,7 @@ class Evaluator:
             read = {name: logits.argmax(-1).unflatten(0, shape) for name, logits in found.items()}
             asked = [sample.attributes for sample in self.samples]
             figures |= score.alignment_figures(read, asked, self.probe.config.classes)
-        if self.reference is not None and len(images) >= 4:
+        if self.reference is not None and len(images) >= FEWEST:
             figures |= score.kid_figures(image_features(self.features, images), self.reference)
         return figures
 
@@ -157,8 +162,8 @@ class Evaluator:
             for seed in range(self.settings.seeds)
         ]
         probabilities = {key: p.flatten(0, 1).tolist() for key, p in evaluation.probabilities.items()}
-        summary.record(run, name, cells, evaluation.figures, probabilities)
-        summary.save_pictures(run, name, evaluation.images)
+        results.record(run, name, cells, evaluation.figures, probabilities)
+        results.save_pictures(run, name, evaluation.images)
 
 
 def in_batches(
@@ -176,7 +181,38 @@ def reference_images(source: str, size: int) -> Tensor:
         split = source.removeprefix(ADWORLD)
         scenes = [draw.scene(REFERENCE_SEED, i, split, "available").image for i in range(REFERENCE_IMAGES)]
         return torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2)
-    files = sorted(file for file in Path(source).glob("*") if file.suffix.lower() in PICTURES)
-    if len(files) < 4:
-        raise UserError(f"{source}: KID needs a folder of four pictures at least; or evaluate.reference=null")
-    return torch.stack([square(file, size) for file in files[:MAX_REFERENCE]])
+    files = sorted(file for file in Path(source).glob("*") if file.suffix.lower() in SUFFIXES)
+    if len(files) < FEWEST:
+        raise UserError(
+            f"evaluate.reference: {source} must be a folder of {FEWEST} pictures at least, or null for no KID"
+        )
+    return torch.stack([read_square(file, size) for file in files])
+
+
+def evaluate(config: Config, run: Path) -> None:
+    """Evaluate a run's last checkpoint beside its base model; leaves the figures and pictures in the run."""
+    console = Console(stderr=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bundle, step = load_trained(config, run, device)
+    evaluator = Evaluator(config, bundle, build.build_reward(config, device))
+    with Progress(console=console) as progress:
+        for name in ("base", "tuned"):
+            task = progress.add_task(f"{name} model", total=None)
+            done = partial(show, progress, task)
+            evaluator.record(run, name, evaluator(reference=name == "base", report=done))
+    found = results.finish(run, {"steps": step})
+    show_result(console, config, found)
+    console.print(f"written: {run / results.EVALUATION}, {run / results.SUMMARY}, {run / results.COMPARISON}")
+
+
+def show(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)
+
+
+def show_result(console: Console, config: Config, found: dict[str, Any]) -> None:
+    """The table before/after, and what fell below a red line."""
+    settings = config.evaluate
+    console.print(results.table(found["base"], found["tuned"]))
+    lines = (settings.min_alignment, settings.min_diversity)
+    for warning in results.red_lines(found["base"], found["tuned"], *lines):
+        console.print(f"warning: {warning}", style="red")

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
+
+from rfft.errors import UserError
 
 Sheet = NDArray[np.uint8]
 ACCEPTED, REFUSED, PAPER = (46, 160, 67), (218, 54, 51), (255, 255, 255)
@@ -82,3 +84,13 @@ def save_png(path: Path, picture: Sheet) -> None:
 def read_png(path: Path) -> Sheet:
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def read_square(path: Path, size: int) -> Tensor:
+    """The middle of a picture at size x size, uint8 [3,size,size]."""
+    try:
+        with Image.open(path) as image:
+            square = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (size, size))
+    except (OSError, SyntaxError, ValueError, EOFError):
+        raise UserError(f"{path}: not a readable image") from None
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)

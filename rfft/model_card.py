@@ -1,0 +1,58 @@
+"""The README.md that goes along with exported weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader
+
+from rfft import results
+from rfft.config_file import flatten
+
+SHOWN = ("model.", "reward.", "rollout.", "objective.", "optimizer.", "trainer.batch", "trainer.accumulation")
+
+
+def write_card(file: Path, run: Path, format: str, step: int) -> None:
+    """Settings and figures of the run whose weights lie beside `file` in the given form."""
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    figures = [results.recorded(run, state) for state in results.STATES]
+    settings = {k: v for k, v in flatten(config).items() if k.startswith(SHOWN) and v is not None}
+    environment = Environment(  # noqa: S701  Markdown: escaping would garble it
+        loader=PackageLoader("rfft"), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    card = environment.get_template("model_card.md.j2").render(
+        config=config,
+        settings=settings,
+        step=step,
+        usage="\n".join(usage(format, config)),
+        rows=results.rows(figures[0], figures[1]) if figures[0] and figures[1] else [],
+    )
+    file.write_text(card, encoding="utf-8")
+
+
+def usage(format: str, config: dict[str, Any]) -> list[str]:
+    """Lines of Python that load the export from the folder it lies in."""
+    pipeline = "StableDiffusionControlNetInpaintPipeline"
+    if format == "merged":
+        return [
+            f"from diffusers import {pipeline}",
+            f'pipe = {pipeline}.from_pretrained(".", safety_checker=None)',
+        ]
+    modes, base = config["model"]["train"], config["model"]["bundle"]
+    adapters = [mode.removesuffix("_lora") for mode in modes if mode.endswith("_lora")]
+    whole = "controlnet" in modes or ("controlnet_lora" in modes and format != "peft")
+    arguments = [f'"{base}"', "safety_checker=None"]
+    lines = [f"from diffusers import ControlNetModel, {pipeline}"]
+    lines += ["from peft import PeftModel"] * (format == "peft")
+    if whole:
+        lines.append('controlnet = ControlNetModel.from_pretrained("controlnet")')
+        arguments.append("controlnet=controlnet")
+    lines += [f"pipe = {pipeline}.from_pretrained(", *(f"    {a}," for a in arguments), ")"]
+    if format == "peft":
+        lines += [f'pipe.{name} = PeftModel.from_pretrained(pipe.{name}, "{name}")' for name in adapters]
+    elif "unet_lora" in modes:
+        name = "pytorch_lora_weights" if format == "diffusers" else config["run"]["name"]
+        lines.append(f'pipe.load_lora_weights(".", weight_name="{name}.safetensors")')
+    return lines

@@ -1,0 +1,190 @@
+"""What evaluation leaves in a run's folder: figures, pictures, and how they read.
+
+Shapes: N products and prompts, S seeds, H W pixels. A model state is called "base" or "tuned".
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from rfft import grid
+from rfft.errors import UserError
+from rfft.log import write_atomically
+
+EVALUATION, SUMMARY = "evaluation.json", "summary.json"
+COMPARISON = "samples/before_after.png"
+STATES = ("base", "tuned")
+COUNTERS = ("seconds", "steps", "grad_samples", "denoiser_forwards")
+COLUMNS = 12  # of the comparison
+TITLES = {"vendi": "Vendi score", "kid": "KID to held-out available images"}
+
+Figures = dict[str, Any]
+
+
+def record(
+    run: Path, state: str, cells: list[dict[str, Any]], figures: Figures, probabilities: dict[str, Any]
+) -> None:
+    """Write one state into evaluation.json; the other one stays if it was painted on the same grid."""
+    known = read_json(run / EVALUATION)
+    if known.get("cells") != cells:
+        known = {"cells": cells}
+    known[state] = {"figures": figures, "probabilities": probabilities}
+    write_atomically(run / EVALUATION, json.dumps(known, indent=1) + "\n")
+
+
+def recorded(run: Path, state: str) -> Figures | None:
+    """A state's figures, if it has been evaluated."""
+    return read_json(run / EVALUATION).get(state, {}).get("figures")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that this program wrote; empty without the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: broken JSON; remove the file and evaluate again") from None
+
+
+def save_pictures(run: Path, state: str, images: Tensor) -> None:
+    """The pictures [N,S,3,H,W] as one plain sheet: a row of seeds for each product and prompt."""
+    (run / "samples").mkdir(exist_ok=True)
+    grid.save_png(_pictures(run, state), grid.tile(images.flatten(0, 1), images.shape[1]))
+
+
+def load_pictures(run: Path, state: str) -> Tensor:
+    """The pictures [N*S,3,H,W] that save_pictures() wrote."""
+    cells = read_json(run / EVALUATION)["cells"]
+    seeds = 1 + max(cell["seed"] for cell in cells)
+    return grid.untile(grid.read_png(_pictures(run, state)), seeds, len(cells))
+
+
+def _pictures(run: Path, state: str) -> Path:
+    return run / "samples" / f"{state}.png"
+
+
+def accepted(run: Path, state: str) -> Tensor:
+    """RFNet's verdict on each picture [N*S]."""
+    return torch.tensor(read_json(run / EVALUATION)[state]["probabilities"]["rfnet"]).argmax(-1) == 0
+
+
+def finish(run: Path, counters: dict[str, float]) -> dict[str, Any]:
+    """Once both states are recorded: the comparison, and summary.json with the run's counters."""
+    old = read_json(run / SUMMARY)
+    kept = {name: counters.get(name, old.get(name)) for name in COUNTERS}
+    summary = {state: recorded(run, state) for state in STATES} | kept
+    write_atomically(run / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    pictures = [load_pictures(run, state) for state in STATES]
+    verdicts = (accepted(run, "base"), accepted(run, "tuned"))
+    grid.save_png(run / COMPARISON, grid.before_after(pictures[0], pictures[1], verdicts, COLUMNS))
+    return summary
+
+
+def scalars(figures: Figures) -> dict[str, float]:
+    """The figures under the names that trackers and metrics.jsonl have them by."""
+    flat = {f"available_rate_{name}": value["rate"] for name, value in figures["available_rate"].items()}
+    for network, failures in figures["failures"].items():
+        flat |= {f"{label}_{network}": value["rate"] for label, value in failures.items()}
+    flat |= {f"alignment_{name}": value["rate"] for name, value in figures.get("alignment_by", {}).items()}
+    flat |= {f"success_at_{k}": value for k, value in enumerate(figures["success_at"], start=1)}
+    plain = ("attempts", "diversity", "vendi", "alignment", "colourfulness", "kid")
+    flat |= {name: figures[name] for name in plain if name in figures}
+    return {f"eval/{name}": value for name, value in flat.items()}
+
+
+def red_lines(base: Figures, tuned: Figures, min_alignment: float, min_diversity: float) -> list[str]:
+    """Warnings for what fell below its share of the base model's; a sudden fall means collapse."""
+    warnings = []
+    for name, least in (("alignment", min_alignment), ("diversity", min_diversity)):
+        if name in base and name in tuned and tuned[name] < least * base[name]:
+            reached = tuned[name] / base[name]
+            warnings.append(f"{name} fell to {reached:.0%} of the base model's; the red line is {least:.0%}")
+    return warnings
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure of both states, as people read it."""
+
+    name: str
+    base: str
+    tuned: str
+    change: str
+    better: bool | None  # None: hardly changed
+
+
+def rows(base: Figures, tuned: Figures) -> list[Row]:
+    before, after = _shown(base), _shown(tuned)
+    return [_row(name, before[name], after[name]) for name in before if name in after]
+
+
+@dataclass(frozen=True)
+class _Shown:
+    value: float
+    low: float | None = None
+    high: float | None = None
+    digits: int | None = None  # None: a share, shown in percent
+    sign: int = 1  # -1: less is better
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return self.text(self.value)
+        return f"{self.text(self.value)} ({self.text(self.low, '')} to {self.text(self.high, '')})"
+
+    def text(self, value: float, unit: str = " %", plus: str = "") -> str:
+        return f"{100 * value:{plus}.1f}{unit}" if self.digits is None else f"{value:{plus}.{self.digits}f}"
+
+
+def _row(name: str, before: _Shown, after: _Shown) -> Row:
+    change = after.value - before.value
+    text = after.text(change, " points", "+")
+    better = None if float(after.text(change, "")) == 0 else change * after.sign > 0
+    return Row(name, str(before), str(after), text, better)
+
+
+def _shown(figures: Figures) -> dict[str, _Shown]:
+    """The figures under the names that people read, in the order of the table."""
+    names = {"rfnet": "RFNet", "judge": "judge"}
+    shown = {f"available ({names[n]})": _share(rate) for n, rate in figures["available_rate"].items()}
+    for network, failures in figures["failures"].items():
+        for label, rate in failures.items():
+            shown[f"{label.replace('_', ' ')} ({names[network]})"] = _share(rate, sign=-1)
+    shown["attempts until accepted"] = _number(figures, "attempts", 2, sign=-1)
+    last = len(figures["success_at"])
+    shown[f"accepted within {last} attempts"] = _Shown(figures["success_at"][-1])
+    if "alignment" in figures:
+        shown["alignment"] = _Shown(figures["alignment"])
+        shown |= {f"alignment: {name}": _share(rate) for name, rate in figures["alignment_by"].items()}
+    for name, digits, sign in (("diversity", 3, 1), ("vendi", 2, 1), ("colourfulness", 1, 1), ("kid", 4, -1)):
+        if name in figures:
+            shown[TITLES.get(name, name)] = _number(figures, name, digits, sign)
+    return shown
+
+
+def _share(rate: dict[str, float], sign: int = 1) -> _Shown:
+    return _Shown(rate["rate"], rate["low"], rate["high"], sign=sign)
+
+
+def _number(figures: Figures, name: str, digits: int, sign: int) -> _Shown:
+    low, high = figures.get(f"{name}_interval", (None, None))
+    return _Shown(figures[name], low, high, digits, sign)
+
+
+def table(base: Figures, tuned: Figures) -> Table:
+    """Before and after, for the terminal."""
+    shown = Table("", "base", "tuned", "change", title="before and after, 95 % intervals in brackets")
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    styles = {True: "green", False: "red", None: ""}
+    for row in rows(base, tuned):
+        shown.add_row(row.name, row.base, row.tuned, Text(row.change, styles[row.better]))
+    return shown

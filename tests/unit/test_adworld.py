@@ -1,0 +1,105 @@
+"""AdWorld draws what its labels say, the same for the same seed, and keeps the splits apart."""
+
+import numpy as np
+import pytest
+
+from rfft.adworld import assets, grammar
+from rfft.adworld.draw import contact_sheet, scene
+from rfft.adworld.requests import draw_requests
+from rfft.adworld.scene import prop_heights
+from rfft.types import LABELS
+
+
+def test_a_scene_depends_on_seed_and_index_alone():
+    first = scene(3, 17, "train")
+    scene(3, 18, "train")
+    again = scene(3, 17, "train")
+    assert np.array_equal(first.image, again.image)
+    assert (first.prompt, first.label) == (again.prompt, again.label)
+    assert not np.array_equal(first.image, scene(4, 17, "train").image)
+
+
+def test_product_names_belong_to_one_split():
+    names = [{icon.name for icon in assets.products(split)} for split in assets.SPLITS]
+    assert not names[0] & names[1] | names[0] & names[2] | names[1] & names[2]
+    assert min(len(split) for split in names) >= 20
+    assert not set(assets.PROPS) & set.union(*names)
+
+
+def test_test_has_panoramas_of_its_own_for_every_place():
+    train, test = assets.panoramas("train"), assets.panoramas("test")
+    assert set(train) == set(test) == set(assets.PLACES) - {"studio"}
+    for place in train:
+        assert not any(a.shape == b.shape and np.array_equal(a, b) for a in train[place] for b in test[place])
+
+
+def test_validation_places_are_other_parts_of_the_training_panoramas():
+    for place, strips in assets.panoramas("train").items():
+        for train, val in zip(strips, assets.panoramas("val")[place], strict=True):
+            assert train.shape[1] == 2 * 426 and val.shape[1] == 2 * 86  # of 512 columns, mirrored
+
+
+def test_about_half_of_the_scenes_are_available():
+    labels = [scene(0, i, "train").label for i in range(400)]
+    assert 0.43 < labels.count("available") / 400 < 0.57
+    assert set(labels) == set(LABELS)
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_product_pixels_survive_whatever_is_painted_around_them(label):
+    drawn = scene(5, 0, "val", label)
+    solid = drawn.product[..., 3] == 255
+    assert solid.any()
+    assert np.abs(drawn.image[solid].astype(int) - drawn.product[solid][:, :3]).max() <= 1
+
+
+def test_an_available_product_stands_on_ground_and_a_floating_one_does_not():
+    """Just below the base the known depth is that of near ground, or that of the far place."""
+
+    def below(label: str) -> list[float]:
+        values = []
+        for i in range(60):
+            drawn = scene(6, i, "train", label)
+            base = np.nonzero(drawn.product[..., 3].max(axis=1))[0].max()
+            columns = np.nonzero(drawn.product[..., 3].max(axis=0))[0]
+            values.append(float(np.median(drawn.depth[min(base + 2, 63), columns])))
+        return values
+
+    assert min(below("available")) > 90
+    far = sum(value < 40 for value in below("space_mismatch"))
+    assert far >= 15  # the other half hovers over ground, above its shadow
+
+
+def test_saliency_shows_grown_legs_beyond_the_product():
+    beyond = []
+    for i in range(40):
+        drawn = scene(7, i, "train", "shape_hallucination")
+        beyond.append(int(((drawn.saliency > 200) & (drawn.product[..., 3] == 0)).sum()))
+    assert np.median(beyond) > 10
+
+
+def test_props_are_in_true_centimetres():
+    icon = next(icon for icon in assets.products("train") if 70 < icon.height_cm < 90)
+    heights = prop_heights(icon, drawn_height=30)
+    assert heights["crate"] == pytest.approx(59 * 30 / icon.height_cm)
+    assert all(8 <= px <= 32 for px in heights.values())
+
+
+def test_captions_round_heights_on_a_logarithmic_scale():
+    assert grammar.caption("stool", 46.0) == "stool, about 50 cm tall"
+    assert grammar.round_cm(11.0) == 12  # 11 / 10 is further than 12 / 11
+    assert grammar.round_cm(500.0) == 300
+
+
+def test_requests_repeat_and_share_a_products_placement():
+    first, again = draw_requests("test", 5, 2, seed=1), draw_requests("test", 5, 2, seed=1)
+    assert [r.prompt for r in first] == [r.prompt for r in again]
+    assert len({r.id for r in first}) == 10
+    assert np.array_equal(first[0].product, first[1].product)
+    for request in first:
+        light = grammar.LIGHT_WORDS[request.attributes["light"]]
+        assert any(words in request.prompt for words in light)
+
+
+def test_contact_sheet_has_two_rows_for_each_class():
+    assert contact_sheet(0, "train", columns=3, zoom=1).shape == (5 * (2 * 64 + 22), 3 * 64, 3)
