@@ -108,6 +108,17 @@ def report(run: RunFolder) -> None:
     typer.echo(write_report(run))
 
 
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
+    out: Annotated[Path, typer.Option(help="Folder for comparison.md and comparison.png.")],
+) -> None:
+    """Put finished runs side by side: a table, and a figure of what each gained and paid."""
+    from rfft import compare as comparison
+
+    typer.echo(comparison.compare(runs, out))
+
+
 @adworld.command()
 def draw(
     out: Annotated[Path, typer.Argument(help="New folder; with --sheet the PNG file.")],

@@ -1,0 +1,171 @@
+"""The grid on which models are compared, and what it leaves in a run's folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from rfft import build, cli, evaluate, results
+from rfft.config import Config, load_config, to_yaml
+from rfft.evaluate import Evaluator, reference_images
+from rfft.errors import UserError
+
+STATES = ("base", "tuned")
+
+
+@pytest.fixture(autouse=True)
+def few_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "REFERENCE_IMAGES", 8)
+
+
+@pytest.fixture
+def config(world: Path) -> Config:
+    return load_config(world / "config.yaml")
+
+
+@pytest.fixture
+def run(config: Config, tmp_path: Path) -> Path:
+    """A run of which only the last checkpoint is there, its adapter moved off the base model."""
+    bundle = build.build_bundle(config, "cpu")
+    generator = torch.Generator().manual_seed(5)
+    for parameter in bundle.trainable().values():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    folder = tmp_path / "small"
+    checkpoint = folder / "checkpoints/step-000002"
+    checkpoint.mkdir(parents=True)
+    save_file({k: v.clone() for k, v in bundle.adapter_state_dict().items()}, checkpoint / "adapter.safetensors")
+    (folder / "config.yaml").write_text(to_yaml(config))
+    return folder
+
+
+@pytest.fixture
+def rfft(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def call(*arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["rfft", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        assert exit.value.code == 0
+
+    return call
+
+
+def evaluator_of(config: Config) -> Evaluator:
+    return Evaluator(config, build.build_bundle(config, "cpu"), build.build_reward(config, "cpu"))
+
+
+def test_figures(config: Config) -> None:
+    evaluator = evaluator_of(config)
+    found = evaluator()
+    figures = found.figures
+    assert found.images.shape == (6, 2, 3, 64, 64) and found.images.dtype == torch.uint8
+    assert figures["images"] == 12
+    for network in ("rfnet", "judge"):
+        rate = figures["available_rate"][network]
+        verdicts = found.probabilities[network].argmax(-1)
+        assert rate["rate"] == pytest.approx(float((verdicts == 0).float().mean()))
+        assert rate["low"] - 1e-9 <= rate["rate"] <= rate["high"] + 1e-9
+        failures = [value["rate"] for value in figures["failures"][network].values()]
+        assert len(failures) == 4 and rate["rate"] + sum(failures) == pytest.approx(1)
+    assert 1 <= figures["attempts"] <= 3
+    assert figures["success_at"] == sorted(figures["success_at"]) and len(figures["success_at"]) == 3
+    assert figures["diversity"] > 0 and figures["vendi"] >= 1 and figures["colourfulness"] > 0
+    assert set(figures["alignment_by"]) == {"surface", "place", "prop", "light"}
+    assert np.isfinite([figures["kid"], figures["kid_std"]]).all()
+
+
+def test_the_grid_is_always_the_same(config: Config) -> None:
+    first = evaluator_of(config)()
+    config.run.seed = 7
+    config.evaluate.batch_size = 5
+    second = evaluator_of(config)()
+    assert (first.images.int() - second.images.int()).abs().max() <= 1
+    assert first.figures["available_rate"] == second.figures["available_rate"]
+
+
+def test_props_count_only_where_asked_for(config: Config) -> None:
+    evaluator = evaluator_of(config)
+    asked = sum(sample.attributes["prop"] != "none" for sample in evaluator.samples)
+    assert 0 < asked < len(evaluator.samples)
+    by_attribute = evaluator().figures["alignment_by"]
+    low, high = by_attribute["prop"]["low"], by_attribute["prop"]["high"]
+    assert high - low > by_attribute["light"]["high"] - by_attribute["light"]["low"] - 0.5
+    for sample in evaluator.samples:
+        sample.attributes["prop"] = "none"
+    assert "prop" not in evaluator().figures["alignment_by"]
+
+
+def test_more_attempts_only_where_refused(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator = evaluator_of(config)
+    painted: list[tuple[int, int]] = []
+    original = evaluator._paint
+    monkeypatch.setattr(evaluator, "_paint", lambda cells, *rest: (painted.extend(cells), original(cells, *rest))[1])
+    found = evaluator()
+    accepted = found.probabilities["rfnet"].argmax(-1) == 0
+    refused = [i for i in range(6) if not accepted[i].any()]
+    assert [cell for cell in painted if cell[1] >= 2] == [(i, 2) for i in refused]
+
+
+def test_evaluate_command(rfft: Callable[..., None], run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rfft("evaluate", run)
+    shown = capsys.readouterr().err
+    assert "before and after" in shown and "available (RFNet)" in shown and "evaluation.json" in shown
+
+    summary = json.loads((run / "summary.json").read_text())
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert summary["steps"] == 2
+    for state in STATES:
+        assert summary[state] == evaluation[state]["figures"]
+        assert {"available_rate", "diversity", "alignment", "kid", "attempts"} <= summary[state].keys()
+        assert len(evaluation[state]["probabilities"]["rfnet"]) == len(evaluation["cells"]) == 12
+    assert summary["base"] != summary["tuned"]
+    images = {state: results.load_pictures(run, state) for state in STATES}
+    assert images["base"].shape == (12, 3, 64, 64)
+    assert not torch.equal(images["base"], images["tuned"])
+    with Image.open(run / "samples/before_after.png") as grid:
+        assert grid.size[0] > 12 * 128
+    assert not list(run.rglob("*.part"))
+
+
+def test_counters_of_the_training_stay(rfft: Callable[..., None], run: Path) -> None:
+    (run / "summary.json").write_text(json.dumps({"seconds": 12.5, "grad_samples": 16}))
+    rfft("evaluate", run, "evaluate.count=1", "evaluate.prompts_per_product=1", "evaluate.probe=null")
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["seconds"], summary["grad_samples"]) == (12.5, 16)
+    assert "alignment" not in summary["base"]
+
+
+def test_the_base_of_a_run_is_the_untrained_model(rfft: Callable[..., None], run: Path, config: Config) -> None:
+    rfft("evaluate", run)
+    assert results.recorded(run, "base") == evaluator_of(config)().figures
+
+
+def figures_of(alignment: float, diversity: float) -> dict[str, Any]:
+    return {"alignment": alignment, "diversity": diversity}
+
+
+def test_red_lines() -> None:
+    base = figures_of(0.8, 0.3)
+    assert results.red_lines(base, figures_of(0.73, 0.28), 0.9, 0.9) == []
+    assert results.red_lines(base, figures_of(0.7, 0.1), 0.9, 0.9) == [
+        "alignment fell to 88% of the base model's; the red line is 90%",
+        "diversity fell to 33% of the base model's; the red line is 90%",
+    ]
+    assert results.red_lines({}, {}, 0.9, 0.9) == []
+
+
+def test_references_of_a_folder(tmp_path: Path) -> None:
+    for i in range(4):
+        Image.new("RGB", (40, 30 + i), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    assert reference_images(str(tmp_path), 16).shape == (4, 3, 16, 16)
+    (tmp_path / "0.png").unlink()
+    with pytest.raises(UserError, match="4 pictures at least"):
+        reference_images(str(tmp_path), 16)
