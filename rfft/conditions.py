@@ -6,10 +6,12 @@ Shapes: N samples, B batch, S canvas, h w latent.
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rfft.data.cutout import edges
@@ -90,5 +92,10 @@ def noise_for(
 def product_for(seed: int, index: int, count: int) -> int:
     """Which of `count` samples comes at place `index` of an endless order, shuffled anew for every epoch."""
     epoch, place = divmod(index, count)
+    return int(_order(seed, epoch, count)[place])
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     # The third number keeps these draws apart from the noise of sample `epoch`.
-    return int(np.random.default_rng([seed, epoch, 1]).permutation(count)[place])
+    return np.random.default_rng([seed, epoch, 1]).permutation(count)

@@ -90,6 +90,7 @@ class Rollout:
 class Objective:
     regularizer: Literal["cc", "kl", "none"] = "cc"
     beta: float = setting(0.02, least=0)  # F_total = F_AC + beta * regulariser
+    fp32: bool = True  # its denoiser forwards in full precision: half would drown a small regulariser
 
 
 @dataclass
@@ -108,7 +109,9 @@ class Trainer:
     steps: int = setting(1000, least=1)  # optimizer steps
     batch_size: int = setting(4, least=1)  # images per process and micro-batch
     accumulation: int = setting(4, least=1)  # micro-batches per optimizer step
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "bf16", "fp16"] = (
+        "no"  # of rollout, decoder and reward (see objective.fp32)
+    )
     checkpoint_every: int = setting(100, least=1)
     keep: int = setting(2, least=1)  # newest checkpoints kept
     sample_every: int = setting(100, least=0)  # image grids at fixed seeds; 0: none
@@ -201,6 +204,14 @@ def check_config(config: Config) -> None:
         f"run.name {config.run.name!r} must be a plain folder name: letters, digits, '-', '_' and '.'",
     )
     _check_trained_parts(model)
+    _require(
+        model.dtype == "float32" or config.trainer.mixed_precision != "no",
+        f"model.dtype={model.dtype} needs autocast: set trainer.mixed_precision=bf16, or model.dtype=float32",
+    )
+    _require(
+        model.dtype == "float32" or not config.objective.fp32,
+        f"objective.fp32 needs full weights, not model.dtype={model.dtype}: set objective.fp32=false",
+    )
     _require(
         rollout.last <= rollout.steps,
         f"rollout.last={rollout.last} is more than rollout.steps={rollout.steps}: lower rollout.last",

@@ -10,7 +10,6 @@ A trained ControlNet (or its LoRA, merged: no tool loads one) goes into controln
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,16 +18,16 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionControlNetInpaintPipeline
 from peft import get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rfft import build
+from rfft.checkpoint import Checkpoints, load_weights
 from rfft.config import Config, load_config
 from rfft.errors import UserError
 from rfft.model_card import write_card
 from rfft.models.bundle import Bundle
 
-ADAPTER, EMA = "adapter.safetensors", "ema.safetensors"
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 
 Weights = dict[str, Tensor]
@@ -59,17 +58,13 @@ def export_run(run: Path, format: str, out: Path) -> Path:
 
 def load_trained(config: Config, run: Path, device: torch.device | str) -> tuple[Bundle, int]:
     """The tuned generator of the run's last checkpoint (its moving average, where kept), and its step."""
-    found = sorted((run / "checkpoints").glob(f"step-*/{ADAPTER}"), key=_step)
-    if not found:
+    checkpoint = Checkpoints(run / "checkpoints", config.trainer.keep).latest()
+    if checkpoint is None:
         raise UserError(f"{run}: no checkpoint yet; train first, with rfft train")
-    averaged = found[-1].with_name(EMA)
+    averaged = (checkpoint / "ema.safetensors").is_file()
     bundle = build.build_bundle(config, device)
-    bundle.load_adapter_state_dict(load_file(averaged if averaged.is_file() else found[-1], str(device)))
-    return bundle, _step(found[-1])
-
-
-def _step(file: Path) -> int:
-    return int(re.sub(r"\D", "", file.parent.name) or 0)
+    bundle.load_adapter_state_dict(load_weights(checkpoint, "ema" if averaged else "adapter"))
+    return bundle, int(checkpoint.name.removeprefix("step-"))
 
 
 def export_bundle(bundle: Bundle, format: str, out: Path, name: str) -> None:

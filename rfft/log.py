@@ -100,16 +100,19 @@ class MetricsFile:
     """metrics.jsonl: a JSON object a line, written at once. A resumed run drops rows it will repeat."""
 
     def __init__(self, path: Path, resume_step: int = 0) -> None:
+        self.evaluated: set[int] = set()  # steps with figures of an evaluation
         if path.exists():
-            kept = [
-                line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= resume_step
-            ]
-            write_atomically(path, "".join(f"{line}\n" for line in kept))
+            lines = path.read_text(encoding="utf-8").splitlines()
+            rows = [(line, row) for line in lines if (row := _row(line)) and row["step"] <= resume_step]
+            self.evaluated = {row["step"] for _, row in rows if any(name.startswith("eval/") for name in row)}
+            write_atomically(path, "".join(f"{line}\n" for line, _ in rows))
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         # JSON knows no NaN: null stands for what is not a number
         finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+        if any(name.startswith("eval/") for name in scalars):
+            self.evaluated.add(step)
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
 
@@ -117,12 +120,13 @@ class MetricsFile:
         self._file.close()
 
 
-def _step(line: str) -> float:
-    """The step of a row; a row cut off by a crash counts as never written."""
+def _row(line: str) -> dict[str, Any] | None:
+    """None for a row that was cut off by a crash."""
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) and "step" in row else None
 
 
 class TrainingDisplay:
@@ -139,10 +143,13 @@ class TrainingDisplay:
         start: int = 0,
         console: Console | None = None,
         every_s: float = 30,
+        seconds: float | None = None,
     ) -> None:
-        """`start`: steps already done by the run that is resumed; `every_s`: pause between lines in a log."""
+        """`regularizer`: its name, or ""; `start`: steps done by the run that is resumed; `every_s`: pause
+        between lines in a log; `seconds`: when training ends, whatever the steps."""
         self.console = console or Console(stderr=True)
         self._steps, self._regularizer, self._start, self._every_s = steps, regularizer, start, every_s
+        self._limit = math.inf if seconds is None else seconds
         self._began = self._printed = time.monotonic()
         self._progress = Progress(
             TextColumn("training"),
@@ -168,7 +175,8 @@ class TrainingDisplay:
     def update(self, step: int, f_ac: float, reg: float, available: float) -> None:
         """`step`: optimizer steps done; `available`: share of the batch that RFNet accepts."""
         self._done = step
-        scalars = f"F_AC {f_ac:.3f}  {self._regularizer} {reg:.3f}  available {available:4.0%}"
+        regularizer = f"  {self._regularizer} {reg:.3f}" if self._regularizer else ""
+        scalars = f"F_AC {f_ac:.3f}{regularizer}  available {available:4.0%}"
         self._progress.update(self._task, completed=step, scalars=scalars)
         due = time.monotonic() - self._printed > self._every_s or step in (self._start + 1, self._steps)
         if not self.console.is_terminal and due:
@@ -182,7 +190,8 @@ class TrainingDisplay:
         done = self._done - self._start
         if not done:
             return "-:--"
-        seconds = round((time.monotonic() - self._began) / done * (self._steps - self._done))
+        spent = time.monotonic() - self._began
+        seconds = round(max(0, min(spent / done * (self._steps - self._done), self._limit - spent)))
         return f"{seconds // 60}:{seconds % 60:02}"
 
 

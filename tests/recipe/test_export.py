@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
 
+from rfft import build, cli
+from rfft.checkpoint import Checkpoints
+from rfft.config import load_config, to_yaml
 from rfft.errors import UserError
 from rfft.export import export_bundle
 from rfft.generate import paint
@@ -151,3 +156,64 @@ def test_a_form_that_does_not_fit(tmp_path: Path, make_trained: Make, format: st
     with pytest.raises(UserError, match="use --format diffusers"):
         export_bundle(make_trained(*modes), format, tmp_path, "lora")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def run(world: Path, tmp_path: Path) -> Path:
+    """A run that has a checkpoint with a moving average, and nothing else."""
+    config = load_config(world / "config.yaml", ["ema.enabled=true"])
+    bundle = build.build_bundle(config, "cpu")
+    weights = {k: v.clone() for k, v in bundle.adapter_state_dict().items()}
+    average = {k: torch.ones_like(v) for k, v in weights.items()}
+    folder = tmp_path / "runs/small"
+    Checkpoints(folder / "checkpoints", keep=1).save(2, {"adapter": weights, "ema": average}, {})
+    (folder / "config.yaml").write_text(to_yaml(config))
+    return folder
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["rfft", "export", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    return int(exit.value.code or 0)
+
+
+@pytest.mark.parametrize("format", ["diffusers", "kohya", "peft", "merged"])
+def test_export_command(run: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+    for _ in range(2):  # the second one takes the first one's place
+        assert call(monkeypatch, run, "--format", format) == 0
+    card = (run / "export" / format / "README.md").read_text()
+    assert "# small" in card and "| objective.regularizer | cc |" in card and "2 optimizer steps" in card
+    code = card.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(run / "export" / format)
+    names: dict[str, Any] = {}
+    exec(code, names)  # the card's own lines load it
+    assert type(names["pipe"]).__name__ == "StableDiffusionControlNetInpaintPipeline"
+    assert not list(run.rglob("*.part"))
+
+
+def test_the_moving_average_is_what_is_exported(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call(monkeypatch, run) == 0
+    layers = load_file(run / "export/diffusers/pytorch_lora_weights.safetensors")
+    assert all(torch.all(v == (2 if "lora_B" in k else 1)) for k, v in layers.items())  # alpha 4, rank 2
+
+
+def test_exporting_over_something(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precious = tmp_path / "mine/precious.txt"
+    precious.parent.mkdir()
+    precious.touch()
+    assert call(monkeypatch, run, "--out", precious.parent) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("exists already; name a new folder with --out")
+    assert call(monkeypatch, run, "--out", tmp_path / "new/lora") == 0
+    assert precious.exists() and (tmp_path / "new/lora/README.md").exists()
+
+
+def test_a_run_without_checkpoint(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(run / "checkpoints")
+    assert call(monkeypatch, run) == 2
+    assert "no checkpoint yet" in capsys.readouterr().err.splitlines()[-1]
+    assert not (run / "export").exists()

@@ -22,7 +22,9 @@ ALLOWED = {
     "conditions": {"types", "errors", "diffusion", "models", "data"},
     "step": {"types", "diffusion", "losses"},
     "generate": {"types", "errors", "diffusion", "step", "models", "data", "metrics", "conditions"},
-    "tracking": {"errors", "log"},
+    "tracking": {"config_file", "log"},
+    "checkpoint": {"errors"},
+    "ema": set(),
     "log": {"errors", "config_file"},
 }
 THIRD_PARTY = {

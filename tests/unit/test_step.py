@@ -97,6 +97,18 @@ def test_autocast_gradients_are_those_of_fp32(
     assert torch.cosine_similarity(exact, rounded, dim=0) > 0.95
 
 
+@pytest.mark.parametrize("fp32", [True, False])
+def test_what_the_regularizer_compares_stays_out_of_autocast(
+    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, fp32: bool
+) -> None:
+    bundle = make_trained("unet_lora")
+    halves: list[bool] = []
+    bundle.unwrapped.register_forward_pre_hook(lambda *_: halves.append(torch.is_autocast_enabled("cpu")))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        run(bundle, reward, make_batch(bundle), [2], Objective(3.0, "cc", 0.1, fp32))
+    assert halves == [True, True, not fp32, not fp32]
+
+
 def test_autocast_cache_is_cleared_before_each_forward_with_gradient(
     make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 The label survives; the artefacts are those that RFNet meets when it judges the generator's pictures.
 """
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
 from rfft.data.cutout import edges
 from rfft.diffusion import add_noise, latent_mask
 from rfft.models.bundle import EMBEDDED, Bundle, load_bundle
+from rfft.models.pretrained import find_folder
 from rfft.step import predict, render
 from rfft.types import Batch
 
@@ -29,7 +31,10 @@ def load_variant(
     scenes = load_scenes(split, count, seed)
     if variant == "render":
         return scenes.image
-    path = cache_folder() / f"{variant}-{split}-{count}-{seed}.npy"
+    path = (
+        cache_folder()
+        / f"{variant}-{_fingerprint(find_folder(bundle_folder), variant)}-{split}-{count}-{seed}.npy"
+    )
     if not path.exists():
         bundle = load_bundle(bundle_folder).to(device())
         parts = [
@@ -38,6 +43,13 @@ def load_variant(
         ]
         np.save(path, np.concatenate(parts))
     return np.load(path, mmap_mode="r")
+
+
+def _fingerprint(bundle: Path, variant: str) -> str:
+    """Of the weights that make a variant, so that no pictures of an earlier model are read."""
+    parts = ("vae",) if variant == "vae" else ("vae", "unet", "controlnet", "text_encoder")
+    files = [file for part in parts for file in sorted((bundle / part).glob("*.safetensors"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 @torch.no_grad()

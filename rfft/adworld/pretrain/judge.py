@@ -12,7 +12,7 @@ from rfft.adworld.pretrain.fit import FitConfig, device, fit
 from rfft.adworld.pretrain.verdicts import Labelled, LabelledBatch, mixture, test_reports, write_report
 from rfft.models.judge import Judge, JudgeConfig
 
-BATCH, SCENES, SEED, STEPS = 48, 15_000, 2, 2000
+BATCH, SCENES, SEED, STEPS = 48, 5_000, 2, 1000
 
 
 def train(out: Path, state: Path, steps: int = STEPS) -> None:

@@ -12,7 +12,7 @@ from rfft.adworld.pretrain.fit import FitConfig, console, device, fit
 from rfft.adworld.scenes import Scenes, load_scenes
 from rfft.models.auxiliary import MapNet, MapNetConfig
 
-BATCH, SCENES, STEPS = 32, 30_000, 1500
+BATCH, SCENES, STEPS = 32, 10_000, 1000
 VARIANTS = ("render", "vae")
 
 

@@ -21,7 +21,7 @@ from rfft.adworld.pretrain.verdicts import (
 from rfft.adworld.scenes import ATTRIBUTES
 from rfft.models.probe import Probe, ProbeConfig
 
-BATCH, SCENES, SEED, STEPS = 48, 15_000, 2, 1500
+BATCH, SCENES, SEED, STEPS = 48, 5_000, 2, 900
 
 
 def train(out: Path, state: Path, steps: int = STEPS) -> None:

@@ -13,8 +13,8 @@ from rfft.adworld.pretrain.verdicts import Labelled, LabelledBatch, mixture, tes
 from rfft.models.auxiliary import MapNet
 from rfft.models.rfnet import RFNet, RFNetConfig
 
-BATCH, STEPS = 48, 2500
-COUNTS = {"render": 30_000, "vae": 30_000, "x0_hat": 12_000}
+BATCH, STEPS = 48, 1200
+COUNTS = {"render": 30_000, "vae": 10_000, "x0_hat": 5_000}
 ENCODER = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 2, 2], "layer_type": "basic"}
 
 

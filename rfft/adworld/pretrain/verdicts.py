@@ -18,7 +18,7 @@ from rfft.metrics.classification import classification_report
 from rfft.types import LABELS
 
 CAPTION_LENGTH = 24
-TEST_COUNT, TEST_SEED = 2000, 9
+TEST_COUNT, TEST_SEED = 800, 9
 
 
 @dataclass

@@ -1,0 +1,121 @@
+"""Checkpoints: named stateful objects in a folder that is whole or not there.
+
+checkpoints/step-000020/adapter.safetensors   trained weights
+                        ema.safetensors       their moving average, where one is kept
+                        state.pt              state_dict of every named object
+                        sha256.json           of the files above; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rfft.errors import UserError
+
+log = logging.getLogger(__name__)
+STATE, SUMS = "state.pt", "sha256.json"
+Weights = Mapping[str, Tensor]
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+class Checkpoints:
+    """The checkpoints of a run."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        """`keep`: newest ones that stay."""
+        self.folder, self.keep = folder, keep
+
+    def save(self, step: int, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]) -> Path:
+        """Write weights (NAME.safetensors each) and objects beside, then rename: a crash leaves no half."""
+        path = self.folder / f"step-{step:06}"
+        draft = path.with_name(f".{path.name}.part")
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            for name, tensors in weights.items():
+                save_file(_plain(tensors), draft / f"{name}.safetensors", metadata={"format": "pt"})
+            torch.save({name: item.state_dict() for name, item in objects.items()}, draft / STATE)
+            sums = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
+            (draft / SUMS).write_text(json.dumps(sums, indent=1) + "\n")
+            for written in (*draft.iterdir(), draft):
+                _sync(written)
+            shutil.rmtree(path, ignore_errors=True)  # only there if it was damaged
+            draft.replace(path)
+            _sync(self.folder)
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch's writer raises RuntimeError
+            shutil.rmtree(draft, ignore_errors=True)
+            raise UserError(
+                f"{path} cannot be written ({error}); earlier checkpoints are intact: make room and run the "
+                "same command again"
+            ) from error
+        for old in self._found()[self.keep :]:
+            shutil.rmtree(old)
+        return path
+
+    def latest(self) -> Path | None:
+        """The newest intact checkpoint."""
+        for path in self._found():
+            if _intact(path):
+                return path
+            log.warning("%s is damaged; using the one before", path)
+        return None
+
+    def _found(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"), key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def load_weights(path: Path, name: str) -> dict[str, Tensor]:
+    return load_file(path / f"{name}.safetensors")
+
+
+def load_objects(path: Path, objects: Mapping[str, Stateful]) -> None:
+    """Give every object its state back."""
+    states = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    for name, item in objects.items():
+        item.load_state_dict(states[name])
+
+
+def _plain(weights: Weights) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+
+
+def _intact(path: Path) -> bool:
+    try:
+        sums = json.loads((path / SUMS).read_text())
+        return all(_sha256(path / name) == known for name, known in sums.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """On the disk, not just in its cache; a folder's entries too."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

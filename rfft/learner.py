@@ -1,0 +1,171 @@
+"""All that changes while training: weights, optimizer, counters; and one optimizer step of it.
+
+Every draw is a pure function of seed and position, so a checkpoint needs no generator's state, and neither a
+resume nor the number of processes changes what comes next. B batch, N samples.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rfft.checkpoint import Stateful, load_objects, load_weights
+from rfft.conditions import noise_for, product_for
+from rfft.config import Config
+from rfft.ema import Ema
+from rfft.models.bundle import Bundle
+from rfft.step import Draw, Objective, train_step
+from rfft.types import Batch, Reward, StepOutput
+
+REGULARIZERS = {"cc": "l_cc", "kl": "l_kl", "none": ""}
+
+
+@dataclass
+class Counters:
+    """What the run has done so far, in all processes together."""
+
+    step: int = 0  # optimizer steps
+    skipped: int = 0  # of these, for want of a finite gradient
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0  # training alone
+    grad_samples: int = 0  # pictures that a gradient came from
+    forwards: int = 0  # batched calls of the denoiser
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class Learner:
+    """All that changes while training, and the optimizer step."""
+
+    def __init__(
+        self, config: Config, accelerator: Any, bundle: Bundle, reward: Reward, conditions: Batch
+    ) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.bundle, self.reward, self.conditions = bundle, reward, conditions
+        self.counters = Counters()
+        self.stop_requested = self.stopped = False  # asked for in one process; known to all after a step
+        self.schedule = bundle.schedule(config.rollout.steps)
+        objective, rollout, optimizer = config.objective, config.rollout, config.optimizer
+        self.objective = Objective(
+            rollout.guidance_scale, objective.regularizer, objective.beta, objective.fp32
+        )
+        self.draw = Draw(
+            config.run.seed, rollout.steps, rollout.last, rollout.grad_steps, config.trainer.accumulation
+        )
+        self.parameters = list(bundle.trainable().values())
+        adamw = torch.optim.AdamW(
+            self.parameters,
+            lr=optimizer.lr,
+            betas=(optimizer.betas[0], optimizer.betas[1]),
+            weight_decay=optimizer.weight_decay,
+        )
+        self.warmup = torch.optim.lr_scheduler.LambdaLR(
+            adamw, lambda step: min(1.0, (step + 1) / max(1, optimizer.warmup))
+        )
+        bundle.denoiser, self.optimizer = accelerator.prepare(bundle.unwrapped, adamw)
+        # Autocast is the step's own business: accelerate's would take in what must stay in full precision.
+        accelerator.unwrap_model(bundle.denoiser, keep_fp32_wrapper=False)
+        weights = bundle.adapter_state_dict()
+        self.ema = Ema(weights, config.ema.decay) if config.ema.enabled else None
+
+    def step(self) -> dict[str, float]:
+        """One optimizer step; its scalars are means over all processes. Skipped without a finite gradient."""
+        began = time.monotonic()
+        lr = self.warmup.get_last_lr()[0]
+        outputs = [self.micro_batch(micro) for micro in range(self.config.trainer.accumulation)]
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.optimizer.max_grad_norm)
+        own = [torch.stack([o.loss, o.f_ac, o.reg, o.available]) for o in outputs]
+        here = [time.monotonic() - began, float(self.stop_requested)]
+        scalars = torch.cat([torch.stack(own).mean(0), norm.detach().reshape(1), norm.new_tensor(here)])
+        loss, f_ac, reg, available, norm, seconds, stop = self.accelerator.reduce(scalars, "mean").tolist()
+
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite or self.accelerator.scaler is not None:  # the scaler skips by itself, and must be told
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.warmup.step()
+        if self.ema is not None:
+            self.ema.update()
+        self.stopped = stop > 0
+        self._count(outputs, finite, seconds)
+        named = {"loss": loss, "f_ac": f_ac, "available": available, "grad_norm": norm, "lr": lr}
+        if self.objective.regularizer != "none":
+            named[REGULARIZERS[self.objective.regularizer]] = reg
+        named["skipped"] = self.counters.skipped
+        return {f"train/{name}": value for name, value in named.items()}
+
+    def micro_batch(self, micro: int) -> StepOutput:
+        batch = self.batch(micro).to(self.accelerator.device)
+        ks = self.draw(self.counters.step, micro)
+        with self.accelerator.accumulate(self.bundle.denoiser), self.accelerator.autocast():
+            return train_step(
+                self.bundle, self.reward, batch, self.schedule, ks, self.objective, self.backward
+            )
+
+    def backward(self, loss: Tensor) -> None:
+        with torch.autocast(self.accelerator.device.type, enabled=False):
+            self.accelerator.backward(loss)
+
+    def batch(self, micro: int) -> Batch:
+        """This process's samples: the place in the order of all samples decides product and noise."""
+        trainer, processes = self.config.trainer, self.accelerator.num_processes
+        part = (
+            self.counters.step * trainer.accumulation + micro
+        ) * processes + self.accelerator.process_index
+        places = range(part * trainer.batch_size, (part + 1) * trainer.batch_size)
+        seed = self.config.run.seed
+        chosen = self.conditions.index([product_for(seed, place, len(self.conditions)) for place in places])
+        return replace(chosen, noise=noise_for(seed, list(places), tuple(chosen.x_o.shape[1:])))
+
+    def _count(self, outputs: list[StepOutput], finite: bool, seconds: float) -> None:
+        counters, processes = self.counters, self.accelerator.num_processes
+        counters.step += 1
+        counters.seconds += seconds
+        counters.skipped += not finite
+        counters.skipped_in_a_row = 0 if finite else counters.skipped_in_a_row + 1
+        counters.grad_samples += processes * sum(output.logits[..., 0].numel() for output in outputs)
+        counters.forwards += processes * sum(output.forwards for output in outputs)
+
+    def finished(self) -> bool:
+        """All steps done, the time over, or a stop asked for? The same in all processes."""
+        trainer, counters = self.config.trainer, self.counters
+        late = counters.seconds >= 60 * (trainer.max_minutes or math.inf)
+        return late or self.stopped or counters.step >= trainer.steps
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The model to look at: with its moving average, if one is kept."""
+        return nullcontext() if self.ema is None else self.ema.applied()
+
+    # ---- state ----
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        kept = {"adapter": self.bundle.adapter_state_dict()}
+        return kept if self.ema is None else {**kept, "ema": self.ema.average}
+
+    def objects(self) -> dict[str, Stateful]:
+        named: dict[str, Stateful] = {
+            "counters": self.counters,
+            "optimizer": self.optimizer,
+            "warmup": self.warmup,
+        }
+        if self.accelerator.scaler is not None:
+            named["scaler"] = self.accelerator.scaler
+        return named
+
+    def load(self, checkpoint: Path) -> None:
+        self.bundle.load_adapter_state_dict(load_weights(checkpoint, "adapter"))
+        if self.ema is not None:
+            self.ema.load(load_weights(checkpoint, "ema"))
+        load_objects(checkpoint, self.objects())

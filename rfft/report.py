@@ -1,0 +1,189 @@
+"""report.html: what a run did, in one file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from rfft import results
+from rfft.config_file import flatten
+from rfft.errors import UserError
+from rfft.log import write_atomically
+from rfft.types import LABELS
+
+SHOWN_AT_ONCE, SHOWN_AT_MOST = 16, 96  # pairs of pictures
+THUMBNAIL = 256  # pixels; larger pictures are shrunk for the report
+GREY, LINE = "#8a8f98", "#3f83d1"  # read well on white and on black
+TITLES = {
+    "train/available": "available in the batch",
+    "train/f_ac": "F_AC, cross-entropy toward “available”",
+    "train/l_cc": "L_CC, distance of guidance directions",
+    "train/l_kl": "L_KL, distance of predicted noises",
+    "train/loss": "F_total",
+    "train/lr": "learning rate",
+    "train/grad_norm": "gradient norm before clipping",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    uri: str
+    accepted: bool
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same product, prompt and seed before and after training."""
+
+    prompt: str
+    caption: str
+    seed: int
+    base: Picture
+    tuned: Picture
+
+
+@dataclass(frozen=True)
+class Chart:
+    title: str
+    uri: str
+
+
+def write_report(run: Path) -> Path:
+    """Write RUN/report.html from what lies in the run's folder; parts that are not there are left out."""
+    config = run / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"{run}: no config.yaml here, so no run")
+    settings = config.read_text(encoding="utf-8")
+    summary = results.read_json(run / results.SUMMARY)
+    evaluated = summary.get("base") and summary.get("tuned")
+    pairs = read_pairs(run) if evaluated else []
+    environment = Environment(loader=PackageLoader("rfft"), autoescape=True)
+    page = environment.get_template("report.html.j2").render(
+        config=yaml.safe_load(settings),
+        settings=settings,
+        environment=flatten(results.read_json(run / "environment.json")),
+        summary=summary,
+        tiles=tiles(summary) if evaluated else [],
+        rows=results.rows(summary["base"], summary["tuned"]) if evaluated else [],
+        pairs=pairs[:SHOWN_AT_ONCE],
+        more=pairs[SHOWN_AT_ONCE:],
+        charts=charts(run / "metrics.jsonl"),
+    )
+    write_atomically(run / "report.html", page)
+    return run / "report.html"
+
+
+def tiles(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Title, before and after of the figures one looks at first."""
+    states = [summary["base"], summary["tuned"]]
+    names = {"rfnet": "available, by RFNet", "judge": "available, by the judge"}
+    found: dict[str, list[str]] = {}
+    for network in states[0]["available_rate"]:
+        rates = [state["available_rate"][network]["rate"] for state in states]
+        found[names[network]] = [f"{100 * rate:.1f} %" for rate in rates]
+    if all("alignment" in state for state in states):
+        found["prompt alignment"] = [f"{100 * state['alignment']:.1f} %" for state in states]
+    if all("diversity" in state for state in states):
+        found["diversity of backgrounds"] = [f"{state['diversity']:.3f}" for state in states]
+    found["attempts until accepted"] = [f"{state['attempts']:.2f}" for state in states]
+    return [(title, before, after) for title, (before, after) in found.items()]
+
+
+def read_pairs(run: Path) -> list[Pair]:
+    evaluation = results.read_json(run / results.EVALUATION)
+    cells = evaluation["cells"]
+    order = sorted(range(len(cells)), key=lambda i: cells[i]["seed"])[:SHOWN_AT_MOST]  # every prompt first
+    states = {}
+    for state in results.STATES:
+        images, verdicts = results.load_pictures(run, state), evaluation[state]["probabilities"]["rfnet"]
+        states[state] = {i: _picture(images[i], verdicts[i]) for i in order}
+    return [
+        Pair(c["prompt"], c["caption"], c["seed"], states["base"][i], states["tuned"][i])
+        for i, c in ((i, cells[i]) for i in order)
+    ]
+
+
+def _picture(image: Tensor, probabilities: Sequence[float]) -> Picture:
+    best = int(np.argmax(probabilities))
+    verdict = f"{LABELS[best].replace('_', ' ')} {100 * probabilities[best]:.0f} %"
+    return Picture(_picture_uri(image), best == 0, verdict)
+
+
+def _picture_uri(image: Tensor) -> str:
+    """Small pictures without loss; large ones as thumbnails, to keep the page light."""
+    picture, file = Image.fromarray(image.permute(1, 2, 0).numpy()), io.BytesIO()
+    if picture.width <= THUMBNAIL // 2:
+        picture.save(file, "PNG", optimize=True)
+        return _uri("image/png", file.getvalue())
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    picture.save(file, "JPEG", quality=88)
+    return _uri("image/jpeg", file.getvalue())
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def charts(metrics: Path) -> list[Chart]:
+    """A curve for every scalar of metrics.jsonl that has two values or more; known ones first."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in read_metrics(metrics):
+        for name, value in row.items():
+            if name != "step" and isinstance(value, (int, float)):
+                series.setdefault(name, []).append((row["step"], value))
+    known = [name for name in TITLES if name in series]
+    names = known + sorted(series.keys() - set(known))
+    return [
+        Chart(TITLES.get(name, name), draw_chart(series[name])) for name in names if len(series[name]) > 1
+    ]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl; the last line may be cut off while the run goes on."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return [row for row in rows if isinstance(row, dict) and "step" in row]
+
+
+def draw_chart(points: list[tuple[float, float]]) -> str:
+    """Data URI of a small SVG: the values, and over many of them their running mean."""
+    steps, values = np.array(points, dtype=float).T
+    figure = Figure(figsize=(3.6, 2.0), layout="constrained")
+    axes = figure.add_subplot()
+    many = len(values) >= 10
+    axes.plot(steps, values, color=LINE, linewidth=1 if many else 1.8, alpha=0.35 if many else 1)
+    if many:
+        axes.plot(steps, smooth(values, len(values) // 10), color=LINE, linewidth=1.8)
+    axes.tick_params(colors=GREY, labelsize=8)
+    axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
+    axes.set_xlabel("optimizer step", color=GREY, fontsize=8)
+    for side, spine in axes.spines.items():
+        spine.set(visible=side in ("left", "bottom"), color=GREY)
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return _uri("image/svg+xml", file.getvalue())
+
+
+def smooth(values: np.ndarray, radius: int) -> np.ndarray:
+    """Mean over a window of 2 radius + 1 values, smaller at the ends."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    i = np.arange(len(values))
+    low, high = np.maximum(i - radius, 0), np.minimum(i + radius + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)

@@ -1,0 +1,131 @@
+"""W&B or TensorBoard, through accelerate's trackers. metrics.jsonl is written whatever happens here."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from rfft.config_file import flatten
+from rfft.log import write_atomically
+
+FILE = "tracker.json"
+
+
+class Tracker:
+    """Scalars, pictures and weights of a run. A tracker that fails is given up; training goes on."""
+
+    def __init__(self, accelerator: Any, kind: str, run: Path, config: dict[str, Any]) -> None:
+        """`accelerator`: made with log_with=kind and project_dir=run; `kind`: none, wandb or tensorboard;
+        `config`: the resolved settings, nested; its group `tracker` is read.
+        """
+        self._accelerator, self._kind, self._run, self._config = accelerator, kind, run, config
+        self._console = Console(stderr=True)
+        self._alive = kind != "none"
+        self._attempt(self._start)
+
+    def _start(self) -> None:
+        settings = self._config["tracker"]
+        # TensorBoard takes plain values only.
+        config = {
+            key: v if isinstance(v, (int, float, str)) else str(v) for key, v in flatten(self._config).items()
+        }
+        options: dict[str, dict[str, Any]] = {}
+        if self._kind == "wandb":
+            from wandb import Settings
+
+            options["wandb"] = {
+                "name": self._config["run"]["name"],
+                "id": self._run_id(),
+                "resume": "allow",
+                "group": settings["group"],
+                "tags": settings["tags"],
+                "dir": str(self._run),
+                "mode": wandb_mode(),
+                "settings": Settings(silent=True, init_timeout=60),
+            }
+        self._accelerator.init_trackers(settings["project"], config=config, init_kwargs=options)
+
+    def _run_id(self) -> str:
+        """Kept in the run's folder, so that a resumed run goes on in W&B as well."""
+        file = self._run / FILE
+        if not file.exists():
+            write_atomically(file, json.dumps({"wandb": uuid.uuid4().hex[:12]}) + "\n")
+        return str(json.loads(file.read_text())["wandb"])
+
+    def log(self, scalars: dict[str, float], step: int) -> None:
+        self._attempt(lambda: self._accelerator.log(scalars, step=step))
+
+    def pictures(
+        self, name: str, pictures: NDArray[np.uint8], columns: dict[str, list[Any]], step: int
+    ) -> None:
+        """Pictures [N,H,W,3]; W&B gets a table with the columns (N values each) beside them."""
+
+        def send() -> None:
+            if self._kind == "tensorboard":
+                tracker = self._accelerator.get_tracker("tensorboard")
+                tracker.log_images({name: pictures}, step=step, dataformats="NHWC")
+                return
+            from wandb import Image
+
+            rows = zip(*columns.values(), strict=True)
+            data = [[*row, Image(picture)] for row, picture in zip(rows, pictures, strict=True)]
+            tracker = self._accelerator.get_tracker("wandb")
+            tracker.log_table(name, columns=[*columns, "picture"], data=data, step=step)
+
+        self._attempt(send)
+
+    def artifact(self, folder: Path, metadata: dict[str, Any]) -> None:
+        """Hand over a folder of weights; TensorBoard has no place for one."""
+
+        def send() -> None:
+            if self._kind != "wandb":
+                return
+            from wandb import Artifact
+
+            artifact = Artifact(f"{self._config['run']['name']}-lora", type="model", metadata=metadata)
+            artifact.add_dir(str(folder))
+            self._accelerator.get_tracker("wandb", unwrap=True).log_artifact(artifact)
+
+        self._attempt(send)
+
+    def close(self) -> None:
+        """Finish; says how to upload what was recorded offline."""
+        self._attempt(self._accelerator.end_training)
+        offline = sorted((self._run / "wandb").glob("offline-run-*"))
+        if self._kind == "wandb" and offline:
+            self._console.print(
+                "W&B ran offline; upload with:", *(f"  wandb sync {f}" for f in offline), sep="\n"
+            )
+        self._alive = False
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        if not self._alive or not self._accelerator.is_main_process:
+            return
+        try:
+            action()
+        except Exception as error:  # whatever the service throws: a run must not die of its log
+            self._alive = False
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            self._console.print(
+                f"warning: {self._kind} failed ({reason}); going on without it, metrics.jsonl has it all"
+            )
+
+
+def wandb_mode() -> str:
+    """Online with a key, else offline; WANDB_MODE decides if it is set."""
+    if chosen := os.environ.get("WANDB_MODE"):
+        return chosen
+    import wandb
+
+    try:
+        return "online" if wandb.login(prompt=False) else "offline"
+    except Exception:  # a key that is not one
+        return "offline"

@@ -1,0 +1,269 @@
+"""Training through the real command line: what it leaves behind, resume, and what stops it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rfft import cli, evaluate, learner, results
+from rfft.tracking import Tracker
+from rfft.types import Batch
+
+Rfft = Callable[..., tuple[int, str]]
+PLAIN = ("evaluate.enabled=false", "trainer.sample_every=0")
+
+
+@pytest.fixture
+def rfft(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Rfft]:
+    """rfft(*overrides) -> (exit code, stderr) of `rfft train`, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluate, "REFERENCE_IMAGES", 8)
+
+    def run(*overrides: str) -> tuple[int, str]:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        command = ["rfft", "train", str(world / "config.yaml"), "data.count=6", *overrides]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        return int(exit.value.code or 0), capsys.readouterr().err
+
+    yield run
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def rows(run: str) -> list[dict[str, float]]:
+    return [json.loads(line) for line in Path("runs", run, "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: str, step: int, name: str = "adapter") -> dict[str, Tensor]:
+    return load_file(Path("runs", run, "checkpoints", f"step-{step:06}", f"{name}.safetensors"))
+
+
+def test_a_run_from_one_end_to_the_other(rfft: Rfft) -> None:
+    code, told = rfft("trainer.sample_every=1", "trainer.checkpoint_every=1", "evaluate.every=1")
+    assert code == 0, told
+    run = Path("runs/small")
+    left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert {
+        *(
+            "config.yaml",
+            "environment.json",
+            "metrics.jsonl",
+            "evaluation.json",
+            "summary.json",
+            "report.html",
+        ),
+        *("samples/step-000000.png", "samples/step-000002.png", "samples/before_after.png"),
+        *("checkpoints/step-000001/adapter.safetensors", "checkpoints/step-000002/state.pt"),
+        "export/diffusers/pytorch_lora_weights.safetensors",
+    } <= left
+    assert not any(".part" in name for name in left)
+
+    summary = json.loads((run / "summary.json").read_text())
+    assert {"available_rate", "diversity", "alignment", "attempts"} <= summary["base"].keys()
+    assert summary["tuned"].keys() == summary["base"].keys()
+    assert summary["steps"] == 2 and summary["grad_samples"] == 4 and summary["seconds"] > 0
+    assert 2 * 4 <= summary["denoiser_forwards"] <= 2 * 5  # 2 or 3 without, 1 with gradient, 1 reference
+
+    assert [row["step"] for row in rows("small")] == [0, 1, 1, 2, 2]
+    assert {"train/f_ac", "train/l_cc", "train/available", "train/grad_norm", "train/lr"} <= rows("small")[
+        1
+    ].keys()
+    assert "eval/available_rate_rfnet" in rows("small")[0] and "eval/diversity" in rows("small")[-1]
+    assert "before and after" in told and "runs/small/report.html" in told
+
+    # Everything done: the same command again trains nothing and says the same.
+    before = (run / "metrics.jsonl").read_bytes()
+    code, told = rfft("trainer.sample_every=1", "trainer.checkpoint_every=1", "evaluate.every=1")
+    assert code == 0 and "before and after" in told
+    assert (run / "metrics.jsonl").read_bytes() == before
+    assert json.loads((run / "summary.json").read_text()) == summary
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["ema.enabled=true", "trainer.accumulation=2", "optimizer.warmup=3", "trainer.sample_every=2"],
+        ["rollout.grad_steps=2", "objective.regularizer=kl", "trainer.mixed_precision=bf16"],
+        ["model.train=[controlnet,unet_lora]", "objective.regularizer=none"],
+    ],
+)
+def test_resumed_is_uninterrupted_bit_for_bit(rfft: Rfft, settings: list[str]) -> None:
+    every = [*PLAIN, "trainer.checkpoint_every=2", *settings]
+    for overrides in (
+        ["run.name=whole", "trainer.steps=4"],
+        ["run.name=parts", "trainer.steps=2"],
+        ["run.name=parts", "trainer.steps=4"],
+    ):
+        code, told = rfft(*every, *overrides)
+        assert code == 0, told
+    assert Path("runs/whole/metrics.jsonl").read_bytes() == Path("runs/parts/metrics.jsonl").read_bytes()
+    assert rows("whole")[-1]["train/grad_norm"] > 0
+    for file in Path("runs/whole/checkpoints/step-000004").glob("*.safetensors"):
+        assert file.read_bytes() == Path("runs/parts/checkpoints/step-000004", file.name).read_bytes()
+    if "ema.enabled=true" in settings:
+        averaged, last = weights("whole", 4, "ema"), weights("whole", 4)
+        assert any(not torch.equal(tensor, averaged[name]) for name, tensor in last.items())
+        name = "samples/step-000004.png"
+        assert Path("runs/whole", name).read_bytes() == Path("runs/parts", name).read_bytes()
+
+
+def test_killed_between_checkpoints(rfft: Rfft) -> None:
+    """Rows and pictures beyond the checkpoint are written again, a damaged checkpoint is passed over."""
+    every = [*PLAIN, "trainer.checkpoint_every=1", "trainer.keep=3", "trainer.steps=3"]
+    assert rfft(*every)[0] == 0
+    metrics = Path("runs/small/metrics.jsonl")
+    whole, last = metrics.read_bytes(), weights("small", 3)
+    metrics.write_bytes(whole[:-20])
+    torn = Path("runs/small/checkpoints/step-000003/state.pt")
+    torn.write_bytes(torn.read_bytes()[:100])
+    assert rfft(*every)[0] == 0
+    assert metrics.read_bytes() == whole
+    assert all(torch.equal(tensor, last[name]) for name, tensor in weights("small", 3).items())
+
+
+def test_time_is_up(rfft: Rfft) -> None:
+    assert rfft(*PLAIN, "trainer.max_minutes=0.00001", "trainer.steps=50")[0] == 0
+    assert [row["step"] for row in rows("small")] == [1]
+    assert weights("small", 1)
+
+
+def test_gradients_that_are_no_numbers(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is skipped, without a trace in the weights; five in a row end the run."""
+    bad = {1, *range(3, 20)}
+    plain = learner.train_step
+    calls: list[int] = []
+
+    def poisoned(policy: object, reward: Callable[[Tensor, Batch], Tensor], *rest: object) -> object:
+        calls.append(len(calls))
+        factor = float("nan") if calls[-1] in bad else 1.0
+        return plain(policy, lambda image, batch: factor * reward(image, batch), *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(learner, "train_step", poisoned)
+    code, told = rfft(*PLAIN, "trainer.steps=20", "trainer.checkpoint_every=1", "trainer.keep=9")
+    assert code == 2
+    assert "5 steps in a row without a finite loss and gradient, the last one is step 8" in told
+    assert [row["train/skipped"] for row in rows("small")] == [0, 1, 1, 2, 3, 4, 5, 6][: len(rows("small"))]
+    assert rows("small")[1]["train/loss"] is None
+    first, second, third = (weights("small", step) for step in (1, 2, 3))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert any(not torch.equal(tensor, third[name]) for name, tensor in first.items())
+
+
+def test_a_red_line_stops_the_run(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "red_lines", lambda *_: ["diversity fell"])
+    settings = ["evaluate.every=1", "evaluate.stop_at_red_line=true", "trainer.steps=9", PLAIN[1]]
+    code, told = rfft(*settings)
+    assert code == 0 and "step 1: diversity fell" in told
+    assert max(row["step"] for row in rows("small")) == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.products=nowhere", "nowhere: no such folder or manifest of products"),
+        ("model.bundle=.", "no model_index.json"),
+        ("reward.depth=nowhere", "nowhere: no such network"),
+        ("evaluate.judge=nowhere", "nowhere: no such network"),
+        ("trainer.mixed_precision=fp16", "needs a GPU"),
+        ("model.lora.target_modules=[nothing]", "model.lora.target_modules"),
+    ],
+)
+def test_a_mistake_leaves_nothing_behind(rfft: Rfft, override: str, message: str) -> None:
+    if "fp16" in override and torch.cuda.is_available():
+        pytest.skip("there is one")
+    code, told = rfft(override)
+    assert code == 2 and message in told
+    assert not Path("runs").exists()
+
+
+def test_another_config_is_refused(rfft: Rfft) -> None:
+    assert rfft(*PLAIN, "trainer.steps=1")[0] == 0
+    before = Path("runs/small/config.yaml").read_bytes()
+    code, told = rfft(*PLAIN, "trainer.steps=2", "optimizer.lr=0.5")
+    assert code == 2 and "runs/small belongs to another config: optimizer.lr" in told
+    assert Path("runs/small/config.yaml").read_bytes() == before and len(rows("small")) == 1
+
+
+def test_tensorboard(rfft: Rfft) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    code, told = rfft(PLAIN[0], "trainer.sample_every=1", "tracker.kind=tensorboard")
+    assert code == 0, told
+    events = EventAccumulator("runs/small/rfft").Reload()
+    logged = [event.value for event in events.Scalars("train/f_ac")]
+    assert logged == pytest.approx([row["train/f_ac"] for row in rows("small")])
+    assert events.Images("samples")
+
+
+def test_wandb_without_a_key_is_offline(rfft: Rfft, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    code, told = rfft(PLAIN[0], "trainer.sample_every=1", "tracker.kind=wandb", "tracker.tags=[a,b]")
+    assert code == 0, told
+    (folder,) = Path("runs/small/wandb").glob("offline-run-*")
+    assert f"wandb sync {folder}" in told
+    identity = json.loads(Path("runs/small/tracker.json").read_text())["wandb"]
+    assert identity in folder.name
+    tables = list(folder.rglob("samples_*.table.json"))
+    assert json.loads(tables[0].read_text())["columns"] == ["prompt", "noise", "verdict", "picture"]
+
+
+def test_a_tracker_that_dies_is_given_up_once(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dead(*_: object, **__: object) -> None:
+        raise ConnectionError("unreachable")
+
+    monkeypatch.setattr("accelerate.Accelerator.log", dead)
+    code, told = rfft(*PLAIN, "tracker.kind=tensorboard")
+    assert code == 0 and len(rows("small")) == 2
+    assert told.count("tensorboard failed (unreachable)") == 1
+
+
+def test_no_secret_goes_to_the_tracker(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789")
+    sent: list[object] = []
+
+    class Accelerator:
+        is_main_process = True
+
+        def init_trackers(self, *arguments: object, **options: object) -> None:
+            sent.extend([arguments, options])
+
+    config = {"tracker": {"project": "p", "group": None, "tags": []}, "run": {"name": "n"}, "a": [1, None]}
+    Tracker(Accelerator(), "tensorboard", tmp_path, config)
+    assert "0123456789" not in repr(sent) and "'a': '[1, None]'" in repr(sent)
+
+
+def launch(world: Path, folder: Path, processes: int, *overrides: str) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}"]
+    command += ["-m", "rfft", "train", str(world / "config.yaml"), "data.count=6", *PLAIN, *overrides]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_processes_are_one_with_twice_the_accumulation(rfft: Rfft, world: Path, tmp_path: Path) -> None:
+    """Through accelerate launch. All trained steps are drawn (last = grad_steps), so the draws are equal."""
+    same = ["rollout.grad_steps=2", "trainer.steps=2"]
+    launch(world, tmp_path, 2, *same, "run.name=two", "trainer.accumulation=1")
+    assert rfft(*PLAIN, *same, "run.name=one", "trainer.accumulation=2")[0] == 0
+    assert [row["step"] for row in rows("two")] == [1, 2]
+    for one, two in zip(rows("one"), rows("two"), strict=True):
+        assert one == pytest.approx(two, rel=1e-5, abs=1e-7)

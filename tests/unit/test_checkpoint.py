@@ -1,0 +1,126 @@
+"""Checkpoints: whole or not there, rotated, checked, and read without running anything in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rfft import checkpoint
+from rfft.checkpoint import Checkpoints, load_objects, load_weights
+from rfft.ema import Ema
+from rfft.errors import UserError
+from rfft.learner import Counters
+
+
+def trained(steps: int) -> tuple[nn.Module, dict[str, checkpoint.Stateful]]:
+    """A layer after some steps of AdamW, and everything that changes with them."""
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 4))
+    counters = Counters()
+    for _ in range(steps):
+        advance(layer, optimizer, warmup, counters)
+    return layer, {"optimizer": optimizer, "warmup": warmup, "counters": counters}
+
+
+def advance(layer: nn.Module, optimizer: object, warmup: object, counters: Counters) -> None:
+    layer(torch.ones(1, 3)).square().sum().backward()
+    optimizer.step()  # type: ignore[attr-defined]
+    warmup.step()  # type: ignore[attr-defined]
+    optimizer.zero_grad()  # type: ignore[attr-defined]
+    counters.step += 1
+
+
+def weights(layer: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in layer.named_parameters()}
+
+
+def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    layer, objects = trained(3)
+    path = Checkpoints(tmp_path, keep=2).save(3, {"adapter": weights(layer)}, objects)
+    assert path == tmp_path / "step-000003"
+
+    again, fresh = trained(0)
+    for name, tensor in load_weights(path, "adapter").items():
+        weights(again)[name].copy_(tensor)
+    load_objects(path, fresh)
+    assert fresh["counters"] == objects["counters"] == Counters(step=3)
+    for module, state in ((layer, objects), (again, fresh)):
+        for _ in range(3):
+            advance(module, state["optimizer"], state["warmup"], state["counters"])  # type: ignore[arg-type]
+    assert all(torch.equal(weights(layer)[name], tensor) for name, tensor in weights(again).items())
+
+
+def test_the_newest_stay(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.latest() is None
+    for step in (9, 10, 1_000_000):
+        checkpoints.save(step, {"adapter": {"w": torch.ones(1)}}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000010", "step-1000000"]
+    assert checkpoints.latest() == tmp_path / "step-1000000"
+
+
+@pytest.mark.parametrize("file", ["adapter.safetensors", "state.pt", "sha256.json"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+def test_a_damaged_one_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, damage: str
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2):
+        checkpoints.save(step, {"adapter": {"w": torch.ones(64)}}, {"counters": Counters(step)})
+    victim = tmp_path / "step-000002" / file
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.unlink()
+    if damage != "gone":
+        victim.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    assert checkpoints.latest() == tmp_path / "step-000001"
+    assert "step-000002 is damaged" in caplog.text
+    checkpoints.save(2, {"adapter": {"w": torch.ones(64)}}, {})  # the resumed run gets there again
+    assert checkpoints.latest() == tmp_path / "step-000002"
+
+
+@pytest.mark.parametrize("writer", ["save_file", "_sync"])
+def test_a_full_disk_costs_nothing_but_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, {"adapter": {"w": torch.ones(1)}}, {})
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, writer, full)
+    with pytest.raises(UserError, match="step-000002 cannot be written .*No space left.*make room"):
+        checkpoints.save(2, {"adapter": {"w": torch.ones(1)}}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
+    assert checkpoints.latest() == tmp_path / "step-000001"
+
+
+def test_a_half_written_one_is_not_seen(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    (tmp_path / ".step-000001.part").mkdir()
+    (tmp_path / ".step-000001.part" / "state.pt").write_bytes(b"half")
+    assert checkpoints.latest() is None
+    path = checkpoints.save(1, {"adapter": {"w": torch.ones(1)}}, {})
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    assert set(json.loads((path / "sha256.json").read_text())) == {"adapter.safetensors", "state.pt"}
+
+
+def test_ema_by_hand() -> None:
+    weight = torch.tensor([1.0])
+    ema = Ema({"w": weight}, decay=0.75)
+    weight.fill_(3.0)
+    ema.update()
+    assert ema.average["w"] == 0.75 * 1 + 0.25 * 3
+    with ema.applied():
+        assert weight == 1.5
+    assert weight == 3.0
+    ema.load({"w": torch.tensor([2.0])})
+    ema.update()
+    assert ema.average["w"] == 2.25

@@ -1,0 +1,59 @@
+"""Figures of a grid, by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rfft import score
+from rfft.metrics.wilson import wilson_interval
+
+CLASSES = {"surface": ["wood", "sand"], "prop": ["none", "cactus", "vase"]}
+
+
+def test_verdicts() -> None:
+    figures = score.verdict_figures({"rfnet": torch.tensor([[0, 1], [0, 4]]), "judge": torch.zeros(2, 2)})
+    low, high = wilson_interval(2, 4)
+    assert figures["available_rate"]["rfnet"] == {"rate": 0.5, "low": low, "high": high}
+    assert figures["available_rate"]["judge"]["rate"] == 1
+    failures = {name: share["rate"] for name, share in figures["failures"]["rfnet"].items()}
+    assert failures == {
+        "space_mismatch": 0.25,
+        "size_mismatch": 0,
+        "indistinctiveness": 0,
+        "shape_hallucination": 0.25,
+    }
+
+
+def test_attempts() -> None:
+    accepted = torch.tensor([[True, False, False], [False, False, True], [False, False, False]])
+    figures = score.attempt_figures(accepted)
+    assert score.attempts_made(accepted) == [1, 3, 3]
+    assert figures["attempts"] == pytest.approx(7 / 3)
+    assert figures["success_at"] == pytest.approx([1 / 3, 1 / 3, 2 / 3])
+
+
+def test_a_prop_counts_only_where_one_is_asked_for() -> None:
+    asked = [{"surface": "wood", "prop": "none"}, {"surface": "sand", "prop": "vase"}]
+    read = {"surface": torch.tensor([[0, 0], [1, 0]]), "prop": torch.tensor([[0, 0], [2, 1]])}
+    figures = score.alignment_figures(read, asked, CLASSES)
+    assert {name: share["rate"] for name, share in figures["alignment_by"].items()} == {
+        "surface": 0.75,
+        "prop": 0.5,  # not 0.75: the first product has none, as asked
+    }
+    assert figures["alignment"] == 0.625
+    without = score.alignment_figures({"prop": read["prop"]}, [asked[0], asked[0]], CLASSES)
+    assert without == {}
+
+
+def test_diversity_needs_two_seeds() -> None:
+    features = torch.eye(4).reshape(2, 2, 4)
+    figures = score.diversity_figures(features)
+    assert (figures["diversity"], figures["vendi"]) == pytest.approx((1, 4))
+    assert "diversity" not in score.diversity_figures(features[:, :1])
+
+
+def test_colour_is_averaged_over_the_seeds_first() -> None:
+    figures = score.colour_figures(torch.tensor([[10.0, 20.0], [15.0, 15.0]]))
+    assert figures["colourfulness"] == 15
+    assert figures["colourfulness_interval"] == [15, 15]
