@@ -141,10 +141,12 @@ def draw(
 @adworld.command()
 def pretrain(
     part: Annotated[Literal["vae", "base", "depth", "saliency", "rfnet", "judge", "probe"], typer.Argument()],
-    out: Annotated[Path, typer.Option(help="Holds rf-tiny and the other models' folders.")] = Path("pretrained"),
-    state: Annotated[
-        Path, typer.Option(help="Where training is saved, to be resumed from.")
-    ] = Path("pretrained/state"),
+    out: Annotated[Path, typer.Option(help="Holds rf-tiny and the other models' folders.")] = Path(
+        "pretrained"
+    ),
+    state: Annotated[Path, typer.Option(help="Where training is saved, to be resumed from.")] = Path(
+        "pretrained/state"
+    ),
     steps: Annotated[int | None, typer.Option(min=1, help="Default: as the shipped model.")] = None,
 ) -> None:
     """Train an embedded model on AdWorld; resumed by the same command. Order: as listed."""

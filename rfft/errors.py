@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """A mistake of the user: shown as one line that names the thing and the fix, exit code 2, no traceback."""
+    """A mistake of the user: shown as one line that names the thing and the fix; exit code 2."""

@@ -23,7 +23,7 @@ from rfft.errors import UserError
 from rfft.log import write_atomically
 from rfft.types import LABELS
 
-SHOWN_AT_ONCE, SHOWN_AT_MOST = 16, 96  # pairs of pictures
+SHOWN_AT_ONCE, SHOWN_AT_MOST = 12, 96  # pairs of pictures
 THUMBNAIL = 256  # pixels; larger pictures are shrunk for the report
 GREY, LINE = "#8a8f98", "#3f83d1"  # read well on white and on black
 TITLES = {
@@ -118,7 +118,7 @@ def read_pairs(run: Path) -> list[Pair]:
 
 def _picture(image: Tensor, probabilities: Sequence[float]) -> Picture:
     best = int(np.argmax(probabilities))
-    verdict = f"{LABELS[best].replace('_', ' ')} {100 * probabilities[best]:.0f} %"
+    verdict = f"{LABELS[best].replace('_', ' ')} {100 * probabilities[best]:.0f}\N{NO-BREAK SPACE}%"
     return Picture(_picture_uri(image), best == 0, verdict)
 
 
@@ -138,16 +138,16 @@ def _uri(kind: str, data: bytes) -> str:
 
 
 def charts(metrics: Path) -> list[Chart]:
-    """A curve for every scalar of metrics.jsonl that has two values or more; known ones first."""
+    """A curve for every scalar of metrics.jsonl that takes a course; known ones first."""
     series: dict[str, list[tuple[float, float]]] = {}
     for row in read_metrics(metrics):
         for name, value in row.items():
             if name != "step" and isinstance(value, (int, float)):
                 series.setdefault(name, []).append((row["step"], value))
-    known = [name for name in TITLES if name in series]
-    names = known + sorted(series.keys() - set(known))
+    moving = [name for name, points in series.items() if len(points) > 2 and len({y for _, y in points}) > 1]
+    names = [name for name in TITLES if name in moving] + sorted(set(moving) - TITLES.keys())
     return [
-        Chart(TITLES.get(name, name), draw_chart(series[name])) for name in names if len(series[name]) > 1
+        Chart(TITLES.get(name, name), draw_chart(series[name], noisy=name != "train/lr")) for name in names
     ]
 
 
@@ -162,12 +162,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict) and "step" in row]
 
 
-def draw_chart(points: list[tuple[float, float]]) -> str:
-    """Data URI of a small SVG: the values, and over many of them their running mean."""
+def draw_chart(points: list[tuple[float, float]], noisy: bool) -> str:
+    """Data URI of a small SVG: the values, and over many noisy ones their running mean."""
     steps, values = np.array(points, dtype=float).T
     figure = Figure(figsize=(3.6, 2.0), layout="constrained")
     axes = figure.add_subplot()
-    many = len(values) >= 10
+    many = noisy and len(values) >= 10
     axes.plot(steps, values, color=LINE, linewidth=1 if many else 1.8, alpha=0.35 if many else 1)
     if many:
         axes.plot(steps, smooth(values, len(values) // 10), color=LINE, linewidth=1.8)

@@ -85,7 +85,8 @@ def finish(run: Path, counters: dict[str, float]) -> dict[str, Any]:
     write_atomically(run / SUMMARY, json.dumps(summary, indent=2) + "\n")
     pictures = [load_pictures(run, state) for state in STATES]
     verdicts = (accepted(run, "base"), accepted(run, "tuned"))
-    grid.save_png(run / COMPARISON, grid.before_after(pictures[0], pictures[1], verdicts, COLUMNS))
+    columns = min(COLUMNS, len(verdicts[0]))
+    grid.save_png(run / COMPARISON, grid.before_after(pictures[0], pictures[1], verdicts, columns))
     return summary
 
 
@@ -119,7 +120,7 @@ class Row:
     base: str
     tuned: str
     change: str
-    better: bool | None  # None: hardly changed
+    better: bool | None  # None: hardly changed, that is, still within the base's interval or 5 % of its value
 
 
 def rows(base: Figures, tuned: Figures) -> list[Row]:
@@ -147,7 +148,10 @@ class _Shown:
 def _row(name: str, before: _Shown, after: _Shown) -> Row:
     change = after.value - before.value
     text = after.text(change, " points", "+")
-    better = None if float(after.text(change, "")) == 0 else change * after.sign > 0
+    low, high = before.low, before.high
+    if low is None or high is None:
+        low, high = sorted((0.95 * before.value, 1.05 * before.value))
+    better = None if low <= after.value <= high else change * after.sign > 0
     return Row(name, str(before), str(after), text, better)
 
 

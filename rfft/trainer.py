@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def train(config: Config) -> Path:
         with watch.display:
             loop(learner, watch)
         watch.after()
-    accelerator.end_training()
+    accelerator.state.destroy_process_group()
     return run
 
 
@@ -70,11 +71,14 @@ def start(config: Config, run: Path) -> Accelerator:
     trainer = config.trainer
     if trainer.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("trainer.mixed_precision=fp16 needs a GPU: set trainer.mixed_precision=bf16 or no")
+    kind = config.tracker.kind
+    if kind != "none" and find_spec(kind) is None:
+        raise UserError(f"tracker.kind={kind}: {kind} is not installed; run `pip install rfft[{kind}]`")
     return Accelerator(
         cpu=not torch.accelerator.is_available(),  # or several processes on CPUs would not know of each other
         mixed_precision=trainer.mixed_precision,
         gradient_accumulation_steps=trainer.accumulation,
-        log_with=None if config.tracker.kind == "none" else config.tracker.kind,
+        log_with=None if kind == "none" else kind,
         project_dir=run,
         # The buffers are constants, and would be sent before every forward of the rollout.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],

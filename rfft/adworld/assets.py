@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rfft.errors import UserError
+
 ROOT = Path(__file__).parent.parent / "assets" / "adworld"
 SPLITS = ("train", "val", "test")
 SURFACES = ("wood", "marble", "linen", "grass", "sand", "slate")
@@ -43,9 +45,17 @@ class Icon:
     rgba: Image8  # [h, w, 4], straight alpha, cropped to its box
 
 
+def _read(path: Path, flags: int) -> Image8:
+    image = cv2.imread(str(path), flags)
+    if image is None:
+        raise UserError(f"{path}: missing or broken; install rfft anew")
+    return np.ascontiguousarray(image, np.uint8)
+
+
 def _read_rgba(name: str) -> Image8:
-    bgra = cv2.imread(str(ROOT / "icons" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
-    return np.ascontiguousarray(bgra[..., [2, 1, 0, 3]])
+    return np.ascontiguousarray(
+        _read(ROOT / "icons" / f"{name}.png", cv2.IMREAD_UNCHANGED)[..., [2, 1, 0, 3]]
+    )
 
 
 @cache
@@ -55,7 +65,7 @@ def props() -> dict[str, Icon]:
 
 @cache
 def products(split: str) -> tuple[Icon, ...]:
-    """Products of one split. Whole names go to one split, so that test sees no product name of training."""
+    """Products of one split. Whole names go to one, so that test sees no product name of training."""
     entries = [e for e in json.loads((ROOT / "icons.json").read_text()) if e["name"] not in _NOT_PRODUCTS]
     names = sorted({e["name"] for e in entries})
     np.random.default_rng(2408_00418).shuffle(names)
@@ -76,7 +86,7 @@ def panoramas(split: str) -> dict[str, tuple[Image8, ...]]:
     for entry in json.loads((ROOT / "places.json").read_text()):
         if entry["split"] != ("test" if split == "test" else "train"):
             continue
-        strip = cv2.imread(str(ROOT / "places" / f"{entry['id']}.jpg"))[..., ::-1]
+        strip = _read(ROOT / "places" / f"{entry['id']}.jpg", cv2.IMREAD_COLOR)[..., ::-1]
         cut = strip.shape[1] * 5 // 6
         part = {"train": strip[:, :cut], "val": strip[:, cut:], "test": strip}[split]
         mirrored = np.concatenate([part, part[:, ::-1]], 1)  # a window may run over the edge
@@ -94,7 +104,7 @@ def backdrop(place: str, split: str, horizon: int, size: int, rng: np.random.Gen
     left = rng.uniform(0, strip.shape[1] - size / zoom)
     warp = np.array([[zoom, 0, -left * zoom], [0, zoom, horizon - _STRIP_HORIZON * zoom]], np.float32)
     window = cv2.warpAffine(strip, warp, (size, size), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
-    return cv2.GaussianBlur(window, (0, 0), rng.uniform(0.5, 1.1))
+    return np.asarray(cv2.GaussianBlur(window, (0, 0), rng.uniform(0.5, 1.1)), np.uint8)
 
 
 def _plain_wall(size: int, rng: np.random.Generator) -> Image8:
@@ -158,10 +168,6 @@ def ground(surface: str, horizon: int, size: int, rng: np.random.Generator) -> I
         np.float32,
     )
     target = np.array([[0, horizon], [size, horizon], [size, size], [0, size]], np.float32)
-    return cv2.warpPerspective(
-        tile,
-        cv2.getPerspectiveTransform(corners, target),
-        (size, size),
-        flags=cv2.INTER_AREA,
-        borderMode=cv2.BORDER_REFLECT,
-    )
+    warp = cv2.getPerspectiveTransform(corners, target)
+    seen = cv2.warpPerspective(tile, warp, (size, size), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT)
+    return np.asarray(seen, np.uint8)

@@ -37,8 +37,8 @@ class Canvas:
         shadow = np.zeros((SIZE, SIZE), np.float32)
         axes = (max(width / 2, 1.5), max(width / 9, 1.0))
         cv2.ellipse(shadow, ((centre, row), (2 * axes[0], 2 * axes[1]), 0), 1.0, -1)
-        shadow = cv2.GaussianBlur(shadow, (0, 0), softness)
-        self.rgb *= 1 - strength * shadow[..., None]
+        soft = np.asarray(cv2.GaussianBlur(shadow, (0, 0), softness), np.float32)
+        self.rgb *= 1 - strength * soft[..., None]
 
 
 def resized(icon: Icon, height: float) -> Image8:
@@ -47,6 +47,6 @@ def resized(icon: Icon, height: float) -> Image8:
     w = max(round(icon.rgba.shape[1] * h / icon.rgba.shape[0]), 2)
     rgba = icon.rgba.astype(np.float32)
     rgba[..., :3] *= rgba[..., 3:] / 255
-    small = cv2.resize(rgba, (w, h), interpolation=cv2.INTER_AREA)
+    small = np.asarray(cv2.resize(rgba, (w, h), interpolation=cv2.INTER_AREA), np.float32)
     small[..., :3] /= np.maximum(small[..., 3:], 1) / 255
     return np.clip(np.rint(small), 0, 255).astype(np.uint8)

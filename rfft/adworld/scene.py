@@ -224,7 +224,7 @@ def _hallucinate(canvas: Canvas, place: _Placement, rng: np.random.Generator) ->
     rows = place.icon[-max(h // 3, 2) :] if kind != "extension" else place.icon
     solid = rows[rows[..., 3] > 128]
     colour = np.median(solid[:, :3], 0) if len(solid) else np.full(3, 110.0)
-    drop = int(min(rng.integers(6, 11), SIZE - 1 - place.base))
+    drop = min(int(rng.integers(6, 11)), SIZE - 1 - place.base)
     layer = np.zeros((SIZE, SIZE), np.uint8)
     if kind == "legs":
         for x in np.linspace(place.left + 0.12 * w, place.left + 0.88 * w, int(rng.integers(2, 5))):

@@ -17,9 +17,11 @@ from diffusers import (
     StableDiffusionControlNetInpaintPipeline,
     UNet2DConditionModel,
 )
+from diffusers.utils import logging as diffusers_logging
 from peft import get_peft_model_state_dict
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from rfft.errors import UserError
 from rfft.models import lora
@@ -197,6 +199,8 @@ def load_bundle(
     path_or_id: str | Path, dtype: torch.dtype = torch.float32, controlnet: str | Path | None = None
 ) -> Bundle:
     """Load "rf-tiny", a diffusers pipeline folder or a hub id; controlnet: folder or id, if that has none."""
+    for library in (diffusers_logging, transformers_logging):  # bars for the parts of one small pipeline
+        library.disable_progress_bar()
     name = str(path_or_id)
     folder = ASSETS / EMBEDDED if name == EMBEDDED else Path(name)
     if folder.is_dir() and not (folder / "model_index.json").is_file():

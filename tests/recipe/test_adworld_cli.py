@@ -21,7 +21,8 @@ def test_drawn_scenes_are_read_back(tmp_path):
     for index in (0, 29):
         drawn, record = scene(4, index, "train"), records[index]
         sample = record.load()
-        assert (LABELS[record.label], record.caption, record.prompt) == (drawn.label, drawn.caption, drawn.prompt)
+        assert LABELS[record.label] == drawn.label
+        assert (record.caption, record.prompt) == (drawn.caption, drawn.prompt)
         for field in ("image", "product", "depth", "saliency"):
             assert np.array_equal(getattr(sample, field), getattr(drawn, field)), field
     assert json.loads((out / "prompts.jsonl").read_text().splitlines()[0])["attributes"]["surface"]

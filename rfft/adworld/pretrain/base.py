@@ -5,6 +5,7 @@ It is trained on scenes of every label without being told the label, so it makes
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from rfft.adworld.pretrain.fit import FitConfig, device, fit
+from rfft.adworld.pretrain.fit import FitConfig, device, fit, on_device
 from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
 from rfft.data.cutout import edges
 
@@ -103,12 +104,10 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
         [*scenes.prompts, ""], padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
     ).input_ids
     nets = build_modules(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
-    nets = nets.to(device(), memory_format=torch.channels_last)
-    for name in (
-        "unet",
-        "controlnet",
-    ):  # on a CPU the fused attention's backward is far slower than plain matmuls
-        nets[name].set_attn_processor(AttnProcessor())
+    nets = on_device(nets)
+    unet, controlnet, text_encoder = (nets[name] for name in ("unet", "controlnet", "text_encoder"))
+    for net in (unet, controlnet):  # on a CPU fused attention's backward is far slower than plain matmuls
+        cast(Any, net).set_attn_processor(AttnProcessor())
     ddim = scheduler()
     weights = loss_weights(ddim.alphas_cumprod).to(device())
 
@@ -120,9 +119,9 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
         noise, t = torch.randn_like(x0), torch.from_numpy(rng.integers(0, 1000, size=BATCH)).to(device())
         x = ddim.add_noise(x0, noise, t)
         with torch.autocast(device().type, torch.bfloat16):
-            text = nets["text_encoder"](tokens)[0]
-            down, mid = nets["controlnet"](x, t, text, controlnet_cond=edge, return_dict=False)
-            eps = nets["unet"](
+            text = text_encoder(tokens)[0]
+            down, mid = controlnet(x, t, text, controlnet_cond=edge, return_dict=False)
+            eps = unet(
                 x,
                 t,
                 text,

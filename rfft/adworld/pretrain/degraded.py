@@ -15,8 +15,7 @@ from rfft.adworld.pretrain.fit import device
 from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
 from rfft.data.cutout import edges
 from rfft.diffusion import add_noise, latent_mask
-from rfft.models.bundle import EMBEDDED, Bundle, load_bundle
-from rfft.models.pretrained import find_folder
+from rfft.models.bundle import Bundle, load_bundle
 from rfft.step import predict, render
 from rfft.types import Batch
 
@@ -24,17 +23,12 @@ VARIANTS = ("render", "vae", "x0_hat")
 STEPS, LAST, GUIDANCE = 40, 10, 3.0
 
 
-def load_variant(
-    split: str, count: int, seed: int, variant: str, bundle_folder: Path | str = EMBEDDED
-) -> NDArray[np.uint8]:
+def load_variant(split: str, count: int, seed: int, variant: str, bundle_folder: Path) -> NDArray[np.uint8]:
     """The scenes' images [N, 64, 64, 3] in one variant; made on the first call, memory-mapped after that."""
     scenes = load_scenes(split, count, seed)
     if variant == "render":
         return scenes.image
-    path = (
-        cache_folder()
-        / f"{variant}-{_fingerprint(find_folder(bundle_folder), variant)}-{split}-{count}-{seed}.npy"
-    )
+    path = cache_folder() / f"{variant}-{_fingerprint(bundle_folder, variant)}-{split}-{count}-{seed}.npy"
     if not path.exists():
         bundle = load_bundle(bundle_folder).to(device())
         parts = [
@@ -85,4 +79,14 @@ def _batch(
     noise = torch.randn(x_o.shape, generator=generator).to(device())
     canny = torch.stack([edges(p) for p in product]).to(device())
     empty = torch.zeros(len(index), 1, dtype=torch.long)
-    return Batch(z, null, canny, product, x_o, latent_mask(product, x_o.shape[-2:]), empty, empty, noise)
+    return Batch(
+        z,
+        null,
+        canny,
+        product,
+        x_o,
+        latent_mask(product, (x_o.shape[-2], x_o.shape[-1])),
+        empty,
+        empty,
+        noise,
+    )

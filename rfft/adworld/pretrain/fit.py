@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,14 @@ class FitConfig:
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def on_device(net: Net) -> Net:
+    """On the accelerator if there is one, channels last."""
+    return net.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, state_file: Path) -> nn.Module:

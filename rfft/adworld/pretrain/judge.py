@@ -8,8 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rfft.adworld.pretrain.degraded import VARIANTS
-from rfft.adworld.pretrain.fit import FitConfig, device, fit
-from rfft.adworld.pretrain.verdicts import Labelled, LabelledBatch, mixture, test_reports, write_report
+from rfft.adworld.pretrain.fit import FitConfig, device, fit, on_device
+from rfft.adworld.pretrain.verdicts import (
+    REPORT,
+    Labelled,
+    LabelledBatch,
+    mixture,
+    test_reports,
+    write_report,
+)
 from rfft.models.judge import Judge, JudgeConfig
 
 BATCH, SCENES, SEED, STEPS = 48, 5_000, 2, 1000
@@ -19,7 +26,7 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
     parts = [Labelled("train", SCENES, SEED, variant, out) for variant in VARIANTS]
     tokenizer = parts[0].tokenizer
     torch.manual_seed(SEED)
-    model = Judge(JudgeConfig(vocab_size=len(tokenizer))).to(device(), memory_format=torch.channels_last)
+    model = on_device(Judge(JudgeConfig(vocab_size=len(tokenizer))))
     draw = mixture(parts, BATCH)
 
     def logits_of(batch: LabelledBatch) -> Tensor:
@@ -39,4 +46,4 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
     )
     model.save_pretrained(out / "rf-tiny-judge", half=True)
     tokenizer.save_pretrained(out / "rf-tiny-judge")
-    write_report(state / "rf-tiny-judge.json", test_reports(logits_of, out))
+    write_report(out / "rf-tiny-judge" / REPORT, test_reports(logits_of, out))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rfft.adworld.pretrain.degraded import load_variant
-from rfft.adworld.pretrain.fit import FitConfig, console, device, fit
+from rfft.adworld.pretrain.fit import FitConfig, console, device, fit, on_device
 from rfft.adworld.scenes import Scenes, load_scenes
 from rfft.models.auxiliary import MapNet, MapNetConfig
 
@@ -20,7 +20,7 @@ def train(kind: str, out: Path, state: Path, steps: int) -> None:
     """Train the network for kind "depth" or "saliency" on renders and their VAE round trips."""
     scenes = load_scenes("train", SCENES, seed=1)
     images = [load_variant("train", SCENES, 1, variant, out / "rf-tiny") for variant in VARIANTS]
-    model = MapNet(MapNetConfig(widths=[12, 24, 48, 64])).to(device(), memory_format=torch.channels_last)
+    model = on_device(MapNet(MapNetConfig(widths=[12, 24, 48, 64])))
 
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
         index = rng.integers(len(scenes), size=BATCH)

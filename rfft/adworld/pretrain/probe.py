@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rfft.adworld.pretrain.degraded import VARIANTS
-from rfft.adworld.pretrain.fit import FitConfig, device, fit
+from rfft.adworld.pretrain.fit import FitConfig, device, fit, on_device
 from rfft.adworld.pretrain.verdicts import (
+    REPORT,
     TEST_COUNT,
     TEST_SEED,
     Labelled,
@@ -28,7 +29,7 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
     parts = [Labelled("train", SCENES, SEED, variant, out) for variant in VARIANTS]
     torch.manual_seed(3)
     classes = {name: list(values) for name, values in ATTRIBUTES.items()}
-    model = Probe(ProbeConfig(classes)).to(device(), memory_format=torch.channels_last)
+    model = on_device(Probe(ProbeConfig(classes)))
     draw = mixture(parts, BATCH)
 
     def logits_of(batch: LabelledBatch) -> dict[str, Tensor]:
@@ -51,7 +52,7 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
         state / "probe.pt",
     )
     model.save_pretrained(out / "rf-tiny-probe", half=True)
-    write_report(state / "rf-tiny-probe.json", _accuracies(logits_of, out))
+    write_report(out / "rf-tiny-probe" / REPORT, _accuracies(logits_of, out))
 
 
 @torch.no_grad()

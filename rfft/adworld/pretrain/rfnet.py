@@ -8,8 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rfft.adworld.pretrain.degraded import VARIANTS
-from rfft.adworld.pretrain.fit import FitConfig, device, fit
-from rfft.adworld.pretrain.verdicts import Labelled, LabelledBatch, mixture, test_reports, write_report
+from rfft.adworld.pretrain.fit import FitConfig, device, fit, on_device
+from rfft.adworld.pretrain.verdicts import (
+    REPORT,
+    Labelled,
+    LabelledBatch,
+    mixture,
+    test_reports,
+    write_report,
+)
 from rfft.models.auxiliary import MapNet
 from rfft.models.rfnet import RFNet, RFNetConfig
 
@@ -27,7 +34,7 @@ def train(out: Path, state: Path, steps: int = STEPS, drop: tuple[str, ...] = ()
     ]
     tokenizer = parts[0].tokenizer
     config = RFNetConfig.tiny(len(tokenizer), image_size=96, image_encoder=ENCODER, drop=list(drop))
-    model = RFNet(config).to(device(), memory_format=torch.channels_last)
+    model = on_device(RFNet(config))
     draw = mixture(parts, BATCH)
 
     def logits_of(batch: LabelledBatch) -> Tensor:
@@ -46,4 +53,4 @@ def train(out: Path, state: Path, steps: int = STEPS, drop: tuple[str, ...] = ()
     if not drop:
         model.save_pretrained(out / name, half=True)
         tokenizer.save_pretrained(out / name)
-    write_report(state / f"{name}.json", test_reports(logits_of, out))
+    write_report((state if drop else out) / name / REPORT, test_reports(logits_of, out))

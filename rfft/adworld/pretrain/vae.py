@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from rfft.adworld.pretrain.fit import FitConfig, console, device, fit
+from rfft.adworld.pretrain.fit import FitConfig, console, device, fit, on_device
 from rfft.adworld.scenes import Scenes, load_scenes
 
 CROP, BATCH, STEPS = 32, 32, 3000
@@ -46,7 +46,7 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
     scenes = load_scenes("train", 30_000, seed=1)
     folder = out / "rf-tiny" / "vae"
     model = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32) if folder.exists() else build()
-    model.to(device(), memory_format=torch.channels_last).train()
+    on_device(model).train()
 
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
         pixels = _crops(scenes, rng).to(device(), memory_format=torch.channels_last)

@@ -18,6 +18,7 @@ from rfft.metrics.classification import classification_report
 from rfft.types import LABELS
 
 CAPTION_LENGTH = 24
+REPORT = "report.json"  # figures on the test split, beside the weights they belong to
 TEST_COUNT, TEST_SEED = 800, 9
 
 
@@ -92,4 +93,4 @@ def write_report(path: Path, report: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1, default=float))
     for variant, values in report.items():
-        console.print(path.stem, variant, {k: v for k, v in values.items() if isinstance(v, float)})
+        console.print(path.parent.name, variant, {k: v for k, v in values.items() if isinstance(v, float)})
