@@ -149,7 +149,10 @@ def pretrain(
     ),
     steps: Annotated[int | None, typer.Option(min=1, help="Default: as the shipped model.")] = None,
 ) -> None:
-    """Train an embedded model on AdWorld; resumed by the same command. Order: as listed."""
+    """Train an embedded model on AdWorld, in the order listed; the same command resumes a run.
+
+    With a new --state it goes on from the weights in --out.
+    """
     module = importlib.import_module(f"rfft.adworld.pretrain.{part}")
     module.train(out, state, steps or module.STEPS)
 

@@ -94,7 +94,7 @@ def loss_weights(alpha_bar: Tensor) -> Tensor:
 
 
 def train(out: Path, state: Path, steps: int = STEPS) -> None:
-    """Completes out/rf-tiny, which must have its vae/."""
+    """Complete out/rf-tiny, which must have its vae/; goes on from the U-Net that is there, if any."""
     out = out / "rf-tiny"
     scenes = load_scenes("train", SCENES, seed=1)
     tokenizer = build_tokenizer(scenes.prompts + scenes.captions)
@@ -104,6 +104,8 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
         [*scenes.prompts, ""], padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
     ).input_ids
     nets = build_modules(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+    if (out / "unet").exists():
+        _load(nets, out)
     nets = on_device(nets)
     unet, controlnet, text_encoder = (nets[name] for name in ("unet", "controlnet", "text_encoder"))
     for net in (unet, controlnet):  # on a CPU fused attention's backward is far slower than plain matmuls
@@ -133,6 +135,12 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
 
     fit(nets, loss_fn, FitConfig(steps=steps, lr=8e-4, ema=0.999), state / "base.pt")
     save_pipeline(nets, vae, tokenizer, out)
+
+
+def _load(nets: nn.ModuleDict, folder: Path) -> None:
+    kinds = {"unet": UNet2DConditionModel, "controlnet": ControlNetModel, "text_encoder": CLIPTextModel}
+    for name, kind in kinds.items():
+        nets[name].load_state_dict(kind.from_pretrained(folder / name).float().state_dict())
 
 
 def save_pipeline(nets: nn.ModuleDict, vae: AutoencoderKL, tokenizer: CLIPTokenizer, out: Path) -> None:

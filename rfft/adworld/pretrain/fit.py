@@ -5,13 +5,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+
+from rfft.models.pretrained import CONFIG_NAME, PretrainedModule
 
 console = Console()
 LossFn = Callable[[int, np.random.Generator], Tensor]
@@ -39,6 +41,15 @@ Net = TypeVar("Net", bound=nn.Module)
 def on_device(net: Net) -> Net:
     """On the accelerator if there is one, channels last."""
     return net.to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+Own = TypeVar("Own", bound=PretrainedModule)
+
+
+def start(kind: type[Own], folder: Path, config: Any) -> Own:
+    """A network to train: with the weights in `folder`, to go on from, or new."""
+    net = kind.from_pretrained(folder) if (folder / CONFIG_NAME).exists() else kind(config)
+    return on_device(net).train()
 
 
 def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, state_file: Path) -> nn.Module:

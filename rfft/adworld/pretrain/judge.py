@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rfft.adworld.pretrain.degraded import VARIANTS
-from rfft.adworld.pretrain.fit import FitConfig, device, fit, on_device
+from rfft.adworld.pretrain.fit import FitConfig, device, fit, start
 from rfft.adworld.pretrain.verdicts import (
     REPORT,
     Labelled,
@@ -26,7 +26,8 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
     parts = [Labelled("train", SCENES, SEED, variant, out) for variant in VARIANTS]
     tokenizer = parts[0].tokenizer
     torch.manual_seed(SEED)
-    model = on_device(Judge(JudgeConfig(vocab_size=len(tokenizer))))
+    folder = out / "rf-tiny-judge"
+    model = start(Judge, folder, JudgeConfig(vocab_size=len(tokenizer)))
     draw = mixture(parts, BATCH)
 
     def logits_of(batch: LabelledBatch) -> Tensor:
@@ -37,13 +38,12 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
         batch = draw(rng)
         return F.cross_entropy(logits_of(batch).float(), batch.label, label_smoothing=0.02)
 
-    model.train()
     fit(
         model,
         loss_fn,
         FitConfig(steps=steps, lr=2e-3, weight_decay=0.02, ema=0.995, seed=SEED),
         state / "judge.pt",
     )
-    model.save_pretrained(out / "rf-tiny-judge", half=True)
-    tokenizer.save_pretrained(out / "rf-tiny-judge")
-    write_report(out / "rf-tiny-judge" / REPORT, test_reports(logits_of, out))
+    model.save_pretrained(folder, half=True)
+    tokenizer.save_pretrained(folder)
+    write_report(folder / REPORT, test_reports(logits_of, out))

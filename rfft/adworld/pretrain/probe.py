@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rfft.adworld.pretrain.degraded import VARIANTS
-from rfft.adworld.pretrain.fit import FitConfig, device, fit, on_device
+from rfft.adworld.pretrain.fit import FitConfig, device, fit, start
 from rfft.adworld.pretrain.verdicts import (
     REPORT,
     TEST_COUNT,
@@ -29,7 +29,8 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
     parts = [Labelled("train", SCENES, SEED, variant, out) for variant in VARIANTS]
     torch.manual_seed(3)
     classes = {name: list(values) for name, values in ATTRIBUTES.items()}
-    model = on_device(Probe(ProbeConfig(classes)))
+    folder = out / "rf-tiny-probe"
+    model = start(Probe, folder, ProbeConfig(classes))
     draw = mixture(parts, BATCH)
 
     def logits_of(batch: LabelledBatch) -> dict[str, Tensor]:
@@ -44,15 +45,14 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
         ]
         return torch.stack(losses).sum()
 
-    model.train()
     fit(
         model,
         loss_fn,
         FitConfig(steps=steps, lr=2e-3, weight_decay=0.02, ema=0.995, seed=3),
         state / "probe.pt",
     )
-    model.save_pretrained(out / "rf-tiny-probe", half=True)
-    write_report(out / "rf-tiny-probe" / REPORT, _accuracies(logits_of, out))
+    model.save_pretrained(folder, half=True)
+    write_report(folder / REPORT, _accuracies(logits_of, out))
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rfft.adworld.pretrain.degraded import VARIANTS
-from rfft.adworld.pretrain.fit import FitConfig, device, fit, on_device
+from rfft.adworld.pretrain.fit import FitConfig, device, fit, start
 from rfft.adworld.pretrain.verdicts import (
     REPORT,
     Labelled,
@@ -34,7 +34,8 @@ def train(out: Path, state: Path, steps: int = STEPS, drop: tuple[str, ...] = ()
     ]
     tokenizer = parts[0].tokenizer
     config = RFNetConfig.tiny(len(tokenizer), image_size=96, image_encoder=ENCODER, drop=list(drop))
-    model = on_device(RFNet(config))
+    name = "rf-tiny-rfnet" + "".join(f"-no-{m}" for m in drop)
+    model = start(RFNet, out / name, config)
     draw = mixture(parts, BATCH)
 
     def logits_of(batch: LabelledBatch) -> Tensor:
@@ -47,8 +48,6 @@ def train(out: Path, state: Path, steps: int = STEPS, drop: tuple[str, ...] = ()
         batch = draw(rng)
         return F.cross_entropy(logits_of(batch).float(), batch.label, label_smoothing=0.02)
 
-    model.train()
-    name = "rf-tiny-rfnet" + "".join(f"-no-{m}" for m in drop)
     fit(model, loss_fn, FitConfig(steps=steps, lr=1e-3, weight_decay=0.02, ema=0.995), state / f"{name}.pt")
     if not drop:
         model.save_pretrained(out / name, half=True)
