@@ -1,0 +1,49 @@
+"""`rfft compare` reads finished runs and leaves a table and a figure."""
+
+import json
+
+import cv2
+import pytest
+
+from rfft.compare import compare
+from rfft.errors import UserError
+
+
+def figures(rate: float, prop: float) -> dict:
+    share = {"low": 0.0, "high": 1.0}
+    return {
+        "available_rate": {"rfnet": {"rate": rate, **share}, "judge": {"rate": rate - 0.1, **share}},
+        "alignment": 0.75,
+        "alignment_by": {"prop": {"rate": prop, **share}},
+        "diversity": 0.25,
+        "colourfulness": 40.0,
+        "kid": 0.08,
+    }
+
+
+def write_run(folder, regularizer: str, beta: float, rate: float, prop: float):
+    folder.mkdir()
+    objective = f"objective: {{regularizer: {regularizer}, beta: {beta}}}"
+    (folder / "config.yaml").write_text(f"run: {{name: {folder.name}}}\n{objective}\n")
+    summary = {"base": figures(0.5, 0.3), "tuned": figures(rate, prop), "steps": 60}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_table_has_the_base_model_and_every_run(tmp_path):
+    runs = [
+        write_run(tmp_path / "a", "none", 0.0, 0.95, 0.1),
+        write_run(tmp_path / "b", "cc", 0.02, 0.9, 0.28),
+    ]
+    table = compare(runs, tmp_path / "out").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in table] == ["| run", "| ---", "| base", "| a", "| b"]
+    assert "| cc, beta 0.02 | 60 | 90.0 % | 80.0 % |" in table[4]
+    assert "28.0 %" in table[4]
+    assert table[2].count("|") == table[0].count("|") == table[1].count("|")
+    assert cv2.imread(str(tmp_path / "out" / "comparison.png")).shape[1] > 1000
+
+
+def test_a_run_that_is_not_finished_is_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UserError, match="no finished run"):
+        compare([tmp_path / "a"], tmp_path / "out")
