@@ -164,6 +164,7 @@ class TrainingDisplay:
         self._done = start
 
     def __enter__(self) -> TrainingDisplay:
+        self._began = time.monotonic()  # what came before, such as an evaluation, is no training
         self._progress.start()
         return self
 
