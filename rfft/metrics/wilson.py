@@ -13,5 +13,6 @@ def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, flo
     centre = share + z * z / (2 * n)
     spread = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     denominator = 1 + z * z / n
-    # At shares of 0 and 1 the bound is exact; rounding must not push it out of [0, 1].
-    return max(0.0, (centre - spread) / denominator), min(1.0, (centre + spread) / denominator)
+    low, high = (centre - spread) / denominator, (centre + spread) / denominator
+    # At shares of 0 and 1 the bound is exact; rounding must not push it off.
+    return low if successes else 0.0, high if successes < n else 1.0

@@ -38,10 +38,8 @@ def test_wilson_interval() -> None:
 
 @pytest.mark.parametrize("n", [1, 3, 10, 96, 1000])
 def test_wilson_interval_stays_within_0_and_1(n: int) -> None:
-    assert wilson_interval(0, n)[0] == pytest.approx(0, abs=1e-12)
-    assert wilson_interval(0, n)[0] >= 0
-    assert wilson_interval(n, n)[1] == pytest.approx(1)
-    assert wilson_interval(n, n)[1] <= 1
+    assert wilson_interval(0, n)[0] == 0
+    assert wilson_interval(n, n)[1] == 1
     assert wilson_interval(0, 0) == (0, 1)
 
 
