@@ -147,7 +147,7 @@ def pretrain(
     state: Annotated[Path, typer.Option(help="Where training is saved, to be resumed from.")] = Path(
         "pretrained/state"
     ),
-    steps: Annotated[int | None, typer.Option(min=1, help="Default: as the shipped model.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Default: STEPS of the part's module.")] = None,
 ) -> None:
     """Train an embedded model on AdWorld, in the order listed; the same command resumes a run.
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from rfft.adworld.pretrain.fit import device
 from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
+from rfft.conditions import init_image
 from rfft.data.cutout import edges
-from rfft.diffusion import add_noise, latent_mask
+from rfft.diffusion import add_noise, latent_mask, paste
 from rfft.models.bundle import Bundle, load_bundle
 from rfft.step import predict, render
 from rfft.types import Batch
@@ -63,8 +64,7 @@ def degrade(
             latent = predict(bundle.denoiser, x, k, batch, schedule, GUIDANCE).x0
             picture = render(bundle, latent, batch)
         else:
-            alpha = product[:, 3:]
-            picture = alpha * product[:, :3] + (1 - alpha) * bundle.decode(latent)
+            picture = paste(bundle.decode(latent), product)
     pixels = (picture.float().clamp(0, 1) * 255).round().byte()
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
@@ -74,8 +74,7 @@ def _batch(
 ) -> Batch:
     z, _ = bundle.encode_prompts([scenes.prompts[i] for i in index])
     null, _ = bundle.encode_prompts([""] * len(index))
-    grey = product[:, 3:] * product[:, :3] + (1 - product[:, 3:]) * 0.5
-    x_o = bundle.encode_image(grey)
+    x_o = bundle.encode_image(init_image(product))
     noise = torch.randn(x_o.shape, generator=generator).to(device())
     canny = torch.stack([edges(p) for p in product]).to(device())
     empty = torch.zeros(len(index), 1, dtype=torch.long)
