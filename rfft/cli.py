@@ -148,13 +148,20 @@ def pretrain(
         "pretrained/state"
     ),
     steps: Annotated[int | None, typer.Option(min=1, help="Default: STEPS of the part's module.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of the data.")] = 0,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="RFNet only: leave out o, g, d, s or c; writes just a report.")
+    ] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile (needs g++).")] = False,
 ) -> None:
     """Train an embedded model on AdWorld, in the order listed; the same command resumes a run.
 
-    With a new --state it goes on from the weights in --out.
+    With a new --state and --seed it goes on from the weights in --out.
     """
+    from rfft.adworld.pretrain.fit import Run
+
     module = importlib.import_module(f"rfft.adworld.pretrain.{part}")
-    module.train(out, state, steps or module.STEPS)
+    module.train(Run(out, state, steps or module.STEPS, seed, tuple(drop or ()), compiled))
 
 
 def _load(path: Path, overrides: list[str] | None) -> Config:

@@ -177,6 +177,18 @@ class RFNet(PretrainedModule):
         caption_mask: Tensor,
     ) -> Tensor:
         """Image [B,3,H,W], RGBA product [B,4,H,W], depth, saliency [B,1,H,W], in [0,1] -> logits [B,5]."""
+        return self.head(self.features(image, product, depth, saliency, caption_ids, caption_mask))
+
+    def features(
+        self,
+        image: Tensor,
+        product: Tensor,
+        depth: Tensor,
+        saliency: Tensor,
+        caption_ids: Tensor,
+        caption_mask: Tensor,
+    ) -> Tensor:
+        """What the head classifies, [B,D]; arguments as in forward."""
         pictures = {"o": composite_on_grey(product), "g": image, "d": depth, "s": saliency}
         tokens = {
             m: encoder(pictures[m].to(self.dtype)) + self.position + self.modality[m]
@@ -198,13 +210,13 @@ class RFNet(PretrainedModule):
         return self.text_project(hidden) + self.modality[CAPTION], mask == 0
 
     def fuse(self, pictures: Tensor, captions: list[Tensor], padding: Tensor) -> Tensor:
-        """Eq (4): SelfAttention^N2 over all tokens, mean of the pictures' tokens, classes."""
+        """Eq (4): SelfAttention^N2 over all tokens, mean of the pictures' tokens."""
         count = pictures.shape[1]
         ignored = None
         if captions:
             ignored = torch.cat([padding.new_zeros(padding.shape[0], count), padding], dim=1)
         fused = self.self_attention(torch.cat([pictures, *captions], dim=1), src_key_padding_mask=ignored)
-        return self.head(fused[:, :count].mean(dim=1))
+        return fused[:, :count].mean(dim=1)
 
     def load_encoders(self, image: str | None = None, text: str | None = None) -> None:
         """Start from published encoders (folder or hub id), such as microsoft/resnet-50 and roberta-base."""

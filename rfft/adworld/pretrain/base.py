@@ -5,7 +5,6 @@ It is trained on scenes of every label without being told the label, so it makes
 
 import json
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,12 +15,11 @@ from diffusers import (
     StableDiffusionControlNetInpaintPipeline,
     UNet2DConditionModel,
 )
-from diffusers.models.attention_processor import AttnProcessor
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from rfft.adworld.pretrain.fit import FitConfig, device, fit, on_device
+from rfft.adworld.pretrain.fit import FitConfig, Run, device, fit, on_device
 from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
 from rfft.data.cutout import edges
 
@@ -93,9 +91,9 @@ def loss_weights(alpha_bar: Tensor) -> Tensor:
     return snr.clamp(max=MIN_SNR) / snr
 
 
-def train(out: Path, state: Path, steps: int = STEPS) -> None:
-    """Complete out/rf-tiny, which must have its vae/; goes on from the U-Net that is there, if any."""
-    out = out / "rf-tiny"
+def train(run: Run) -> None:
+    """Complete run.out/rf-tiny, which must have its vae/; goes on from the U-Net that is there, if any."""
+    out = run.out / "rf-tiny"
     scenes = load_scenes("train", SCENES, seed=1)
     tokenizer = build_tokenizer(scenes.prompts + scenes.captions)
     vae = AutoencoderKL.from_pretrained(out / "vae", torch_dtype=torch.float32).to(device())
@@ -108,10 +106,16 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
         _load(nets, out)
     nets = on_device(nets)
     unet, controlnet, text_encoder = (nets[name] for name in ("unet", "controlnet", "text_encoder"))
-    for net in (unet, controlnet):  # on a CPU fused attention's backward is far slower than plain matmuls
-        cast(Any, net).set_attn_processor(AttnProcessor())
     ddim = scheduler()
     weights = loss_weights(ddim.alphas_cumprod).to(device())
+
+    def predict_eps(x: Tensor, t: Tensor, tokens: Tensor, edge: Tensor) -> Tensor:
+        text = text_encoder(tokens)[0]
+        down, mid = controlnet(x, t, text, controlnet_cond=edge, return_dict=False)
+        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        return unet(x, t, text, **residuals, return_dict=False)[0]
+
+    predict_eps = run.compiled(predict_eps)
 
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
         index = rng.integers(len(scenes), size=BATCH)
@@ -121,19 +125,10 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
         noise, t = torch.randn_like(x0), torch.from_numpy(rng.integers(0, 1000, size=BATCH)).to(device())
         x = ddim.add_noise(x0, noise, t)
         with torch.autocast(device().type, torch.bfloat16):
-            text = text_encoder(tokens)[0]
-            down, mid = controlnet(x, t, text, controlnet_cond=edge, return_dict=False)
-            eps = unet(
-                x,
-                t,
-                text,
-                down_block_additional_residuals=down,
-                mid_block_additional_residual=mid,
-                return_dict=False,
-            )[0]
+            eps = predict_eps(x, t, tokens, edge)
         return (weights[t] * (eps.float() - noise).pow(2).mean((1, 2, 3))).mean()
 
-    fit(nets, loss_fn, FitConfig(steps=steps, lr=8e-4, ema=0.999), state / "base.pt")
+    fit(nets, loss_fn, FitConfig(lr=8e-4, ema=0.999), run, "base")
     save_pipeline(nets, vae, tokenizer, out)
 
 

@@ -1,10 +1,11 @@
 """rf-tiny's depth network."""
 
-from pathlib import Path
-
 from rfft.adworld.pretrain import maps
+from rfft.adworld.pretrain.fit import Run
 from rfft.adworld.pretrain.maps import STEPS
 
+__all__ = ["STEPS", "train"]
 
-def train(out: Path, state: Path, steps: int = STEPS) -> None:
-    maps.train("depth", out, state, steps)
+
+def train(run: Run) -> None:
+    maps.train("depth", run)

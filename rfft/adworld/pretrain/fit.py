@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rfft.models.pretrained import CONFIG_NAME, PretrainedModule
 
@@ -20,8 +21,22 @@ LossFn = Callable[[int, np.random.Generator], Tensor]
 
 
 @dataclass(frozen=True)
-class FitConfig:
+class Run:
+    """Folders of the weights and of the resumable state; a later run that goes on takes another seed."""
+
+    out: Path
+    state: Path
     steps: int
+    seed: int = 0
+    drop: tuple[str, ...] = ()  # modalities that an ablated RFNet goes without
+    compile: bool = False  # torch.compile: minutes at first, then faster steps
+
+    def compiled(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return cast(Callable[..., Tensor], torch.compile(function)) if self.compile else function
+
+
+@dataclass(frozen=True)
+class FitConfig:
     lr: float
     weight_decay: float = 0.01
     ema: float = 0.999
@@ -52,18 +67,19 @@ def start(kind: type[Own], folder: Path, config: Any) -> Own:
     return on_device(net).train()
 
 
-def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, state_file: Path) -> nn.Module:
+def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, run: Run, name: str) -> nn.Module:
     """Minimise `loss_fn(step, rng)` over the model's parameters; returns it with its averaged (EMA) weights.
 
-    The generator depends on the seed and step alone, so a run that was cut off goes on as if it had not been.
+    The generator depends on the seeds and step alone, so a run that was cut off goes on as if it had not been.
     """
+    state_file, steps = run.state / f"{name}.pt", run.steps
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99)
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.lr, config.steps + 1, pct_start=config.warmup
+        optimizer, config.lr, steps + 1, pct_start=config.warmup
     )
     named = {"model": model, "ema": ema, "optimizer": optimizer, "schedule": schedule}
     first = _resume(named, state_file)
@@ -71,13 +87,14 @@ def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, state_file: Path) 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}"), console=console)
     with shown as progress:
-        task = progress.add_task(state_file.stem, total=config.steps, completed=first, loss=running)
-        for step in range(first, config.steps):
-            rng = np.random.default_rng([config.seed, step])
+        task = progress.add_task(name, total=steps, completed=first, loss=running)
+        for step in range(first, steps):
+            rng = np.random.default_rng([config.seed, run.seed, step])
             torch.manual_seed(int(rng.integers(2**62)))
-            loss = loss_fn(step, rng)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            with sdpa_kernel(SDPBackend.MATH):  # on a CPU fused attention's backward is many times slower
+                loss = loss_fn(step, rng)
+                loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.clip)
             optimizer.step()
             schedule.step()
@@ -88,8 +105,8 @@ def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, state_file: Path) 
                 _save(named, step + 1, state_file)
                 saved = time.monotonic()
                 if not console.is_terminal:
-                    console.print(f"{state_file.stem} step {step + 1}/{config.steps} loss {running:.4f}")
-    _save(named, config.steps, state_file)
+                    console.print(f"{name} step {step + 1}/{steps} loss {running:.4f}")
+    _save(named, steps, state_file)
     model.load_state_dict(ema.state_dict())
     return model.eval()
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rfft.adworld.pretrain.degraded import load_variant
-from rfft.adworld.pretrain.fit import FitConfig, console, device, fit, start
+from rfft.adworld.pretrain.fit import FitConfig, Run, console, device, fit, start
 from rfft.adworld.scenes import Scenes, load_scenes
 from rfft.models.auxiliary import MapNet, MapNetConfig
 
@@ -16,11 +16,11 @@ BATCH, SCENES, STEPS = 32, 10_000, 1000
 VARIANTS = ("render", "vae")
 
 
-def train(kind: str, out: Path, state: Path, steps: int) -> None:
+def train(kind: str, run: Run) -> None:
     """Train the network for kind "depth" or "saliency" on renders and their VAE round trips."""
     scenes = load_scenes("train", SCENES, seed=1)
-    images = [load_variant("train", SCENES, 1, variant, out / "rf-tiny") for variant in VARIANTS]
-    folder = out / f"rf-tiny-{kind}"
+    images = [load_variant("train", SCENES, 1, variant, run.out / "rf-tiny") for variant in VARIANTS]
+    folder = run.out / f"rf-tiny-{kind}"
     model = start(MapNet, folder, MapNetConfig(widths=[12, 24, 48, 64]))
 
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
@@ -30,11 +30,11 @@ def train(kind: str, out: Path, state: Path, steps: int) -> None:
             logits = model.logits(image)
         return F.binary_cross_entropy_with_logits(logits.float(), target)
 
-    fit(model, loss_fn, FitConfig(steps=steps, lr=3e-3, ema=0.99), state / f"{kind}.pt")
+    fit(model, loss_fn, FitConfig(lr=3e-3, ema=0.99), run, kind)
     model.save_pretrained(folder, half=True)
     for variant in VARIANTS:
         console.print(
-            f"{kind}: mean absolute error on test, {variant}: {test_error(model, kind, variant, out):.4f}"
+            f"{kind}: mean absolute error on test, {variant}: {test_error(model, kind, variant, run.out):.4f}"
         )
 
 

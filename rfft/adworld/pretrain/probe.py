@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rfft.adworld.pretrain.degraded import VARIANTS
-from rfft.adworld.pretrain.fit import FitConfig, device, fit, start
+from rfft.adworld.pretrain.fit import FitConfig, Run, device, fit, start
 from rfft.adworld.pretrain.verdicts import (
     REPORT,
     TEST_COUNT,
@@ -25,11 +25,11 @@ from rfft.models.probe import Probe, ProbeConfig
 BATCH, SCENES, SEED, STEPS = 48, 5_000, 2, 900
 
 
-def train(out: Path, state: Path, steps: int = STEPS) -> None:
-    parts = [Labelled("train", SCENES, SEED, variant, out) for variant in VARIANTS]
+def train(run: Run) -> None:
+    parts = [Labelled("train", SCENES, SEED, variant, run.out) for variant in VARIANTS]
     torch.manual_seed(3)
     classes = {name: list(values) for name, values in ATTRIBUTES.items()}
-    folder = out / "rf-tiny-probe"
+    folder = run.out / "rf-tiny-probe"
     model = start(Probe, folder, ProbeConfig(classes))
     draw = mixture(parts, BATCH)
 
@@ -45,14 +45,9 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
         ]
         return torch.stack(losses).sum()
 
-    fit(
-        model,
-        loss_fn,
-        FitConfig(steps=steps, lr=2e-3, weight_decay=0.02, ema=0.995, seed=3),
-        state / "probe.pt",
-    )
+    fit(model, loss_fn, FitConfig(lr=2e-3, weight_decay=0.02, ema=0.995, seed=3), run, "probe")
     model.save_pretrained(folder, half=True)
-    write_report(folder / REPORT, _accuracies(logits_of, out))
+    write_report(folder / REPORT, _accuracies(logits_of, run.out))
 
 
 @torch.no_grad()
@@ -63,7 +58,7 @@ def _accuracies(
     report = {}
     for split in ("val", "test"):
         for variant in VARIANTS:
-            data = Labelled(split, TEST_COUNT, TEST_SEED, variant, out)
+            data = Labelled(split, TEST_COUNT, TEST_SEED, variant, run.out)
             hits = []
             for chunk in np.array_split(np.arange(TEST_COUNT), TEST_COUNT // 100):
                 batch = data.batch(chunk)

@@ -1,55 +1,66 @@
 """RFNet for rf-tiny: learns the five labels on renders, VAE round trips and one-step x0_hat."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rfft.adworld.pretrain.degraded import VARIANTS
-from rfft.adworld.pretrain.fit import FitConfig, device, fit, start
+from rfft.adworld.pretrain.fit import FitConfig, Run, device, fit, start
 from rfft.adworld.pretrain.verdicts import (
     REPORT,
     Labelled,
     LabelledBatch,
+    attribute_loss,
     mixture,
     test_reports,
     write_report,
 )
+from rfft.adworld.scenes import ATTRIBUTES
 from rfft.models.auxiliary import MapNet
 from rfft.models.rfnet import RFNet, RFNetConfig
 
-BATCH, STEPS = 48, 1200
-COUNTS = {"render": 30_000, "vae": 10_000, "x0_hat": 5_000}
+BATCH, STEPS = 48, 4000
+COUNTS = {"render": 30_000, "vae": 30_000, "x0_hat": 15_000}
 ENCODER = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 2, 2], "layer_type": "basic"}
+ATTRIBUTE_WEIGHT = 0.1  # of the helper task: what stands beside the product is needed to judge its size
 
 
-def train(out: Path, state: Path, steps: int = STEPS, drop: tuple[str, ...] = ()) -> None:
-    """Train RFNet; with `drop` (some of o, g, d, s, c) an ablation, of which only the report is kept."""
+def train(run: Run) -> None:
+    """Train RFNet; with `run.drop` (some of o, g, d, s, c) an ablation, of which only the report is kept."""
+    out, name = run.out, "rf-tiny-rfnet" + "".join(f"-no-{m}" for m in run.drop)
     parts = [Labelled("train", COUNTS[variant], 1, variant, out) for variant in VARIANTS]
     maps = [
         MapNet.from_pretrained(out / f"rf-tiny-{kind}").to(device()).requires_grad_(False)
         for kind in ("depth", "saliency")
     ]
     tokenizer = parts[0].tokenizer
-    config = RFNetConfig.tiny(len(tokenizer), image_size=96, image_encoder=ENCODER, drop=list(drop))
-    name = "rf-tiny-rfnet" + "".join(f"-no-{m}" for m in drop)
+    config = RFNetConfig.tiny(len(tokenizer), image_size=96, image_encoder=ENCODER, drop=list(run.drop))
     model = start(RFNet, out / name, config)
+    read = nn.Linear(config.width, sum(map(len, ATTRIBUTES.values()))).to(device())  # thrown away later
+    nets = nn.ModuleDict({"rfnet": model, "read": read})
+    features_of = run.compiled(model.features)
     draw = mixture(parts, BATCH)
 
-    def logits_of(batch: LabelledBatch) -> Tensor:
-        with torch.autocast(device().type, torch.bfloat16):
-            with torch.no_grad():
-                depth, saliency = (net(batch.image) for net in maps)
-            return model(batch.image, batch.product, depth, saliency, batch.caption_ids, batch.caption_mask)
+    def inputs(batch: LabelledBatch) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            depth, saliency = (net(batch.image) for net in maps)
+        return batch.image, batch.product, depth, saliency, batch.caption_ids, batch.caption_mask
 
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
         batch = draw(rng)
-        return F.cross_entropy(logits_of(batch).float(), batch.label, label_smoothing=0.02)
+        with torch.autocast(device().type, torch.bfloat16):
+            features = features_of(*inputs(batch))
+            logits, attributes = model.head(features).float(), read(features).float()
+        availability = F.cross_entropy(logits, batch.label, label_smoothing=0.02)
+        return availability + ATTRIBUTE_WEIGHT * attribute_loss(attributes, batch.attributes)
 
-    fit(model, loss_fn, FitConfig(steps=steps, lr=1e-3, weight_decay=0.02, ema=0.995), state / f"{name}.pt")
-    if not drop:
+    def logits_of(batch: LabelledBatch) -> Tensor:
+        with torch.autocast(device().type, torch.bfloat16):
+            return model(*inputs(batch))
+
+    fit(nets, loss_fn, FitConfig(lr=1e-3, weight_decay=0.02, ema=0.998), run, name)
+    if not run.drop:
         model.save_pretrained(out / name, half=True)
         tokenizer.save_pretrained(out / name)
-    write_report((state if drop else out) / name / REPORT, test_reports(logits_of, out))
+    write_report((run.state if run.drop else out) / name / REPORT, test_reports(logits_of, out))

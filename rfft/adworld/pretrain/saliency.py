@@ -1,10 +1,11 @@
 """rf-tiny's saliency network."""
 
-from pathlib import Path
-
 from rfft.adworld.pretrain import maps
+from rfft.adworld.pretrain.fit import Run
 from rfft.adworld.pretrain.maps import STEPS
 
+__all__ = ["STEPS", "train"]
 
-def train(out: Path, state: Path, steps: int = STEPS) -> None:
-    maps.train("saliency", out, state, steps)
+
+def train(run: Run) -> None:
+    maps.train("saliency", run)

@@ -1,14 +1,12 @@
 """rf-tiny's autoencoder: 64 x 64 pixels to 16 x 16 x 4 latents."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from rfft.adworld.pretrain.fit import FitConfig, console, device, fit, on_device
+from rfft.adworld.pretrain.fit import FitConfig, Run, console, device, fit, on_device
 from rfft.adworld.scenes import Scenes, load_scenes
 
 CROP, BATCH, STEPS = 32, 32, 3000
@@ -41,10 +39,10 @@ def reconstruction_loss(decoded: Tensor, pixels: Tensor) -> Tensor:
     return F.l1_loss(decoded, pixels) + 0.5 * edges + 2.0 * colour
 
 
-def train(out: Path, state: Path, steps: int = STEPS) -> None:
-    """Write out/rf-tiny/vae; goes on from the weights that are there, if any."""
+def train(run: Run) -> None:
+    """Write run.out/rf-tiny/vae; goes on from the weights that are there, if any."""
     scenes = load_scenes("train", 30_000, seed=1)
-    folder = out / "rf-tiny" / "vae"
+    folder = run.out / "rf-tiny" / "vae"
     model = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32) if folder.exists() else build()
     on_device(model).train()
 
@@ -56,7 +54,7 @@ def train(out: Path, state: Path, steps: int = STEPS) -> None:
         kl = posterior.kl().mean() / pixels[0].numel()
         return reconstruction_loss(decoded, pixels) + 1e-4 * kl
 
-    fit(model, loss_fn, FitConfig(steps=steps, lr=2e-3, weight_decay=0.0, ema=0.998), state / "vae.pt")
+    fit(model, loss_fn, FitConfig(lr=2e-3, weight_decay=0.0, ema=0.998), run, "vae")
     model.register_to_config(scaling_factor=1 / _latent_std(model, scenes))
     model.half().save_pretrained(folder)
     console.print(f"vae: PSNR on test {psnr(AutoencoderKL.from_pretrained(folder)):.2f} dB")

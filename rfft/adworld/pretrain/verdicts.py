@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from rfft.adworld.pretrain.degraded import VARIANTS, load_variant
 from rfft.adworld.pretrain.fit import console, device
-from rfft.adworld.scenes import Scenes, load_scenes
+from rfft.adworld.scenes import ATTRIBUTES, Scenes, load_scenes
 from rfft.metrics.classification import classification_report
 from rfft.types import LABELS
 
@@ -73,6 +74,13 @@ def mixture(parts: list[Labelled], size: int) -> Callable[[np.random.Generator],
         return part.batch(rng.integers(len(part), size=size), flip=bool(rng.random() < 0.5))
 
     return draw
+
+
+def attribute_loss(logits: Tensor, attributes: Tensor) -> Tensor:
+    """Sum of the cross-entropies of surface, place, prop and light; logits [B, sum of classes]."""
+    parts = logits.split([len(values) for values in ATTRIBUTES.values()], dim=1)
+    losses = [F.cross_entropy(part, attributes[:, i]) for i, part in enumerate(parts)]
+    return torch.stack(losses).sum()
 
 
 @torch.no_grad()
