@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -177,8 +179,16 @@ def _config_of(run: Path) -> Path:
     return file
 
 
+def _hush_libraries() -> None:
+    """Their notes on optional packages and coming releases would drown our own messages; errors show."""
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    warnings.simplefilter("ignore", FutureWarning)
+
+
 def main() -> None:
     """Run a command; a mistake of the user's ends it with one line and exit code 2."""
+    _hush_libraries()
     try:
         app()
     except UserError as error:

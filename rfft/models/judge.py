@@ -56,9 +56,13 @@ class Judge(PretrainedModule):
 
     def forward(self, image: Tensor, product: Tensor, caption_ids: Tensor, caption_mask: Tensor) -> Tensor:
         """Image [B,3,H,W], RGBA product [B,4,H,W] in [0,1], caption [B,L] -> logits [B,5]."""
+        return self.head(self.features(image, product, caption_ids, caption_mask))
+
+    def features(self, image: Tensor, product: Tensor, caption_ids: Tensor, caption_mask: Tensor) -> Tensor:
+        """What the head classifies, [B,D]; arguments as in forward."""
         x = fuse_early(image, product, self.config.image_size).to(self.dtype)
         for i, stage in enumerate(self.stages[:-1]):
             x = stage(x if i == 0 else F.max_pool2d(x, 2))
         scale, shift = self.film(self.caption(caption_ids, caption_mask))[..., None, None].chunk(2, dim=1)
         x = self.stages[-1](F.max_pool2d(x * (1 + scale) + shift, 2))
-        return self.head(torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1))
+        return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)

@@ -166,6 +166,35 @@ def test_an_exported_lora(
     assert base.shape == tuned.shape and not np.array_equal(base, tuned)
 
 
+def test_a_prompt_that_is_too_long(
+    rfft: Rfft, world: Path, products: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is cut where the text encoder ends, and the user is told what was lost."""
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps([{"prompt": "oak " * 300 + "park"}]))
+    assert (
+        rfft(*command(world, products, tmp_path / "out", "--prompts", prompts, "--max-attempts", 1))[0] == 0
+    )
+    told = [record.getMessage() for record in caplog.records if "longer than" in record.getMessage()]
+    assert len(told) == 1 and "loses" in told[0] and told[0].rstrip("'").endswith("park")
+
+
+def test_photos_without_alpha(rfft: Rfft, world: Path, prompts: Path, tmp_path: Path) -> None:
+    """White around the product becomes transparent, if that is asked for."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    white = Image.new("RGB", (40, 40), "white")
+    ImageDraw.Draw(white).rectangle([10, 10, 29, 29], fill="navy")
+    white.save(photos / "box.png")
+    arguments = ("--prompts", prompts, "--max-attempts", 1)
+    code, lines = rfft(*command(world, photos, out, *arguments))
+    assert code == 2 and "white_to_alpha" in lines[-1]
+    assert rfft(*command(world, photos, out, *arguments, "--white-to-alpha"))[0] == 0
+    painted = np.asarray(Image.open(out / "images/box.png"))
+    navy = (painted == (0, 0, 128)).all(-1)
+    assert navy.sum() == 38**2 and navy.shape == (64, 64)  # drawn at 0.6 of the canvas, painted around
+
+
 def test_bad_input_leaves_nothing(
     rfft: Rfft, world: Path, products: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

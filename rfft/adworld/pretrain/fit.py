@@ -70,7 +70,7 @@ def start(kind: type[Own], folder: Path, config: Any) -> Own:
 def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, run: Run, name: str) -> nn.Module:
     """Minimise `loss_fn(step, rng)` over the model's parameters; returns it with its averaged (EMA) weights.
 
-    The generator depends on the seeds and step alone, so a run that was cut off goes on as if it had not been.
+    The generator depends on seeds and step alone, so a run that was cut off goes on as if it had not been.
     """
     state_file, steps = run.state / f"{name}.pt", run.steps
     ema = copy.deepcopy(model).eval().requires_grad_(False)
@@ -78,9 +78,7 @@ def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, run: Run, name: st
     optimizer = torch.optim.AdamW(
         parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99)
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.lr, steps + 1, pct_start=config.warmup
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, steps + 1, pct_start=config.warmup)
     named = {"model": model, "ema": ema, "optimizer": optimizer, "schedule": schedule}
     first = _resume(named, state_file)
     saved, running = time.monotonic(), float("nan")

@@ -5,28 +5,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rfft.adworld.pretrain.degraded import VARIANTS
 from rfft.adworld.pretrain.fit import FitConfig, Run, device, fit, start
 from rfft.adworld.pretrain.verdicts import (
+    COUNTS,
     REPORT,
     TEST_COUNT,
     TEST_SEED,
     Labelled,
     LabelledBatch,
+    attribute_loss,
     mixture,
     write_report,
 )
 from rfft.adworld.scenes import ATTRIBUTES
 from rfft.models.probe import Probe, ProbeConfig
 
-BATCH, SCENES, SEED, STEPS = 48, 5_000, 2, 900
+BATCH, SEED, STEPS = 48, 2, 2000
 
 
 def train(run: Run) -> None:
-    parts = [Labelled("train", SCENES, SEED, variant, run.out) for variant in VARIANTS]
+    parts = [Labelled("train", COUNTS[variant], SEED, variant, run.out) for variant in VARIANTS]
     torch.manual_seed(3)
     classes = {name: list(values) for name, values in ATTRIBUTES.items()}
     folder = run.out / "rf-tiny-probe"
@@ -39,11 +40,7 @@ def train(run: Run) -> None:
 
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
         batch = draw(rng)
-        logits = logits_of(batch)
-        losses = [
-            F.cross_entropy(logits[name].float(), batch.attributes[:, i]) for i, name in enumerate(ATTRIBUTES)
-        ]
-        return torch.stack(losses).sum()
+        return attribute_loss(torch.cat(list(logits_of(batch).values()), dim=1), batch.attributes)
 
     fit(model, loss_fn, FitConfig(lr=2e-3, weight_decay=0.02, ema=0.995, seed=3), run, "probe")
     model.save_pretrained(folder, half=True)
@@ -58,7 +55,7 @@ def _accuracies(
     report = {}
     for split in ("val", "test"):
         for variant in VARIANTS:
-            data = Labelled(split, TEST_COUNT, TEST_SEED, variant, run.out)
+            data = Labelled(split, TEST_COUNT, TEST_SEED, variant, out)
             hits = []
             for chunk in np.array_split(np.arange(TEST_COUNT), TEST_COUNT // 100):
                 batch = data.batch(chunk)

@@ -2,28 +2,26 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rfft.adworld.pretrain.degraded import VARIANTS
 from rfft.adworld.pretrain.fit import FitConfig, Run, device, fit, start
 from rfft.adworld.pretrain.verdicts import (
+    COUNTS,
     REPORT,
     Labelled,
     LabelledBatch,
-    attribute_loss,
+    attribute_reader,
     mixture,
     test_reports,
+    verdict_loss,
     write_report,
 )
-from rfft.adworld.scenes import ATTRIBUTES
 from rfft.models.auxiliary import MapNet
 from rfft.models.rfnet import RFNet, RFNetConfig
 
 BATCH, STEPS = 48, 4000
-COUNTS = {"render": 30_000, "vae": 30_000, "x0_hat": 15_000}
 ENCODER = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 2, 2], "layer_type": "basic"}
-ATTRIBUTE_WEIGHT = 0.1  # of the helper task: what stands beside the product is needed to judge its size
 
 
 def train(run: Run) -> None:
@@ -37,8 +35,7 @@ def train(run: Run) -> None:
     tokenizer = parts[0].tokenizer
     config = RFNetConfig.tiny(len(tokenizer), image_size=96, image_encoder=ENCODER, drop=list(run.drop))
     model = start(RFNet, out / name, config)
-    read = nn.Linear(config.width, sum(map(len, ATTRIBUTES.values()))).to(device())  # thrown away later
-    nets = nn.ModuleDict({"rfnet": model, "read": read})
+    read = attribute_reader(config.width)
     features_of = run.compiled(model.features)
     draw = mixture(parts, BATCH)
 
@@ -51,14 +48,13 @@ def train(run: Run) -> None:
         batch = draw(rng)
         with torch.autocast(device().type, torch.bfloat16):
             features = features_of(*inputs(batch))
-            logits, attributes = model.head(features).float(), read(features).float()
-        availability = F.cross_entropy(logits, batch.label, label_smoothing=0.02)
-        return availability + ATTRIBUTE_WEIGHT * attribute_loss(attributes, batch.attributes)
+            return verdict_loss(model.head(features), read(features), batch)
 
     def logits_of(batch: LabelledBatch) -> Tensor:
         with torch.autocast(device().type, torch.bfloat16):
             return model(*inputs(batch))
 
+    nets = nn.ModuleDict({"rfnet": model, "read": read})
     fit(nets, loss_fn, FitConfig(lr=1e-3, weight_decay=0.02, ema=0.998), run, name)
     if not run.drop:
         model.save_pretrained(out / name, half=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from rfft.adworld.pretrain.degraded import VARIANTS, load_variant
@@ -19,6 +19,7 @@ from rfft.metrics.classification import classification_report
 from rfft.types import LABELS
 
 CAPTION_LENGTH = 24
+COUNTS = {"render": 30_000, "vae": 30_000, "x0_hat": 15_000}  # scenes to train on
 REPORT = "report.json"  # figures on the test split, beside the weights they belong to
 TEST_COUNT, TEST_SEED = 800, 9
 
@@ -76,11 +77,25 @@ def mixture(parts: list[Labelled], size: int) -> Callable[[np.random.Generator],
     return draw
 
 
+def attribute_reader(width: int) -> nn.Module:
+    """A linear reader of surface, place, prop and light off a verdict's features; thrown away after training.
+
+    To judge the product's size one must know what stands beside it: learned far sooner when it is asked for.
+    """
+    return nn.Linear(width, sum(map(len, ATTRIBUTES.values()))).to(device())
+
+
 def attribute_loss(logits: Tensor, attributes: Tensor) -> Tensor:
     """Sum of the cross-entropies of surface, place, prop and light; logits [B, sum of classes]."""
-    parts = logits.split([len(values) for values in ATTRIBUTES.values()], dim=1)
+    parts = logits.float().split([len(values) for values in ATTRIBUTES.values()], dim=1)
     losses = [F.cross_entropy(part, attributes[:, i]) for i, part in enumerate(parts)]
     return torch.stack(losses).sum()
+
+
+def verdict_loss(logits: Tensor, attributes: Tensor, batch: LabelledBatch) -> Tensor:
+    """Cross-entropy of the label, and a tenth of the reader's."""
+    label = F.cross_entropy(logits.float(), batch.label, label_smoothing=0.02)
+    return label + 0.1 * attribute_loss(attributes, batch.attributes)
 
 
 @torch.no_grad()
