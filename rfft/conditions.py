@@ -40,6 +40,7 @@ def encode_samples(
 ) -> Batch:
     """The N samples as one Batch on the CPU, with zeros for noise: it is drawn when a sample is used."""
     products = torch.stack([sample.canvas for sample in samples])
+    size = products.shape[-1]
     x_o = torch.cat(
         [bundle.encode_image(init_image(part.to(bundle.device))).cpu() for part in products.split(batch_size)]
     )
@@ -48,8 +49,8 @@ def encode_samples(
     )
     canny_edges = torch.stack([edges(product, *canny)[:1] for product in products])
     return Batch(
-        z=_encode_texts(bundle, [sample.prompt for sample in samples], batch_size),
-        null=_encode_texts(bundle, [sample.negative for sample in samples], batch_size),
+        z=_encode_texts(bundle, [sample.prompt for sample in samples], size, batch_size),
+        null=_encode_texts(bundle, [sample.negative for sample in samples], size, batch_size),
         edges=canny_edges.expand(-1, 3, -1, -1),
         product=products,
         x_o=x_o,
@@ -60,14 +61,14 @@ def encode_samples(
     )
 
 
-def _encode_texts(bundle: Bundle, texts: list[str], batch_size: int) -> Conditioning:
+def _encode_texts(bundle: Bundle, texts: list[str], size: int, batch_size: int) -> Conditioning:
     """Each distinct text is encoded once; one that is too long is cut, and said so."""
     distinct = list(dict.fromkeys(texts))
     parts: list[Conditioning] = []
     too_long: list[tuple[str, str]] = []
     for start in range(0, len(distinct), batch_size):
         part = distinct[start : start + batch_size]
-        condition, cut = bundle.encode_prompts(part)
+        condition, cut = bundle.encode_prompts(part, size)
         parts.append(condition.to("cpu", torch.float32))
         too_long += [(text, rest) for text, rest in zip(part, cut, strict=True) if rest]
     for text, rest in too_long[:SHOWN]:

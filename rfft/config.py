@@ -109,6 +109,7 @@ class Trainer:
     steps: int = setting(1000, least=1)  # optimizer steps
     batch_size: int = setting(4, least=1)  # images per process and micro-batch
     accumulation: int = setting(4, least=1)  # micro-batches per optimizer step
+    decode_batch: int | None = setting(None, least=1)  # pictures decoded and judged at a time; null: all
     mixed_precision: Literal["no", "bf16", "fp16"] = (
         "no"  # of rollout, decoder and reward (see objective.fp32)
     )

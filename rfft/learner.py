@@ -59,7 +59,11 @@ class Learner:
         self.schedule = bundle.schedule(config.rollout.steps)
         objective, rollout, optimizer = config.objective, config.rollout, config.optimizer
         self.objective = Objective(
-            rollout.guidance_scale, objective.regularizer, objective.beta, objective.fp32
+            rollout.guidance_scale,
+            objective.regularizer,
+            objective.beta,
+            objective.fp32,
+            config.trainer.decode_batch,
         )
         self.draw = Draw(
             config.run.seed, rollout.steps, rollout.last, rollout.grad_steps, config.trainer.accumulation

@@ -20,6 +20,9 @@ from rfft.losses import f_ac, l_cc, l_kl
 from rfft.types import Batch, Denoise, Policy, Prediction, Reward, Schedule, StepOutput
 
 
+GRADIENT_SCALE = 1024.0
+
+
 @dataclass(frozen=True)
 class Objective:
     """(9) F_total = F_AC + beta * regularizer."""
@@ -30,6 +33,7 @@ class Objective:
     # The two predictions that are compared stay out of autocast: half precision's rounding moves them further
     # apart than a small regularizer sees.
     fp32: bool = True
+    decode_batch: int | None = None  # pictures decoded and judged at a time; None: all
 
 
 def train_step(
@@ -57,30 +61,51 @@ def train_step(
         # Older torch (before pytorch/pytorch#165068): autocast reuses casts of trainable weights that it made
         # without gradient, and the gradient ends there.
         torch.clear_autocast_cache()
-        with _precision(objective, x):
-            theta = predict(policy.denoiser, x, k, batch, schedule, scale)
-
         reg = x.new_zeros(())
-        if objective.regularizer != "none":
-            with torch.no_grad(), policy.reference(), _precision(objective, x):
-                ref = predict(policy.denoiser, x, k, batch, schedule, scale)
-            reg = l_cc(theta.g, ref.g) if objective.regularizer == "cc" else l_kl(theta.eps, ref.eps)
+        with policy.same_input(), _precision(objective, x):
+            theta = predict(policy.denoiser, x, k, batch, schedule, scale)
+            if objective.regularizer != "none":
+                with torch.no_grad(), policy.reference():
+                    ref = predict(policy.denoiser, x, k, batch, schedule, scale)
+                reg = l_cc(theta.g, ref.g) if objective.regularizer == "cc" else l_kl(theta.eps, ref.eps)
 
-        image = render(policy, theta.x0, batch)
-        logits = reward(image, batch)
-        verdict = f_ac(logits)
-        total = verdict + objective.beta * reg
-        backward(total / len(ks))
+        verdict, slope, logits, image = judge(policy, reward, theta.x0, batch, objective.decode_batch)
+        # Its gradient is that of F_total, and the decoder's activations are gone by now.
+        backward(((theta.x0 * slope).sum() + objective.beta * reg) / len(ks))
 
-        losses.append(torch.stack([total, verdict, reg]).detach())
-        verdicts.append(logits.detach())
+        losses.append(torch.stack([verdict + objective.beta * reg, verdict, reg]).detach())
+        verdicts.append(logits)
         x, position = advance(x, theta.eps.detach(), k, batch, schedule), k + 1
 
     loss, f, reg = torch.stack(losses).mean(0)
     all_logits = torch.stack(verdicts)
     available = (all_logits.argmax(-1) == 0).float().mean()
     forwards = position + (len(ks) if objective.regularizer != "none" else 0)
-    return StepOutput(loss, f, reg, available, all_logits, image.detach(), forwards)
+    return StepOutput(loss, f, reg, available, all_logits, image, forwards)
+
+
+def judge(
+    policy: Policy, reward: Reward, x0: Tensor, batch: Batch, decode_batch: int | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(5) F_AC of the pictures that x0_hat stands for, dF_AC/dx0_hat, logits and pictures, all detached.
+
+    Decoder and reward are frozen, so the chain rule may stop at x0_hat and go on from there: exact, and
+    only `decode_batch` pictures (None: all) need the memory of a decoder's backward pass at a time.
+    """
+    verdict = x0.new_zeros(())
+    slopes, verdicts, images = [], [], []
+    for rows in torch.arange(len(batch), device=x0.device).split(decode_batch or len(batch)):
+        part, products = x0[rows].detach().requires_grad_(), batch.index(rows)
+        image = render(policy, part, products)
+        logits = reward(image, products)
+        loss = f_ac(logits) * len(rows) / len(batch)
+        # The factor, a power of two and so exact, keeps half precision's small gradients from vanishing.
+        (slope,) = torch.autograd.grad(GRADIENT_SCALE * loss, part)
+        slopes.append(slope / GRADIENT_SCALE)
+        verdict += loss.detach()
+        verdicts.append(logits.detach())
+        images.append(image.detach())
+    return verdict, torch.cat(slopes), torch.cat(verdicts), torch.cat(images)
 
 
 def _precision(objective: Objective, x: Tensor) -> AbstractContextManager[object]:

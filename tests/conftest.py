@@ -77,8 +77,8 @@ def _make_batch(bundle: Bundle, count: int = 2) -> Batch:
     product[:, 3] = 0
     product[:, 3, 12:28, 8:20] = 1
     h = PIXELS // bundle.latent_factor
-    z, _ = bundle.encode_prompts(["a bookcase in a park", "soft light"][:count])
-    null, _ = bundle.encode_prompts([""] * count)
+    z, _ = bundle.encode_prompts(["a bookcase in a park", "soft light"][:count], PIXELS)
+    null, _ = bundle.encode_prompts([""] * count, PIXELS)
     return Batch(
         z=z,
         null=null,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -15,7 +15,6 @@ from diffusers import (
     ControlNetModel,
     DDIMScheduler,
     StableDiffusionControlNetInpaintPipeline,
-    UNet2DConditionModel,
 )
 from diffusers.utils import logging as diffusers_logging
 from peft import get_peft_model_state_dict
@@ -24,37 +23,13 @@ from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from rfft.errors import UserError
-from rfft.models import lora
+from rfft.models import lora, text
+from rfft.models.denoiser import Denoiser
 from rfft.types import Conditioning, Denoise, Schedule
 
 EMBEDDED = "rf-tiny"
 ASSETS = Path(__file__).parent.parent / "assets"
 MODES = ("unet_lora", "controlnet_lora", "controlnet")
-
-
-class Denoiser(nn.Module):
-    """U-Net + ControlNet as one function: noise [B,4,h,w] predicted in x at timestep t."""
-
-    alpha_bar: Tensor
-
-    def __init__(
-        self, unet: UNet2DConditionModel, controlnet: ControlNetModel, scheduler: DDIMScheduler
-    ) -> None:
-        super().__init__()
-        self.unet = unet
-        self.controlnet = controlnet
-        self.v_prediction = scheduler.config["prediction_type"] == "v_prediction"
-        self.register_buffer("alpha_bar", scheduler.alphas_cumprod.clone(), persistent=False)
-
-    def forward(self, x: Tensor, t: Tensor, cond: Conditioning, edges: Tensor) -> Tensor:
-        text = {"encoder_hidden_states": cond.hidden, "added_cond_kwargs": cond.added or None}
-        down, mid = self.controlnet(x, t, controlnet_cond=edges, return_dict=False, **text)
-        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-        out: Tensor = self.unet(x, t, return_dict=False, **text, **residuals)[0]
-        if not self.v_prediction:
-            return out
-        ab = self.alpha_bar[t].to(x.dtype)
-        return ab.sqrt() * out.to(x.dtype) + (1 - ab).sqrt() * x
 
 
 class Bundle:
@@ -65,7 +40,7 @@ class Bundle:
         pipe.scheduler = _ddim(pipe.scheduler)
         self.pipe = pipe
         self.vae = pipe.vae
-        self.modules: list[nn.Module] = [pipe.unet, pipe.controlnet, pipe.vae, pipe.text_encoder]
+        self.modules: list[nn.Module] = [pipe.unet, pipe.controlnet, pipe.vae, *text.text_encoders(pipe)]
         for module in self.modules:
             module.requires_grad_(False).eval()
         self.unwrapped = Denoiser(pipe.unet, pipe.controlnet, pipe.scheduler)
@@ -100,18 +75,9 @@ class Bundle:
 
     # ---- encoders ----
 
-    @torch.no_grad()
-    def encode_prompts(self, prompts: list[str]) -> tuple[Conditioning, list[str]]:
-        """Text features, and for each prompt what had to be cut off its end ("" if nothing)."""
-        tokenizer, encoder = self.pipe.tokenizer, self.pipe.text_encoder
-        limit = tokenizer.model_max_length
-        ids = tokenizer(
-            prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
-        ).input_ids
-        whole = tokenizer(prompts, verbose=False).input_ids
-        # The last place within the limit is the end token's, and so is the last one of the whole.
-        cut = [tokenizer.decode(tokens[limit - 1 : -1]) for tokens in whole]
-        return Conditioning(encoder(ids.to(self.device))[0]), cut
+    def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
+        """Text features for pictures of size x size pixels, and what had to be cut off each prompt's end."""
+        return text.encode(self.pipe, prompts, size)
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> Tensor:
@@ -145,6 +111,10 @@ class Bundle:
         """Recompute activations in the backward pass: U-Net, ControlNet and VAE decoder."""
         for module in (self.pipe.unet, self.pipe.controlnet, self.vae):
             module.enable_gradient_checkpointing()
+
+    def same_input(self) -> AbstractContextManager[None]:
+        """Within it, the denoiser's calls differ in nothing but what is trained: the rest is computed once."""
+        return self.unwrapped.encoder_once()
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -66,7 +66,7 @@ def test_rollout_is_the_pipelines(
 
 def test_prompts_and_decoding_are_the_pipelines(bundle: Bundle) -> None:
     prompts = ["a park", "a bookcase, a very long prompt that takes more than there is room for"]
-    ours, cut = bundle.encode_prompts(prompts)
+    ours, cut = bundle.encode_prompts(prompts, 32)
     theirs, _ = bundle.pipe.encode_prompt(prompts, "cpu", 1, False)
     assert torch.equal(ours.hidden, theirs)
     assert cut[0] == "" and cut[1].endswith("room for")

@@ -35,8 +35,8 @@ def test_conditions_are_those_of_each_sample(bundle: Bundle) -> None:
     assert batch.mask.shape == (3, 1, 8, 8) and 0 < batch.mask.mean() < 1
     for i, sample in enumerate(made):
         one = batch.index([i])
-        z, _ = bundle.encode_prompts([sample.prompt])
-        null, _ = bundle.encode_prompts([sample.negative])
+        z, _ = bundle.encode_prompts([sample.prompt], 64)
+        null, _ = bundle.encode_prompts([sample.negative], 64)
         torch.testing.assert_close(one.z.hidden, z.hidden)
         torch.testing.assert_close(one.null.hidden, null.hidden)
         torch.testing.assert_close(one.x_o, bundle.encode_image(init_image(sample.canvas[None])))

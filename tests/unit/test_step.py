@@ -218,3 +218,40 @@ def test_draw_is_ascending_distinct_and_reproducible(grad_steps: int, accumulati
             assert ks == sorted(ks) and ks[0] >= 30 and ks[-1] < 40
             assert ks == draw(optimizer_step, micro_step)
     assert Draw(2, 40, 10, 1, 1)(0, 0) != Draw(3, 40, 10, 1, 1)(0, 0)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_judging_in_parts_changes_no_gradient(
+    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, autocast: bool
+) -> None:
+    bundle = make_trained("unet_lora")
+    batch = make_batch(bundle)
+    decoded: list[int] = []
+    bundle.vae.decoder.register_forward_pre_hook(lambda module, args: decoded.append(len(args[0])))
+    results = []
+    for part in (None, 1):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            output = run(bundle, reward, batch, [6], Objective(3.0, "cc", 0.1, decode_batch=part))
+        results.append((output, grads(bundle)))
+    assert decoded == [2, 1, 1]
+    (whole, all_at_once), (parts, one_by_one) = results
+    tolerance = {"rtol": 2e-2, "atol": 1e-3} if autocast else {"rtol": 1e-4, "atol": 1e-6}
+    assert_close(parts.loss, whole.loss, **tolerance)
+    assert_close(parts.images, whole.images, **tolerance)
+    for name, gradient in one_by_one.items():
+        assert_close(gradient, all_at_once[name], **tolerance)
+
+
+@pytest.mark.parametrize("modes", MODES)
+def test_a_frozen_encoder_runs_once_for_policy_and_reference(
+    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, modes: list[str]
+) -> None:
+    bundle = make_trained(*modes)
+    calls: list[object] = []
+    first, middle = bundle.pipe.unet.down_blocks[0].resnets[0], bundle.pipe.unet.mid_block.resnets[0]
+    for layer in (first, middle):
+        layer.register_forward_pre_hook(lambda module, args: calls.append(module))
+    run(bundle, reward, make_batch(bundle), [0, 1], Objective(3.0, "cc", 0.1))
+    each = 4 if "unet_lora" in modes else 2  # per trained step: policy and reference, or one for both
+    assert calls.count(first) == calls.count(middle) == each
+    assert "forward" not in vars(bundle.pipe.unet.mid_block)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rfft.adworld.canvas import SIZE
 from rfft.adworld.pretrain.fit import device
 from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
 from rfft.conditions import init_image
@@ -72,8 +73,8 @@ def degrade(
 def _batch(
     bundle: Bundle, scenes: Scenes, index: NDArray[np.int64], product: Tensor, generator: torch.Generator
 ) -> Batch:
-    z, _ = bundle.encode_prompts([scenes.prompts[i] for i in index])
-    null, _ = bundle.encode_prompts([""] * len(index))
+    z, _ = bundle.encode_prompts([scenes.prompts[i] for i in index], SIZE)
+    null, _ = bundle.encode_prompts([""] * len(index), SIZE)
     x_o = bundle.encode_image(init_image(product))
     noise = torch.randn(x_o.shape, generator=generator).to(device())
     canny = torch.stack([edges(p) for p in product]).to(device())
