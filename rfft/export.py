@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionControlNetInpaintPipeline
 from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,6 +28,7 @@ from rfft.model_card import write_card
 from rfft.models.bundle import Bundle
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+SETTINGS = ("requires_safety_checker", "force_zeros_for_empty_prompt")  # of SD's and of SDXL's pipeline
 
 Weights = dict[str, Tensor]
 
@@ -48,7 +48,7 @@ def export_run(run: Path, format: str, out: Path) -> Path:
     draft.mkdir(parents=True)
     try:
         export_bundle(bundle, format, draft, config.run.name)
-        write_card(draft / "README.md", run, format, step)
+        write_card(draft / "README.md", run, format, step, type(bundle.pipe).__name__)
         shutil.rmtree(out, ignore_errors=True)
         draft.replace(out)
     finally:
@@ -126,7 +126,8 @@ def _save_peft(bundle: Bundle, out: Path) -> None:
 def _save_merged(bundle: Bundle, out: Path) -> None:
     components = dict(bundle.pipe.components)
     components |= {name: merged_copy(bundle, name) for name in ("unet", "controlnet")}
-    StableDiffusionControlNetInpaintPipeline(**components, requires_safety_checker=False).save_pretrained(out)
+    settings = {name: bundle.pipe.config[name] for name in SETTINGS if name in bundle.pipe.config}
+    type(bundle.pipe)(**components, **settings).save_pretrained(out)
 
 
 def merged_copy(bundle: Bundle, name: str) -> Any:

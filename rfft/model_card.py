@@ -14,8 +14,8 @@ from rfft.config_file import flatten
 SHOWN = ("model.", "reward.", "rollout.", "objective.", "optimizer.", "trainer.batch", "trainer.accumulation")
 
 
-def write_card(file: Path, run: Path, format: str, step: int) -> None:
-    """Settings and figures of the run whose weights lie beside `file` in the given form."""
+def write_card(file: Path, run: Path, format: str, step: int, pipeline: str) -> None:
+    """Settings and figures of the run whose weights lie beside `file`; `pipeline`: diffusers' class."""
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     figures = [results.recorded(run, state) for state in results.STATES]
     settings = {k: v for k, v in flatten(config).items() if k.startswith(SHOWN) and v is not None}
@@ -26,24 +26,25 @@ def write_card(file: Path, run: Path, format: str, step: int) -> None:
         config=config,
         settings=settings,
         step=step,
-        usage="\n".join(usage(format, config)),
+        usage="\n".join(usage(format, config, pipeline)),
         rows=results.rows(figures[0], figures[1]) if figures[0] and figures[1] else [],
     )
     file.write_text(card, encoding="utf-8")
 
 
-def usage(format: str, config: dict[str, Any]) -> list[str]:
+def usage(format: str, config: dict[str, Any], pipeline: str) -> list[str]:
     """Lines of Python that load the export from the folder it lies in."""
-    pipeline = "StableDiffusionControlNetInpaintPipeline"
+    no_checker = [] if "XL" in pipeline else ["safety_checker=None"]
     if format == "merged":
+        here = '"."'
         return [
             f"from diffusers import {pipeline}",
-            f'pipe = {pipeline}.from_pretrained(".", safety_checker=None)',
+            f"pipe = {pipeline}.from_pretrained({', '.join([here, *no_checker])})",
         ]
     modes, base = config["model"]["train"], config["model"]["bundle"]
     adapters = [mode.removesuffix("_lora") for mode in modes if mode.endswith("_lora")]
     whole = "controlnet" in modes or ("controlnet_lora" in modes and format != "peft")
-    arguments = [f'"{base}"', "safety_checker=None"]
+    arguments = [f'"{base}"', *no_checker]
     lines = [f"from diffusers import ControlNetModel, {pipeline}"]
     lines += ["from peft import PeftModel"] * (format == "peft")
     if whole:

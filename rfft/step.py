@@ -19,7 +19,6 @@ from rfft.diffusion import advance, cfg_eps, guidance_direction, guide, inpaint,
 from rfft.losses import f_ac, l_cc, l_kl
 from rfft.types import Batch, Denoise, Policy, Prediction, Reward, Schedule, StepOutput
 
-
 GRADIENT_SCALE = 1024.0
 
 

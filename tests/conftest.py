@@ -7,19 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    ControlNetModel,
-    DDIMScheduler,
-    StableDiffusionControlNetInpaintPipeline,
-    UNet2DConditionModel,
-)
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from rfft.diffusion import latent_mask
 from rfft.models.bundle import Bundle, load_bundle
 from rfft.types import Batch
+from tests import shapes
 
 PIXELS = 32
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.2", "conv1", "proj_in"]
@@ -29,9 +22,7 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.2", "conv1", "proj_in"]
 def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a StableDiffusionControlNetInpaintPipeline: 32 px, VAE factor 4, the schedule of SD 1.5."""
     folder = tmp_path_factory.mktemp("pipeline")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        _tiny_pipeline().save_pretrained(folder)
+    shapes.pipeline("sd15").save_pretrained(folder)
     return folder
 
 
@@ -90,71 +81,3 @@ def _make_batch(bundle: Bundle, count: int = 2) -> Batch:
         caption_mask=torch.ones(count, 4, dtype=torch.long),
         noise=torch.randn(count, 4, h, h, generator=generator),
     )
-
-
-def _tiny_pipeline() -> StableDiffusionControlNetInpaintPipeline:
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
-    controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8, 16))
-    for parameter in controlnet.parameters():
-        if not parameter.any():  # its zero convolutions: let it have a say
-            parameter.data = 0.1 * torch.randn_like(parameter)
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=PIXELS,
-    )
-    tokenizer = _tiny_tokenizer()
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-    return StableDiffusionControlNetInpaintPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        controlnet=controlnet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
-def _tiny_tokenizer() -> CLIPTokenizer:
-    """Letters and a few merges; 24 tokens at most."""
-    letters = list("abcdefghijklmnopqrstuvwxyz0123456789,.")
-    merges = [("p", "a"), ("r", "k</w>"), ("pa", "rk</w>"), ("i", "n</w>")]
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=24)

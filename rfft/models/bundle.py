@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
     ControlNetModel,
     DDIMScheduler,
+    DiffusionPipeline,
     StableDiffusionControlNetInpaintPipeline,
+    StableDiffusionXLControlNetInpaintPipeline,
 )
 from diffusers.utils import logging as diffusers_logging
 from peft import get_peft_model_state_dict
@@ -35,14 +38,18 @@ MODES = ("unet_lora", "controlnet_lora", "controlnet")
 class Bundle:
     """The generator. A trainer may replace `denoiser` by its wrapped form (DDP, compiled)."""
 
-    def __init__(self, pipe: StableDiffusionControlNetInpaintPipeline) -> None:
-        """Freezes pipe's modules and makes its scheduler a DDIM one."""
+    def __init__(self, pipe: Any) -> None:
+        """Freezes a StableDiffusion(XL)ControlNetInpaintPipeline; its scheduler becomes a DDIM one."""
         pipe.scheduler = _ddim(pipe.scheduler)
         self.pipe = pipe
         self.vae = pipe.vae
         self.modules: list[nn.Module] = [pipe.unet, pipe.controlnet, pipe.vae, *text.text_encoders(pipe)]
         for module in self.modules:
             module.requires_grad_(False).eval()
+        # SDXL's autoencoder overflows in fp16, as its config says (that of SD 1.5 says so and does not).
+        self.fp32_vae = text.is_xl(pipe) and bool(pipe.vae.config.force_upcast)
+        if self.fp32_vae:
+            pipe.vae.float()
         self.unwrapped = Denoiser(pipe.unet, pipe.controlnet, pipe.scheduler)
         self.denoiser: Denoise = self.unwrapped
         self.frozen_controlnet: ControlNetModel | None = None
@@ -82,13 +89,21 @@ class Bundle:
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Latent [B,4,h,w] (the posterior's mean, so always the same) of pixels [B,3,H,W]."""
-        posterior = self.vae.encode((2 * pixels - 1).to(self.vae.dtype)).latent_dist
+        with self._vae_precision():
+            posterior = self.vae.encode((2 * pixels - 1).to(self.vae.dtype)).latent_dist
         return (posterior.mode() * self.vae.config.scaling_factor).to(pixels.dtype)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Pixels [B,3,H,W], not clamped, of latent [B,4,h,w]."""
         latent = latent / self.vae.config.scaling_factor
-        return self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0].to(latent.dtype) / 2 + 0.5
+        with self._vae_precision():
+            pixels = self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0]
+        return pixels.to(latent.dtype) / 2 + 0.5
+
+    def _vae_precision(self) -> AbstractContextManager[object]:
+        kind = self.device.type
+        half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+        return torch.autocast(kind, enabled=False) if self.fp32_vae and half else nullcontext()
 
     # ---- training ----
 
@@ -113,7 +128,7 @@ class Bundle:
             module.enable_gradient_checkpointing()
 
     def same_input(self) -> AbstractContextManager[None]:
-        """Within it, the denoiser's calls differ in nothing but what is trained: the rest is computed once."""
+        """Within it, the denoiser's calls differ in what is trained alone: the rest is computed once."""
         return self.unwrapped.encoder_once()
 
     @contextmanager
@@ -175,12 +190,15 @@ def load_bundle(
     folder = ASSETS / EMBEDDED if name == EMBEDDED else Path(name)
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise UserError(f"bundle {name}: no model_index.json in {folder}; give a diffusers pipeline folder")
-    options = {"torch_dtype": dtype, "safety_checker": None, "requires_safety_checker": False}
+    source = str(folder) if folder.is_dir() else name
+    options: dict[str, object] = {"torch_dtype": dtype}
     try:
+        kind = _kind(source)
+        if kind is StableDiffusionControlNetInpaintPipeline:
+            options |= {"safety_checker": None, "requires_safety_checker": False}
         if controlnet is not None:
             options["controlnet"] = ControlNetModel.from_pretrained(str(controlnet), torch_dtype=dtype)
-        source = str(folder) if folder.is_dir() else name
-        pipe = StableDiffusionControlNetInpaintPipeline.from_pretrained(source, **options)
+        pipe = kind.from_pretrained(source, **options)
     except (OSError, ValueError, SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         choices = f"give {EMBEDDED}, a diffusers pipeline folder or a hub id"
@@ -188,6 +206,15 @@ def load_bundle(
     if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
         raise UserError(f"bundle {name}: an inpainting U-Net (9 channels); give one of 4 channels")
     return Bundle(pipe)
+
+
+def _kind(source: str) -> Any:
+    """SD or SDXL, by the class that model_index.json names; whatever that class is for, its parts fit."""
+    named = DiffusionPipeline.load_config(source)["_class_name"]
+    is_xl = named.startswith("StableDiffusionXL")
+    if not is_xl and not named.startswith("StableDiffusion"):
+        raise ValueError(f"it is a {named}, not a Stable Diffusion 1.x, 2.x or XL")
+    return StableDiffusionXLControlNetInpaintPipeline if is_xl else StableDiffusionControlNetInpaintPipeline
 
 
 def _ddim(scheduler: object) -> DDIMScheduler:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from diffusers import ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from rfft.types import Conditioning
@@ -17,9 +16,8 @@ class Denoiser(nn.Module):
 
     alpha_bar: Tensor
 
-    def __init__(
-        self, unet: UNet2DConditionModel, controlnet: ControlNetModel, scheduler: DDIMScheduler
-    ) -> None:
+    def __init__(self, unet: Any, controlnet: Any, scheduler: Any) -> None:
+        """diffusers' UNet2DConditionModel, ControlNetModel and a scheduler of the same noise."""
         super().__init__()
         self.unet = unet
         self.controlnet = controlnet

@@ -24,7 +24,7 @@ def is_xl(pipe: Any) -> bool:
 
 @torch.no_grad()
 def encode(pipe: Any, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
-    """Features of B prompts for pictures of size x size pixels, and what had to be cut off each ("": nothing).
+    """Features of B prompts for pictures of size x size pixels, and what had to be cut off each ("": none).
 
     The numbers of the pipelines' own encode_prompt. Where an SDXL pipeline says so
     (force_zeros_for_empty_prompt), an empty prompt is all zeros, as its negative prompt is by default.

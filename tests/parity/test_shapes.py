@@ -1,0 +1,132 @@
+"""Bases of every shape: rollout and prompts as the stock pipeline's, a step in each mode, LoRA loaded back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from rfft.diffusion import rollout
+from rfft.export import export_bundle
+from rfft.generate import paint
+from rfft.models.bundle import Bundle, load_bundle
+from rfft.step import Objective, train_step
+from rfft.types import Batch, Reward
+from tests import shapes
+
+MakeBatch = Callable[..., Batch]
+MODES = ["unet_lora", "controlnet_lora", "controlnet"]
+TARGETS = ["to_q", "to_v", "conv1"]
+
+
+@pytest.fixture(scope="module", params=["sd21", "sdxl"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SD 1.5's shape is what all other tests use."""
+    path = tmp_path_factory.mktemp(request.param)
+    shapes.pipeline(request.param).save_pretrained(path)
+    return path
+
+
+def stock(pipe: Any, batch: Batch, steps: int, output: str) -> Tensor:
+    """What diffusers' own pipeline paints from the same embeddings and noise."""
+    pooled = {}
+    if "text_embeds" in batch.z.added:
+        pooled = {
+            "pooled_prompt_embeds": batch.z.added["text_embeds"],
+            "negative_pooled_prompt_embeds": batch.null.added["text_embeds"],
+        }
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(
+        prompt_embeds=batch.z.hidden,
+        negative_prompt_embeds=batch.null.hidden,
+        **pooled,
+        image=2 * batch.product[:, :3] * batch.product[:, 3:] - 1,
+        mask_image=1 - batch.product[:, 3:],
+        control_image=batch.edges,
+        latents=batch.noise,
+        num_inference_steps=steps,
+        guidance_scale=4.0,
+        controlnet_conditioning_scale=1.0,
+        strength=1.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type=output,
+    ).images
+
+
+def with_drawn_latent(bundle: Bundle, batch: Batch) -> Batch:
+    """The pipeline draws the product's latent from the VAE's posterior: draw the same one."""
+    posterior = bundle.vae.encode(2 * batch.product[:, :3] * batch.product[:, 3:] - 1).latent_dist
+    drawn = posterior.sample(torch.Generator().manual_seed(0)) * bundle.vae.config.scaling_factor
+    batch.x_o = drawn.detach()
+    return batch
+
+
+def test_rollout_is_the_pipelines(folder: Path, make_batch: MakeBatch) -> None:
+    bundle = load_bundle(folder)
+    batch = with_drawn_latent(bundle, make_batch(bundle))
+    ours = rollout(bundle.denoiser, batch, bundle.schedule(40), guidance_scale=4.0)
+    assert_close(ours, stock(bundle.pipe, batch, 40, "latent"), rtol=0, atol=1e-4)
+
+
+def test_prompts_are_the_pipelines(folder: Path) -> None:
+    bundle = load_bundle(folder)
+    said, _ = bundle.encode_prompts(["a park", "soft light"], 32)
+    null, _ = bundle.encode_prompts(["", ""], 32)
+    theirs = bundle.pipe.encode_prompt(prompt=["a park", "soft light"], device="cpu", num_images_per_prompt=1,
+                                       do_classifier_free_guidance=True)  # fmt: skip
+    assert_close(said.hidden, theirs[0])
+    assert_close(null.hidden, theirs[1])
+    if said.added:
+        assert_close(said.added["text_embeds"], theirs[2])
+        assert_close(null.added["text_embeds"], theirs[3])
+        assert said.added["time_ids"].tolist() == [[32, 32, 0, 0, 32, 32]] * 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_step_trains_what_it_should(folder: Path, make_batch: MakeBatch, reward: Reward, mode: str) -> None:
+    bundle = load_bundle(folder)
+    bundle.train([mode], rank=2, alpha=4, target_modules=TARGETS)
+    for parameter in bundle.trainable().values():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    output = train_step(
+        bundle,
+        reward,
+        make_batch(bundle),
+        bundle.schedule(8),
+        [6],
+        Objective(3.0, "cc", 0.1),
+        Tensor.backward,
+    )
+    assert output.loss.isfinite() and output.reg > 0
+    trained = bundle.trainable()
+    assert all(p.grad is not None and p.grad.any() for p in trained.values())
+    every = [p for module in [*bundle.modules, bundle.unwrapped] for p in module.parameters()]
+    assert len({id(p) for p in every if p.grad is not None}) == len(trained)
+
+
+@pytest.mark.parametrize("format", ["diffusers", "kohya", "merged"])
+def test_exported_weights_paint_the_trainers_picture(
+    folder: Path, tmp_path: Path, make_batch: MakeBatch, format: str
+) -> None:
+    trained = load_bundle(folder)
+    trained.train(["unet_lora"], rank=2, alpha=4, target_modules=TARGETS)
+    for parameter in trained.trainable().values():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    batch = with_drawn_latent(trained, make_batch(trained))
+    ours = paint(trained, batch, trained.schedule(4), 4.0)
+    assert (ours - paint(trained, batch, trained.schedule(4), 4.0, reference=True)).abs().mean() > 1e-3
+    export_bundle(trained, format, tmp_path, "lora")
+    kind = type(trained.pipe)
+    if format == "merged":
+        pipe = kind.from_pretrained(tmp_path)
+    else:
+        pipe = kind.from_pretrained(folder)
+        pipe.load_lora_weights(tmp_path, weight_name=next(tmp_path.glob("*.safetensors")).name)
+    alpha = batch.product[:, 3:]
+    theirs = alpha * batch.product[:, :3] + (1 - alpha) * stock(pipe, batch, 4, "pt")
+    assert_close(ours, theirs, rtol=0, atol=2e-4)
