@@ -1,4 +1,4 @@
-"""Pipelines of the shape of SD 1.5, SD 2.1 and SDXL with random weights: what needs no trained values is real.
+"""Pipelines of the shape of SD 1.5, SD 2.1 and SDXL with random weights: real but for the values.
 
 `full` has the widths of the originals, with fewer layers so that memory lasts; otherwise all is tiny.
 """

@@ -1,4 +1,4 @@
-"""Bases of every shape: rollout and prompts as the stock pipeline's, a step in each mode, LoRA loaded back."""
+"""Bases of every shape: stock rollout and prompts, a step in each mode, LoRA loaded back."""
 
 from __future__ import annotations
 
@@ -93,15 +93,8 @@ def test_a_step_trains_what_it_should(folder: Path, make_batch: MakeBatch, rewar
     bundle.train([mode], rank=2, alpha=4, target_modules=TARGETS)
     for parameter in bundle.trainable().values():
         parameter.data += 0.05 * torch.randn_like(parameter)
-    output = train_step(
-        bundle,
-        reward,
-        make_batch(bundle),
-        bundle.schedule(8),
-        [6],
-        Objective(3.0, "cc", 0.1),
-        Tensor.backward,
-    )
+    batch, objective = make_batch(bundle), Objective(3.0, "cc", 0.1)
+    output = train_step(bundle, reward, batch, bundle.schedule(8), [6], objective, Tensor.backward)
     assert output.loss.isfinite() and output.reg > 0
     trained = bundle.trainable()
     assert all(p.grad is not None and p.grad.any() for p in trained.values())
