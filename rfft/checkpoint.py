@@ -69,6 +69,9 @@ class Checkpoints:
             shutil.rmtree(old)
         return path
 
+    def has(self, step: int) -> bool:
+        return _intact(self.folder / f"step-{step:06}")
+
     def latest(self) -> Path | None:
         """The newest intact checkpoint."""
         for path in self._found():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rfft.errors import UserError
+from rfft.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from rfft.config import Config
@@ -194,3 +194,6 @@ def main() -> None:
     except UserError as error:
         typer.echo("rfft: " + str(error).replace("\n", " "), err=True)
         sys.exit(2)
+    except Interrupted as stop:
+        typer.echo(f"rfft: {stop}", err=True)
+        sys.exit(75)

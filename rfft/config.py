@@ -83,6 +83,9 @@ class Rollout:
     steps: int = setting(40, least=1)  # S, DDIM steps
     last: int = setting(10, least=1)  # the trained step is drawn among the last ones
     grad_steps: int = setting(1, least=1)  # trained steps per rollout
+    # Micro-batches of an optimizer step that share a draw of the trained steps; null: as many as there are
+    # processes, so that none waits for another. To repeat a run of N processes on fewer, set N.
+    shared_draw: int | None = setting(None, least=1)
     guidance_scale: float = setting(7.5, least=1)
 
 

@@ -20,7 +20,9 @@ from rfft.checkpoint import Stateful, load_objects, load_weights
 from rfft.conditions import noise_for, product_for
 from rfft.config import Config
 from rfft.ema import Ema
+from rfft.errors import UserError
 from rfft.models.bundle import Bundle
+from rfft.signals import StopSignals
 from rfft.step import Draw, Objective, train_step
 from rfft.types import Batch, Reward, StepOutput
 
@@ -56,6 +58,7 @@ class Learner:
         self.bundle, self.reward, self.conditions = bundle, reward, conditions
         self.counters = Counters()
         self.stop_requested = self.stopped = False  # asked for in one process; known to all after a step
+        self.signals, self.interrupted = StopSignals(), False  # likewise, after a micro-batch
         self.schedule = bundle.schedule(config.rollout.steps)
         objective, rollout, optimizer = config.objective, config.rollout, config.optimizer
         self.objective = Objective(
@@ -65,9 +68,15 @@ class Learner:
             objective.fp32,
             config.trainer.decode_batch,
         )
-        self.draw = Draw(
-            config.run.seed, rollout.steps, rollout.last, rollout.grad_steps, config.trainer.accumulation
-        )
+        parts = config.trainer.accumulation * accelerator.num_processes  # micro-batches in all processes
+        self.shared = rollout.shared_draw or accelerator.num_processes
+        if parts % self.shared or self.shared % accelerator.num_processes:
+            raise UserError(
+                f"rollout.shared_draw={self.shared} must be a multiple of the {accelerator.num_processes} "
+                f"processes and divide the {parts} micro-batches of an optimizer step"
+            )
+        strata = parts // self.shared
+        self.draw = Draw(config.run.seed, rollout.steps, rollout.last, rollout.grad_steps, strata)
         self.parameters = list(bundle.trainable().values())
         adamw = torch.optim.AdamW(
             self.parameters,
@@ -84,11 +93,20 @@ class Learner:
         weights = bundle.adapter_state_dict()
         self.ema = Ema(weights, config.ema.decay) if config.ema.enabled else None
 
-    def step(self) -> dict[str, float]:
-        """One optimizer step; its scalars are means over all processes. Skipped without a finite gradient."""
+    def step(self) -> dict[str, float] | None:
+        """One optimizer step; its scalars are means over all processes. Skipped without a finite gradient.
+
+        None if it was interrupted between two micro-batches: then it has not happened.
+        """
         began = time.monotonic()
         lr = self.warmup.get_last_lr()[0]
-        outputs = [self.micro_batch(micro) for micro in range(self.config.trainer.accumulation)]
+        outputs = []
+        for micro in range(self.config.trainer.accumulation):
+            outputs.append(self.micro_batch(micro))
+            if self._agree(self.signals.received is not None):
+                self.interrupted = True
+                self.optimizer.zero_grad()
+                return None
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.optimizer.max_grad_norm)
         own = [torch.stack([o.loss, o.f_ac, o.reg, o.available]) for o in outputs]
         here = [time.monotonic() - began, float(self.stop_requested)]
@@ -112,11 +130,16 @@ class Learner:
 
     def micro_batch(self, micro: int) -> StepOutput:
         batch = self.batch(micro).to(self.accelerator.device)
-        ks = self.draw(self.counters.step, micro)
+        ks = self.draw(self.counters.step, micro * self.accelerator.num_processes // self.shared)
         with self.accelerator.accumulate(self.bundle.denoiser), self.accelerator.autocast():
             return train_step(
                 self.bundle, self.reward, batch, self.schedule, ks, self.objective, self.backward
             )
+
+    def _agree(self, asked: bool) -> bool:
+        """Does any process ask for it?"""
+        flag = torch.tensor(float(asked), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)
 
     def backward(self, loss: Tensor) -> None:
         with torch.autocast(self.accelerator.device.type, enabled=False):
@@ -146,7 +169,7 @@ class Learner:
         """All steps done, the time over, or a stop asked for? The same in all processes."""
         trainer, counters = self.config.trainer, self.counters
         late = counters.seconds >= 60 * (trainer.max_minutes or math.inf)
-        return late or self.stopped or counters.step >= trainer.steps
+        return late or self.stopped or self.interrupted or counters.step >= trainer.steps
 
     def averaged(self) -> AbstractContextManager[None]:
         """The model to look at: with its moving average, if one is kept."""

@@ -139,12 +139,12 @@ class Draw:
     steps: int  # S
     last: int  # the pool: steps S - last .. S - 1
     grad_steps: int  # trained steps per micro-batch
-    accumulation: int  # micro-batches per optimizer step
+    strata: int  # draws per optimizer step
 
-    def __call__(self, optimizer_step: int, micro_step: int) -> list[int]:
-        """Ascending step indices of one micro-batch; over the optimizer steps each is drawn equally often."""
+    def __call__(self, optimizer_step: int, stratum: int) -> list[int]:
+        """Ascending step indices of one draw; over the optimizer steps each is drawn equally often."""
         # Systematic sampling: points at equal distances over the pool, one offset per optimizer step.
         offset = random.Random(f"{self.seed}/{optimizer_step}").random()
         stride = self.last / self.grad_steps
-        first = (micro_step + offset) / self.accumulation
+        first = (stratum + offset) / self.strata
         return [self.steps - self.last + int((first + j) * stride) for j in range(self.grad_steps)]

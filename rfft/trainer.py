@@ -20,13 +20,14 @@ from rfft.checkpoint import Checkpoints
 from rfft.conditions import noise_for
 from rfft.config import MAY_CHANGE, Config, to_yaml
 from rfft.data.samples import Sample
-from rfft.errors import UserError
+from rfft.errors import Interrupted, UserError
 from rfft.evaluate import Evaluator, show, show_result
 from rfft.export import export_run
 from rfft.generate import paint
 from rfft.learner import REGULARIZERS, Learner
 from rfft.log import MetricsFile, TrainingDisplay, open_run, write_atomically, write_environment
 from rfft.report import write_report
+from rfft.signals import StopSignals
 from rfft.tracking import Tracker
 from rfft.types import LABELS
 
@@ -56,14 +57,17 @@ def train(config: Config) -> Path:
     if found := checkpoints.latest():
         learner.load(found)
     if not accelerator.is_main_process:
-        loop(learner, None)
+        with StopSignals() as learner.signals:
+            loop(learner, None)
     else:
         watch = Watch(run, learner, checkpoints, evaluator, samples[:SAMPLES])
         watch.before()
-        with watch.display:
+        with watch.display, StopSignals() as learner.signals:
             loop(learner, watch)
-        watch.after()
+        watch.stop() if learner.interrupted else watch.after()
     accelerator.state.destroy_process_group()
+    if learner.interrupted:
+        raise Interrupted(f"stopped after step {learner.counters.step}; the same command goes on from there")
     return run
 
 
@@ -90,6 +94,8 @@ def loop(learner: Learner, watch: Watch | None) -> None:
     limit = MAX_SKIPPED if learner.accelerator.scaler is None else MAX_SKIPPED_FP16
     while not learner.finished():
         scalars = learner.step()
+        if scalars is None:
+            return
         if learner.counters.skipped_in_a_row >= limit:
             raise UserError(
                 f"{limit} steps in a row without a finite loss and gradient, the last one is step "
@@ -142,7 +148,17 @@ class Watch:
             self.evaluate_now(self.evaluator)
         # Last: what comes before it in a step is repeated by a run that is resumed from the one before.
         if step % trainer.checkpoint_every == 0 or self.learner.finished():
-            self.checkpoints.save(step, self.learner.weights(), self.learner.objects())
+            self.save()
+
+    def stop(self) -> None:
+        """Interrupted: keep what has been done."""
+        step = self.learner.counters.step
+        if step and not self.checkpoints.has(step):
+            self.save()
+        self.tracker.close()
+
+    def save(self) -> None:
+        self.checkpoints.save(self.learner.counters.step, self.learner.weights(), self.learner.objects())
 
     def after(self) -> None:
         """Evaluate the tuned model, export, report; tell what there is."""

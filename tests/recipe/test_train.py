@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -282,8 +283,7 @@ def test_accelerate_launch(world: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_two_processes_are_one_with_twice_the_accumulation(rfft: Rfft, world: Path, tmp_path: Path) -> None:
-    """All of the last steps are trained (last = grad_steps), so that the draws are the same in both."""
-    same = ["rollout.grad_steps=2", "trainer.steps=2"]
+    same = ["rollout.steps=8", "rollout.last=6", "trainer.steps=2", "rollout.shared_draw=2"]
     launch(TORCHRUN, world, tmp_path, *same, "run.name=two", "trainer.accumulation=1")
     assert rfft(*PLAIN, *same, "run.name=one", "trainer.accumulation=2")[0] == 0
     assert [row["step"] for row in rows("two")] == [1, 2]
@@ -296,3 +296,43 @@ def test_two_processes_are_one_with_twice_the_accumulation(rfft: Rfft, world: Pa
     )
     one, both = (json.loads(Path("runs", name, "summary.json").read_text()) for name in ("one", "two"))
     assert all(one[name] == both[name] for name in ("grad_samples", "denoiser_forwards"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_and_stops(
+    rfft: Rfft, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """In the middle of step 2 of 3: that step has not happened; the same command goes on as if nothing had."""
+    same = [*PLAIN, "trainer.steps=3", "trainer.accumulation=2", "trainer.checkpoint_every=100"]
+    micro_batch, calls = learner.Learner.micro_batch, []
+
+    def disturbed(self: learner.Learner, micro: int) -> object:
+        calls.append(micro)
+        if len(calls) == 3:
+            os.kill(os.getpid(), number)
+        return micro_batch(self, micro)
+
+    monkeypatch.setattr(learner.Learner, "micro_batch", disturbed)
+    code, told = rfft(*same)
+    assert code == 75 and "stopped after step 1; the same command goes on" in told
+    assert [row["step"] for row in rows("small")] == [1] and len(calls) == 3
+    assert signal.getsignal(number) is not None
+    monkeypatch.setattr(learner.Learner, "micro_batch", micro_batch)
+    assert rfft(*same)[0] == 0
+    assert rfft(*same, "run.name=undisturbed")[0] == 0
+    assert rows("small") == rows("undisturbed")
+    undisturbed = weights("undisturbed", 3)
+    assert all(torch.equal(tensor, undisturbed[name]) for name, tensor in weights("small", 3).items())
+
+
+def test_a_second_signal_ends_at_once(world: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, signal\nfrom rfft.signals import StopSignals\n"
+        "with StopSignals() as signals:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); print(signals.received.name, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); print('still here')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "SIGTERM\n")

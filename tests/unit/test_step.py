@@ -197,7 +197,7 @@ def test_output(make_trained: Make, make_batch: Callable[..., Batch]) -> None:
 
 def test_draw_is_stratified() -> None:
     """Within an optimizer step: one from each half of the pool; over many, each step equally often."""
-    draw = Draw(seed=7, steps=40, last=10, grad_steps=1, accumulation=2)
+    draw = Draw(seed=7, steps=40, last=10, grad_steps=1, strata=2)
     drawn: Counter[int] = Counter()
     for optimizer_step in range(2000):
         (first,), (second,) = draw(optimizer_step, 0), draw(optimizer_step, 1)
@@ -210,7 +210,7 @@ def test_draw_is_stratified() -> None:
 @pytest.mark.parametrize("grad_steps", [1, 3, 4, 10])
 @pytest.mark.parametrize("accumulation", [1, 3, 16])
 def test_draw_is_ascending_distinct_and_reproducible(grad_steps: int, accumulation: int) -> None:
-    draw = Draw(seed=1, steps=40, last=10, grad_steps=grad_steps, accumulation=accumulation)
+    draw = Draw(seed=1, steps=40, last=10, grad_steps=grad_steps, strata=accumulation)
     for optimizer_step in range(50):
         for micro_step in range(accumulation):
             ks = draw(optimizer_step, micro_step)
