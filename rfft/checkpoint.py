@@ -1,9 +1,11 @@
 """Checkpoints: named stateful objects in a folder that is whole or not there.
 
-checkpoints/step-000020/adapter.safetensors   trained weights
-                        ema.safetensors       their moving average, where one is kept
-                        state.pt              state_dict of every named object
-                        sha256.json           of the files above; written last
+checkpoints/step-000020/                       the newest ones
+            best-0.8542-step-000040/           the highest available rate above the red lines
+                adapter.safetensors           trained weights
+                ema.safetensors               their moving average, where one is kept
+                state.pt                      state_dict of every named object
+                sha256.json                   of the files above; written last
 """
 
 from __future__ import annotations
@@ -43,15 +45,38 @@ class Checkpoints:
         self.folder, self.keep = folder, keep
 
     def save(self, step: int, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]) -> Path:
-        """Write weights (NAME.safetensors each) and objects beside, then rename: a crash leaves no half."""
-        path = self.folder / f"step-{step:06}"
+        """Write weights (NAME.safetensors each) and objects."""
+        path = self._write(f"step-{step:06}", weights, objects)
+        for old in self._found()[self.keep :]:
+            shutil.rmtree(old)
+        return path
+
+    def save_best(
+        self, score: float, step: int, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]
+    ) -> None:
+        """Keep this one beside the newest ones if no earlier one has this score."""
+        kept = self.best()
+        if kept is not None and float(kept.name.split("-")[1]) >= score:
+            return
+        self._write(f"best-{score:.4f}-step-{step:06}", weights, objects)
+        if kept is not None:
+            shutil.rmtree(kept)
+
+    def best(self) -> Path | None:
+        """The intact one of the highest score."""
+        found = sorted(self.folder.glob("best-*"), key=lambda path: path.name, reverse=True)
+        return next((path for path in found if _intact(path)), None)
+
+    def _write(self, name: str, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]) -> Path:
+        """Aside, then renamed: a crash leaves no half."""
+        path = self.folder / name
         draft = path.with_name(f".{path.name}.part")
         try:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
-            for name, tensors in weights.items():
-                save_file(_plain(tensors), draft / f"{name}.safetensors", metadata={"format": "pt"})
-            torch.save({name: item.state_dict() for name, item in objects.items()}, draft / STATE)
+            for part, tensors in weights.items():
+                save_file(_plain(tensors), draft / f"{part}.safetensors", metadata={"format": "pt"})
+            torch.save({key: item.state_dict() for key, item in objects.items()}, draft / STATE)
             sums = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
             (draft / SUMS).write_text(json.dumps(sums, indent=1) + "\n")
             for written in (*draft.iterdir(), draft):
@@ -65,8 +90,6 @@ class Checkpoints:
                 f"{path} cannot be written ({error}); earlier checkpoints are intact: make room and run the "
                 "same command again"
             ) from error
-        for old in self._found()[self.keep :]:
-            shutil.rmtree(old)
         return path
 
     def has(self, step: int) -> bool:

@@ -93,12 +93,13 @@ def export(
     run: RunFolder,
     format: Annotated[Literal["diffusers", "kohya", "peft", "merged"], typer.Option()] = "diffusers",
     out: Annotated[Path | None, typer.Option(help="Default: RUN/export/FORMAT.")] = None,
+    best: Annotated[bool, typer.Option("--best", help="Not the last checkpoint but the best one.")] = False,
 ) -> None:
     """Write a run's weights in the form other tools load."""
     _config_of(run)
     from rfft.export import export_run
 
-    typer.echo(export_run(run, format, out or run / "export" / format))
+    typer.echo(export_run(run, format, out or run / "export" / format, best))
 
 
 @app.command()

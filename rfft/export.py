@@ -33,8 +33,8 @@ SETTINGS = ("requires_safety_checker", "force_zeros_for_empty_prompt")  # of SD'
 Weights = dict[str, Tensor]
 
 
-def export_run(run: Path, format: str, out: Path) -> Path:
-    """Write the weights of a run's last checkpoint to `out`, with a model card; all of it or nothing.
+def export_run(run: Path, format: str, out: Path, best: bool = False) -> Path:
+    """Write the weights of a run's last (or best) checkpoint to `out`, with a model card; all or nothing.
 
     Below the run's own folder an earlier export is replaced; anywhere else `out` must be new.
     """
@@ -42,7 +42,7 @@ def export_run(run: Path, format: str, out: Path) -> Path:
     if out.exists() and not own and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; name a new folder with --out")
     config = load_config(run / "config.yaml")
-    bundle, step = load_trained(config, run, "cpu")
+    bundle, step = load_trained(config, run, "cpu", best)
     draft = out.with_name(f".{out.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -56,15 +56,20 @@ def export_run(run: Path, format: str, out: Path) -> Path:
     return out
 
 
-def load_trained(config: Config, run: Path, device: torch.device | str) -> tuple[Bundle, int]:
-    """The tuned generator of the run's last checkpoint (its moving average, where kept), and its step."""
-    checkpoint = Checkpoints(run / "checkpoints", config.trainer.keep).latest()
+def load_trained(
+    config: Config, run: Path, device: torch.device | str, best: bool = False
+) -> tuple[Bundle, int]:
+    """The tuned generator of the run's last or best checkpoint (moving average, where kept), and its step."""
+    checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
+    checkpoint = checkpoints.best() if best else checkpoints.latest()
+    if checkpoint is None and best:
+        raise UserError(f"{run}: no best checkpoint; it is chosen while training, with evaluate.every=N")
     if checkpoint is None:
         raise UserError(f"{run}: no checkpoint yet; train first, with rfft train")
     averaged = (checkpoint / "ema.safetensors").is_file()
     bundle = build.build_bundle(config, device)
     bundle.load_adapter_state_dict(load_weights(checkpoint, "ema" if averaged else "adapter"))
-    return bundle, int(checkpoint.name.removeprefix("step-"))
+    return bundle, int(checkpoint.name.rpartition("-")[2])
 
 
 def export_bundle(bundle: Bundle, format: str, out: Path, name: str) -> None:

@@ -302,7 +302,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(rfft: Rfft, world: Pa
 def test_a_signal_saves_and_stops(
     rfft: Rfft, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    """In the middle of step 2 of 3: that step has not happened; the same command goes on as if nothing had."""
+    """In the middle of step 2 of 3: it has not happened; the same command goes on as if nothing had."""
     same = [*PLAIN, "trainer.steps=3", "trainer.accumulation=2", "trainer.checkpoint_every=100"]
     micro_batch, calls = learner.Learner.micro_batch, []
 

@@ -65,6 +65,19 @@ def test_the_newest_stay(tmp_path: Path) -> None:
     assert checkpoints.latest() == tmp_path / "step-1000000"
 
 
+def test_the_best_stays_beside_the_newest(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    assert checkpoints.best() is None
+    for step, score in enumerate((0.5, 0.8125, 0.25, 0.8125), start=1):
+        stored = {"adapter": {"w": torch.tensor([score])}}
+        checkpoints.save(step, stored, {})
+        checkpoints.save_best(score, step, stored, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best-0.8125-step-000002", "step-000004"]
+    best = checkpoints.best()
+    assert best is not None and load_weights(best, "adapter")["w"].item() == 0.8125
+    assert checkpoints.latest() == tmp_path / "step-000004"
+
+
 @pytest.mark.parametrize("file", ["adapter.safetensors", "state.pt", "sha256.json"])
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
 def test_a_damaged_one_is_passed_over(

@@ -1,0 +1,171 @@
+"""What the main process does beside training: metrics, display, samples, checkpoints, evaluation, report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from rfft import grid, results
+from rfft.checkpoint import Checkpoints
+from rfft.conditions import noise_for
+from rfft.data.samples import Sample
+from rfft.evaluate import Evaluator, show, show_result
+from rfft.export import export_run
+from rfft.generate import paint
+from rfft.learner import REGULARIZERS, Learner
+from rfft.log import MetricsFile, TrainingDisplay, write_atomically
+from rfft.report import write_report
+from rfft.tracking import Tracker
+from rfft.types import LABELS
+
+SAMPLES, SAMPLE_SEED, SAMPLE_COLUMNS = 16, 20240801, 8  # grids of pictures, always with the same noise
+EXPORT = "diffusers"
+
+
+class Watch:
+    """What the main process does beside training: metrics, display, samples, checkpoints, evaluation."""
+
+    def __init__(
+        self,
+        run: Path,
+        learner: Learner,
+        checkpoints: Checkpoints,
+        evaluator: Evaluator | None,
+        samples: list[Sample],
+    ) -> None:
+        self.run, self.learner, self.checkpoints, self.evaluator = run, learner, checkpoints, evaluator
+        self.config, self.samples = learner.config, samples
+        self.console = Console(stderr=True)
+        (run / "samples").mkdir(exist_ok=True)
+        done, trainer = learner.counters, self.config.trainer
+        self.metrics = MetricsFile(run / "metrics.jsonl", done.step)
+        kind = self.config.tracker.kind
+        self.tracker = Tracker(learner.accelerator, kind, run, asdict(self.config))
+        left = None if trainer.max_minutes is None else 60 * trainer.max_minutes - done.seconds
+        name = REGULARIZERS[self.config.objective.regularizer].upper()
+        self.display = TrainingDisplay(trainer.steps, name, done.step, self.console, seconds=left)
+
+    def before(self) -> None:
+        if self.evaluator is not None:
+            self.evaluate_base(self.evaluator)
+        if self.learner.counters.step == 0 and self.config.trainer.sample_every:
+            self.sample()
+
+    def after_step(self, scalars: dict[str, float]) -> None:
+        trainer, step = self.config.trainer, self.learner.counters.step
+        self.metrics.write(step, scalars)
+        self.tracker.log(scalars, step)
+        regularizer = scalars.get(f"train/{REGULARIZERS[self.config.objective.regularizer]}", 0.0)
+        self.display.update(step, scalars["train/f_ac"], regularizer, scalars["train/available"])
+        if trainer.sample_every and step % trainer.sample_every == 0:
+            self.sample()
+        every = self.config.evaluate.every
+        if self.evaluator is not None and every and step % every == 0:
+            self.evaluate_now(self.evaluator)
+        # Last: what comes before it in a step is repeated by a run that is resumed from the one before.
+        if step % trainer.checkpoint_every == 0 or self.learner.finished():
+            self.save()
+
+    def stop(self) -> None:
+        """Interrupted: keep what has been done."""
+        step = self.learner.counters.step
+        if step and not self.checkpoints.has(step):
+            self.save()
+        self.tracker.close()
+
+    def save(self) -> None:
+        self.checkpoints.save(self.learner.counters.step, self.learner.weights(), self.learner.objects())
+
+    def after(self) -> None:
+        """Evaluate the tuned model, export, report; tell what there is."""
+        counters = self.learner.counters
+        found = {
+            "seconds": round(counters.seconds, 1),
+            "steps": counters.step,
+            "grad_samples": counters.grad_samples,
+            "denoiser_forwards": counters.forwards,
+        }
+        summary = results.read_json(self.run / results.SUMMARY)
+        if self.evaluator is not None and not (summary.get("steps") == counters.step and "tuned" in summary):
+            self.evaluate_tuned(self.evaluator)
+            summary = results.finish(self.run, found)
+        elif self.evaluator is None:
+            write_atomically(self.run / results.SUMMARY, json.dumps(found, indent=2) + "\n")
+        exported = export_run(self.run, EXPORT, self.run / "export" / EXPORT)
+        report = write_report(self.run)
+        self.tracker.artifact(exported, found)
+        self.tracker.close()
+        if self.evaluator is not None:
+            show_result(self.console, self.config, summary)
+        for name, path in (("weights", exported), ("samples", self.run / "samples"), ("report", report)):
+            self.console.print(f"{name:8} {path}", highlight=False, soft_wrap=True)
+
+    def sample(self) -> None:
+        """A grid of the first samples' pictures, framed by verdict: samples/step-000020.png."""
+        learner, step = self.learner, self.learner.counters.step
+        picks = list(range(len(self.samples)))
+        chosen = learner.conditions.index(picks)
+        noise = noise_for(SAMPLE_SEED, picks, tuple(chosen.x_o.shape[1:]))
+        batch = replace(chosen, noise=noise).to(learner.accelerator.device)
+        scale = self.config.rollout.guidance_scale
+        with torch.no_grad(), learner.averaged(), learner.accelerator.autocast():
+            images = paint(learner.bundle, batch, learner.schedule, scale)
+            verdicts = learner.reward(images, batch).argmax(-1).cpu()
+        cells = grid.to_bytes(images)
+        zoom = max(1, 128 // cells.shape[-1])
+        sheet = grid.sheet(cells, verdicts == 0, SAMPLE_COLUMNS, zoom)
+        grid.save_png(self.run / "samples" / f"step-{step:06}.png", sheet)
+        columns: dict[str, list[Any]] = {
+            "prompt": [sample.prompt for sample in self.samples],
+            "noise": picks,
+            "verdict": [LABELS[i] for i in verdicts],
+        }
+        self.tracker.pictures("samples", cells.permute(0, 2, 3, 1).numpy(), columns, step)
+
+    # ---- evaluation ----
+
+    def evaluate_base(self, evaluator: Evaluator) -> None:
+        if results.recorded(self.run, "base") is None:
+            self._evaluate(evaluator, "base")
+        self._write_figures("base", 0)
+
+    def evaluate_tuned(self, evaluator: Evaluator) -> None:
+        self._evaluate(evaluator, "tuned")
+        self.evaluate_base(evaluator)  # again, if the grid is another one than when the run was begun
+        self._write_figures("tuned", self.learner.counters.step)
+
+    def _evaluate(self, evaluator: Evaluator, state: str) -> None:
+        with Progress(console=self.console) as progress, self.learner.averaged():
+            task = progress.add_task(f"evaluating the {state} model", total=None)
+            found = evaluator(reference=state == "base", report=partial(show, progress, task))
+        evaluator.record(self.run, state, found)
+
+    def _write_figures(self, state: str, step: int) -> None:
+        if step not in self.metrics.evaluated:
+            scalars = results.scalars(results.recorded(self.run, state) or {})
+            self.metrics.write(step, scalars)
+            self.tracker.log(scalars, step)
+
+    def evaluate_now(self, evaluator: Evaluator) -> None:
+        """In the middle of training: keep the best above the red lines; below one warn, or stop the run."""
+        settings, step = self.config.evaluate, self.learner.counters.step
+        with self.learner.averaged():
+            figures = evaluator().figures
+        scalars = results.scalars(figures)
+        self.metrics.write(step, scalars)
+        self.tracker.log(scalars, step)
+        base = results.recorded(self.run, "base") or {}
+        warnings = results.red_lines(base, figures, settings.min_alignment, settings.min_diversity)
+        for warning in warnings:
+            self.console.print(f"step {step}: {warning}", style="red")
+            self.learner.stop_requested |= settings.stop_at_red_line
+        if not warnings:
+            rate = figures["available_rate"]["rfnet"]["rate"]
+            self.checkpoints.save_best(rate, step, self.learner.weights(), self.learner.objects())
