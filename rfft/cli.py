@@ -167,6 +167,18 @@ def pretrain(
     module.train(Run(out, state, steps or module.STEPS, seed, tuple(drop or ()), compiled))
 
 
+@adworld.command()
+def assess(
+    out: Annotated[Path, typer.Option(help="Holds rf-tiny and the other models' folders.")] = Path(
+        "pretrained"
+    ),
+) -> None:
+    """Measure RFNet and judge on the test split, and how far they agree; writes their report.json."""
+    from rfft.adworld.pretrain import assess as assessment
+
+    assessment.assess(out)
+
+
 def _load(path: Path, overrides: list[str] | None) -> Config:
     from rfft.config import load_config
 

@@ -11,6 +11,7 @@ from rfft.adworld.pretrain.verdicts import (
     REPORT,
     Labelled,
     LabelledBatch,
+    LogitsOf,
     attribute_reader,
     mixture,
     test_reports,
@@ -31,10 +32,6 @@ def train(run: Run) -> None:
     read = attribute_reader(2 * model.config.widths[-1])
     draw = mixture(parts, BATCH)
 
-    def logits_of(batch: LabelledBatch) -> Tensor:
-        with torch.autocast(device().type, torch.bfloat16):
-            return model(batch.image, batch.product, batch.caption_ids, batch.caption_mask)
-
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
         batch = draw(rng)
         with torch.autocast(device().type, torch.bfloat16):
@@ -45,4 +42,14 @@ def train(run: Run) -> None:
     fit(nets, loss_fn, FitConfig(lr=2e-3, weight_decay=0.02, ema=0.995, seed=SEED), run, "judge")
     model.save_pretrained(folder, half=True)
     tokenizer.save_pretrained(folder)
-    write_report(folder / REPORT, test_reports(logits_of, run.out))
+    write_report(folder / REPORT, test_reports(reader(model), run.out))
+
+
+def reader(model: Judge) -> LogitsOf:
+    """Logits [B, 5] of a batch."""
+
+    def logits_of(batch: LabelledBatch) -> Tensor:
+        with torch.autocast(device().type, torch.bfloat16):
+            return model(batch.image, batch.product, batch.caption_ids, batch.caption_mask)
+
+    return logits_of

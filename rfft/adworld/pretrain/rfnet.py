@@ -1,5 +1,8 @@
 """RFNet for rf-tiny: learns the five labels on renders, VAE round trips and one-step x0_hat."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,6 +14,7 @@ from rfft.adworld.pretrain.verdicts import (
     REPORT,
     Labelled,
     LabelledBatch,
+    LogitsOf,
     attribute_reader,
     mixture,
     test_reports,
@@ -28,10 +32,7 @@ def train(run: Run) -> None:
     """Train RFNet; with `run.drop` (some of o, g, d, s, c) an ablation, of which only the report is kept."""
     out, name = run.out, "rf-tiny-rfnet" + "".join(f"-no-{m}" for m in run.drop)
     parts = [Labelled("train", COUNTS[variant], 1, variant, out) for variant in VARIANTS]
-    maps = [
-        MapNet.from_pretrained(out / f"rf-tiny-{kind}").to(device()).requires_grad_(False)
-        for kind in ("depth", "saliency")
-    ]
+    inputs = inputs_with_maps(out)
     tokenizer = parts[0].tokenizer
     config = RFNetConfig.tiny(len(tokenizer), image_size=96, image_encoder=ENCODER, drop=list(run.drop))
     model = start(RFNet, out / name, config)
@@ -39,24 +40,41 @@ def train(run: Run) -> None:
     features_of = run.compiled(model.features)
     draw = mixture(parts, BATCH)
 
-    def inputs(batch: LabelledBatch) -> tuple[Tensor, ...]:
-        with torch.no_grad():
-            depth, saliency = (net(batch.image) for net in maps)
-        return batch.image, batch.product, depth, saliency, batch.caption_ids, batch.caption_mask
-
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
         batch = draw(rng)
         with torch.autocast(device().type, torch.bfloat16):
             features = features_of(*inputs(batch))
             return verdict_loss(model.head(features), read(features), batch)
 
-    def logits_of(batch: LabelledBatch) -> Tensor:
-        with torch.autocast(device().type, torch.bfloat16):
-            return model(*inputs(batch))
-
     nets = nn.ModuleDict({"rfnet": model, "read": read})
     fit(nets, loss_fn, FitConfig(lr=1e-3, weight_decay=0.02, ema=0.998), run, name)
     if not run.drop:
         model.save_pretrained(out / name, half=True)
         tokenizer.save_pretrained(out / name)
-    write_report((run.state if run.drop else out) / name / REPORT, test_reports(logits_of, out))
+    write_report((run.state if run.drop else out) / name / REPORT, test_reports(reader(model, out), out))
+
+
+def inputs_with_maps(out: Path) -> Callable[[LabelledBatch], tuple[Tensor, ...]]:
+    """What RFNet takes, with the maps that the networks in `out` make."""
+    maps = [
+        MapNet.from_pretrained(out / f"rf-tiny-{kind}").to(device()).requires_grad_(False)
+        for kind in ("depth", "saliency")
+    ]
+
+    def inputs(batch: LabelledBatch) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            depth, saliency = (net(batch.image) for net in maps)
+        return batch.image, batch.product, depth, saliency, batch.caption_ids, batch.caption_mask
+
+    return inputs
+
+
+def reader(model: RFNet, out: Path) -> LogitsOf:
+    """Logits [B, 5] of a batch."""
+    inputs = inputs_with_maps(out)
+
+    def logits_of(batch: LabelledBatch) -> Tensor:
+        with torch.autocast(device().type, torch.bfloat16):
+            return model(*inputs(batch))
+
+    return logits_of

@@ -36,6 +36,9 @@ class LabelledBatch:
     attributes: Tensor
 
 
+LogitsOf = Callable[[LabelledBatch], Tensor]
+
+
 class Labelled:
     """The scenes of one split and seed in one variant."""
 
@@ -98,18 +101,22 @@ def verdict_loss(logits: Tensor, attributes: Tensor, batch: LabelledBatch) -> Te
     return label + 0.1 * attribute_loss(attributes, batch.attributes)
 
 
-@torch.no_grad()
-def test_reports(logits_of: Callable[[LabelledBatch], Tensor], folder: Path) -> dict[str, dict]:
+def test_reports(logits_of: LogitsOf, folder: Path) -> dict[str, dict]:
     """Classification report on unseen products and places, for each variant."""
-    reports = {}
-    for variant in VARIANTS:
-        data = Labelled("test", TEST_COUNT, TEST_SEED, variant, folder)
-        chunks = np.array_split(np.arange(TEST_COUNT), TEST_COUNT // 100)
-        probabilities = torch.cat(
-            [logits_of(data.batch(chunk)).float().softmax(-1).cpu() for chunk in chunks]
-        )
-        reports[variant] = classification_report(probabilities.numpy(), np.array(data.scenes.label), LABELS)
-    return reports
+    labels = np.array(load_scenes("test", TEST_COUNT, TEST_SEED).label)
+    return {
+        variant: classification_report(test_probabilities(logits_of, variant, folder), labels, LABELS)
+        for variant in VARIANTS
+    }
+
+
+@torch.no_grad()
+def test_probabilities(logits_of: LogitsOf, variant: str, folder: Path) -> NDArray[np.float32]:
+    """[N, 5] on the test scenes."""
+    data = Labelled("test", TEST_COUNT, TEST_SEED, variant, folder)
+    chunks = np.array_split(np.arange(TEST_COUNT), TEST_COUNT // 100)
+    parts = [logits_of(data.batch(chunk)).float().softmax(-1).cpu() for chunk in chunks]
+    return torch.cat(parts).numpy()
 
 
 def write_report(path: Path, report: dict) -> None:
