@@ -186,29 +186,38 @@ def load_bundle(
     """Load "rf-tiny", a diffusers pipeline folder or a hub id; controlnet: folder or id, if that has none."""
     for library in (diffusers_logging, transformers_logging):  # bars for the parts of one small pipeline
         library.disable_progress_bar()
-    name = str(path_or_id)
-    folder = ASSETS / EMBEDDED if name == EMBEDDED else Path(name)
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
-        raise UserError(f"bundle {name}: no model_index.json in {folder}; give a diffusers pipeline folder")
-    source = str(folder) if folder.is_dir() else name
+    name, source = str(path_or_id), source_of(path_or_id)
     options: dict[str, object] = {"torch_dtype": dtype}
     try:
-        kind = _kind(source)
+        kind = pipeline_class(source)
         if kind is StableDiffusionControlNetInpaintPipeline:
             options |= {"safety_checker": None, "requires_safety_checker": False}
         if controlnet is not None:
             options["controlnet"] = ControlNetModel.from_pretrained(str(controlnet), torch_dtype=dtype)
         pipe = kind.from_pretrained(source, **options)
     except (OSError, ValueError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        choices = f"give {EMBEDDED}, a diffusers pipeline folder or a hub id"
-        raise UserError(f"bundle {name} cannot be loaded ({reason}); {choices}") from error
+        raise cannot_load(name, error) from error
     if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
         raise UserError(f"bundle {name}: an inpainting U-Net (9 channels); give one of 4 channels")
     return Bundle(pipe)
 
 
-def _kind(source: str) -> Any:
+def source_of(path_or_id: str | Path) -> str:
+    """The folder or hub id behind a bundle's name."""
+    name = str(path_or_id)
+    folder = ASSETS / EMBEDDED if name == EMBEDDED else Path(name)
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
+        raise UserError(f"bundle {name}: no model_index.json in {folder}; give a diffusers pipeline folder")
+    return str(folder) if folder.is_dir() else name
+
+
+def cannot_load(name: str, error: Exception) -> UserError:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    choices = f"give {EMBEDDED}, a diffusers pipeline folder or a hub id"
+    return UserError(f"bundle {name} cannot be loaded ({reason}); {choices}")
+
+
+def pipeline_class(source: str) -> Any:
     """SD or SDXL, by the class that model_index.json names; whatever that class is for, its parts fit."""
     named = DiffusionPipeline.load_config(source)["_class_name"]
     is_xl = named.startswith("StableDiffusionXL")

@@ -1,0 +1,94 @@
+"""What calls cost, counted without computing: FLOPs, and the bytes that wait for the backward pass.
+
+Everything happens on fake tensors (shapes and types without data) of the CPU, so autocast and the saving kind
+of attention behave as in a run. FLOPs count a multiply-add as two, as torch's counter does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+_ATEN = torch.ops.aten
+
+
+def _attention(q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **__: object) -> int:
+    return int(sdpa_flop_count(q, k, v))
+
+
+def _attention_backward(
+    grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **__: object
+) -> int:
+    return int(sdpa_backward_flop_count(grad, q, k, v))
+
+
+# The CPU's kernel, which torch's counter does not know.
+_COUNTED = {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one call: FLOPs forward and backward, and bytes that wait for the backward pass."""
+
+    forward: int
+    backward: int
+    activations: int
+
+
+def fake() -> FakeTensorMode:
+    """Within it, tensors have shapes and types but no data."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def imagine(modules: Iterable[nn.Module]) -> None:
+    """Give modules (built on the meta device, for example) fake tensors of the CPU; call it within fake()."""
+    made: dict[Tensor, Tensor] = {}  # tensors are hashed by identity
+
+    def imagined(tensor: Tensor) -> Tensor:
+        if tensor not in made:
+            plain = torch.empty(tensor.shape, dtype=tensor.dtype)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            made[tensor] = nn.Parameter(plain, tensor.requires_grad) if is_parameter else plain
+        return made[tensor]
+
+    for part in (part for module in modules for part in module.modules()):
+        for tensors in (part._parameters, part._buffers):
+            tensors.update({n: imagined(t) for n, t in tensors.items() if t is not None})
+
+
+def cost(call: Callable[[], Tensor], parameters: Iterable[nn.Parameter]) -> Cost:
+    """Of `call`, whose result is taken back to its leaves; `parameters` are there anyway and do not count."""
+    known = {parameter.untyped_storage()._cdata for parameter in parameters}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in known:
+            kept[storage] = tensor
+        return tensor
+
+    def unpack(tensor: Tensor) -> Tensor:
+        return tensor
+
+    counter = FlopCounterMode(display=False, custom_mapping=_COUNTED)
+    with counter as forward, saved_tensors_hooks(pack, unpack):
+        result = call()
+    waiting = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    with FlopCounterMode(display=False, custom_mapping=_COUNTED) as backward:
+        result.sum().backward()
+    return Cost(forward.get_total_flops(), backward.get_total_flops(), waiting)
+
+
+def weight_bytes(modules: Iterable[nn.Module]) -> int:
+    """Of distinct parameters and buffers."""
+    tensors = {id(t): t for module in modules for t in (*module.parameters(), *module.buffers())}
+    return sum(tensor.nbytes for tensor in tensors.values())

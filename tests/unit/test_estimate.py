@@ -1,0 +1,51 @@
+"""Costs are counted without computing, and are those of the real thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from rfft.diffusion import cfg_eps
+from rfft.estimate import Cost, cost, fake, imagine, weight_bytes
+from rfft.models.bundle import Bundle
+from rfft.models.skeleton import load_skeleton, skeleton_batch
+from tests import shapes
+
+TARGETS = ["to_q", "to_v", "conv1"]
+
+
+def test_a_linear_layer() -> None:
+    """2 x 3 times 3 x 5: 60 FLOPs, and as many for each of dx and dW; x [2,3] waits for dW: 24 bytes."""
+    layer = nn.Linear(3, 5, bias=False)
+    with fake():
+        imagine([layer])
+        x = torch.zeros(2, 3, requires_grad=True)
+        assert cost(lambda: layer(x), layer.parameters()) == Cost(60, 120, 24)
+    assert weight_bytes([layer, layer]) == 60
+
+
+def denoiser_cost(bundle: Bundle) -> Cost:
+    batch, t = skeleton_batch(bundle, 32, 2, 4), torch.zeros((), dtype=torch.long)
+    return cost(
+        lambda: torch.cat(cfg_eps(bundle.denoiser, batch.noise, t, batch)), bundle.unwrapped.parameters()
+    )
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_a_skeleton_costs_what_the_bundle_does(name: str, tmp_path: Path) -> None:
+    """FLOPs, waiting bytes and weights, counted without weights, are those of real tensors."""
+    pipe = shapes.pipeline(name)
+    pipe.save_pretrained(tmp_path)
+    for file in tmp_path.rglob("*.safetensors"):
+        file.unlink()
+    real, imagined = Bundle(pipe), load_skeleton(str(tmp_path))
+    for bundle in (real, imagined):
+        bundle.train(["unet_lora"], 2, 4.0, TARGETS)
+    expected = denoiser_cost(real)
+    with fake():
+        imagine([*imagined.modules, imagined.unwrapped])
+        assert denoiser_cost(imagined) == expected
+    assert weight_bytes(imagined.modules) == weight_bytes(real.modules)

@@ -1,0 +1,61 @@
+"""Prints the tables of MODEL_CARD.md from the report.json files beside the embedded weights."""
+
+import json
+from pathlib import Path
+
+ASSETS = Path(__file__).parent.parent / "rfft" / "assets"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def verdicts(report: dict) -> str:
+    """Macro F1, accuracy and precision / recall / F1 / AP of each class, for each variant."""
+    classes = list(next(iter(report.values()))["classes"])
+    header = ["variant", "macro F1", "accuracy", *(f"{c.replace('_', ' ')} P / R / F1 / AP" for c in classes)]
+    rows = []
+    for variant, values in report.items():
+        cells = [
+            " / ".join(f"{100 * values['classes'][c][m]:.0f}" for m in ("precision", "recall", "f1", "ap"))
+            for c in classes
+        ]
+        rows.append([variant, f"{values['macro_f1']:.3f}", f"{values['accuracy']:.3f}", *cells])
+    return table(header, rows)
+
+
+def confusion(values: dict) -> str:
+    classes = [name.replace("_", " ") for name in values["classes"]]
+    rows = [[name, *map(str, counts)] for name, counts in zip(classes, values["confusion"], strict=True)]
+    return table([r"label \ verdict", *classes], rows)
+
+
+def shares(report: dict) -> str:
+    """Rows of plain shares, in percent."""
+    names = list(next(iter(report.values())))
+    rows = [[key, *(f"{100 * values[n]:.1f} %" for n in names)] for key, values in report.items()]
+    return table(["split, variant", *names], rows)
+
+
+def agreement(report: dict) -> str:
+    names = ("agrees_with_labels", "kappa_with_labels", "agrees_with_rfnet", "kappa_with_rfnet")
+    rows = [[variant, *(f"{values[n]:.2f}" for n in names)] for variant, values in report.items()]
+    return table(["variant", *(n.replace("_", " ") for n in names)], rows)
+
+
+def main() -> None:
+    reports = {
+        part: json.loads((ASSETS / f"rf-tiny-{part}" / "report.json").read_text())
+        for part in ("rfnet", "judge", "probe")
+    }
+    print("RFNet\n", verdicts(reports["rfnet"]), sep="\n")
+    print("RFNet on x0_hat\n", confusion(reports["rfnet"]["x0_hat"]), sep="\n")
+    print("Judge\n", verdicts(reports["judge"]), sep="\n")
+    if "agrees_with_rfnet" in reports["judge"]["render"]:
+        print("Judge's agreement\n", agreement(reports["judge"]), sep="\n")
+    print("Probe\n", shares(reports["probe"]), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
