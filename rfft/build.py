@@ -13,6 +13,7 @@ from rfft.data.samples import Framing, Sample, load_samples
 from rfft.errors import UserError
 from rfft.models.auxiliary import MapNet
 from rfft.models.bundle import Bundle, load_bundle
+from rfft.models.extra_rewards import WeightedRewards, load_extra
 from rfft.models.pretrained import find_folder, read_config
 from rfft.models.reward import RewardModel
 from rfft.models.rfnet import RFNet
@@ -38,6 +39,17 @@ def build_reward(config: Config, device: torch.device | str) -> RewardModel:
     networks = (MapNet.from_pretrained(reward.depth), MapNet.from_pretrained(reward.saliency))
     model = RewardModel(RFNet.from_pretrained(reward.rfnet), *networks, reward.auxiliary_grad)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def build_extra_rewards(
+    config: Config, samples: list[Sample], device: torch.device | str
+) -> WeightedRewards | None:
+    """The rewards beside RFNet, for these samples; None if the config names none."""
+    if not config.reward.extra:
+        return None
+    terms = [(term.use, term.weight, load_extra(term.use, term.options)) for term in config.reward.extra]
+    texts = [sample.caption for sample in samples], [sample.prompt for sample in samples]
+    return WeightedRewards(terms, *texts).to(device)
 
 
 def caption_tokenizer(rfnet: str) -> Any:

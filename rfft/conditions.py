@@ -58,6 +58,7 @@ def encode_samples(
         caption_ids=captions.input_ids,
         caption_mask=captions.attention_mask,
         noise=torch.zeros_like(x_o),
+        sample=torch.arange(len(samples)),
     )
 
 

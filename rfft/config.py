@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from rfft import config_file
 from rfft.errors import UserError
@@ -69,6 +69,15 @@ class Data:
 
 
 @dataclass
+class ExtraReward:
+    """See docs/rewards.md for those that are there, and for a template of your own."""
+
+    use: str = MISSING  # pickscore, aesthetic, or package.module:Class
+    weight: float = 1.0  # F_total = F_AC + sum of weight * loss + beta * regulariser
+    options: dict[str, Any] = field(default_factory=dict)  # its keyword arguments
+
+
+@dataclass
 class Reward:
     """Frozen networks of the objective: the name of an embedded one, or a folder."""
 
@@ -76,6 +85,7 @@ class Reward:
     depth: str = "rf-tiny-depth"
     saliency: str = "rf-tiny-saliency"
     auxiliary_grad: bool = True  # does the gradient pass through depth and saliency?
+    extra: list[ExtraReward] = setting([])  # rewards beside RFNet
 
 
 @dataclass
@@ -91,6 +101,9 @@ class Rollout:
 
 @dataclass
 class Objective:
+    # x0_hat: the paper's; draft: DRaFT-K, the gradient goes through the last rollout.grad_steps steps.
+    through: Literal["x0_hat", "draft"] = "x0_hat"
+    guidance_scale: float | None = setting(None, least=1)  # while training; null: rollout.guidance_scale
     regularizer: Literal["cc", "kl", "none"] = "cc"
     beta: float = setting(0.02, least=0)  # F_total = F_AC + beta * regulariser
     fp32: bool = True  # its denoiser forwards in full precision: half would drown a small regulariser
@@ -223,6 +236,10 @@ def check_config(config: Config) -> None:
     _require(
         rollout.grad_steps <= rollout.last,
         f"rollout.grad_steps={rollout.grad_steps} is more than rollout.last={rollout.last}: lower grad_steps",
+    )
+    _require(
+        config.objective.through == "x0_hat" or config.objective.regularizer == "none",
+        "objective.through=draft has no regularizer: set objective.regularizer=none",
     )
     _require(
         data.image_size % 8 == 0,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,9 +52,9 @@ def fake() -> FakeTensorMode:
 
 def imagine(modules: Iterable[nn.Module]) -> None:
     """Give modules (built on the meta device, for example) fake tensors of the CPU; call it within fake()."""
-    made: dict[Tensor, Tensor] = {}  # tensors are hashed by identity
+    made: dict[Tensor, Any] = {}  # tensors are hashed by identity
 
-    def imagined(tensor: Tensor) -> Tensor:
+    def imagined(tensor: Tensor) -> Any:
         if tensor not in made:
             plain = torch.empty(tensor.shape, dtype=tensor.dtype)
             is_parameter = isinstance(tensor, nn.Parameter)

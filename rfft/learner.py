@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rfft.baselines import draft_step
 from rfft.checkpoint import Stateful, load_objects, load_weights
 from rfft.conditions import noise_for, product_for
 from rfft.config import Config
@@ -24,7 +25,7 @@ from rfft.errors import UserError
 from rfft.models.bundle import Bundle
 from rfft.signals import StopSignals
 from rfft.step import Draw, Objective, train_step
-from rfft.types import Batch, Reward, StepOutput
+from rfft.types import Batch, ExtraRewards, Reward, StepOutput
 
 REGULARIZERS = {"cc": "l_cc", "kl": "l_kl", "none": ""}
 
@@ -52,8 +53,15 @@ class Learner:
     """All that changes while training, and the optimizer step."""
 
     def __init__(
-        self, config: Config, accelerator: Any, bundle: Bundle, reward: Reward, conditions: Batch
+        self,
+        config: Config,
+        accelerator: Any,
+        bundle: Bundle,
+        reward: Reward,
+        conditions: Batch,
+        extra: ExtraRewards | None = None,
     ) -> None:
+        """`extra`: the rewards beside `reward`."""
         self.config, self.accelerator = config, accelerator
         self.bundle, self.reward, self.conditions = bundle, reward, conditions
         self.counters = Counters()
@@ -62,11 +70,12 @@ class Learner:
         self.schedule = bundle.schedule(config.rollout.steps)
         objective, rollout, optimizer = config.objective, config.rollout, config.optimizer
         self.objective = Objective(
-            rollout.guidance_scale,
+            objective.guidance_scale or rollout.guidance_scale,
             objective.regularizer,
             objective.beta,
             objective.fp32,
             config.trainer.decode_batch,
+            extra,
         )
         parts = config.trainer.accumulation * accelerator.num_processes  # micro-batches in all processes
         self.shared = rollout.shared_draw or accelerator.num_processes
@@ -108,10 +117,11 @@ class Learner:
                 self.optimizer.zero_grad()
                 return None
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.optimizer.max_grad_norm)
-        own = [torch.stack([o.loss, o.f_ac, o.reg, o.available]) for o in outputs]
+        own = [torch.stack([o.loss, o.f_ac, o.reg, o.available, *o.scalars.values()]) for o in outputs]
         here = [time.monotonic() - began, float(self.stop_requested)]
-        scalars = torch.cat([torch.stack(own).mean(0), norm.detach().reshape(1), norm.new_tensor(here)])
-        loss, f_ac, reg, available, norm, seconds, stop = self.accelerator.reduce(scalars, "mean").tolist()
+        scalars = torch.cat([norm.detach().reshape(1), norm.new_tensor(here), torch.stack(own).mean(0)])
+        means = self.accelerator.reduce(scalars, "mean").tolist()
+        norm, seconds, stop, loss, f_ac, reg, available, *extra = means
 
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite or self.accelerator.scaler is not None:  # the scaler skips by itself, and must be told
@@ -125,16 +135,18 @@ class Learner:
         named = {"loss": loss, "f_ac": f_ac, "available": available, "grad_norm": norm, "lr": lr}
         if self.objective.regularizer != "none":
             named[REGULARIZERS[self.objective.regularizer]] = reg
+        named |= zip(outputs[0].scalars, extra, strict=True)
         named["skipped"] = self.counters.skipped
         return {f"train/{name}": value for name, value in named.items()}
 
     def micro_batch(self, micro: int) -> StepOutput:
         batch = self.batch(micro).to(self.accelerator.device)
         ks = self.draw(self.counters.step, micro * self.accelerator.num_processes // self.shared)
+        world, how = (self.bundle, self.reward, batch, self.schedule), (self.objective, self.backward)
         with self.accelerator.accumulate(self.bundle.denoiser), self.accelerator.autocast():
-            return train_step(
-                self.bundle, self.reward, batch, self.schedule, ks, self.objective, self.backward
-            )
+            if self.config.objective.through == "draft":
+                return draft_step(*world, self.config.rollout.grad_steps, *how)
+            return train_step(*world, ks, *how)
 
     def _agree(self, asked: bool) -> bool:
         """Does any process ask for it?"""

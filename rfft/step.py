@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rfft.diffusion import advance, cfg_eps, guidance_direction, guide, inpaint, paste, predict_x0, rollout
 from rfft.losses import f_ac, l_cc, l_kl
-from rfft.types import Batch, Denoise, Policy, Prediction, Reward, Schedule, StepOutput
+from rfft.types import Batch, Denoise, ExtraRewards, Policy, Prediction, Reward, Schedule, StepOutput
 
 GRADIENT_SCALE = 1024.0
 
@@ -33,6 +33,7 @@ class Objective:
     # apart than a small regularizer sees.
     fp32: bool = True
     decode_batch: int | None = None  # pictures decoded and judged at a time; None: all
+    extra: ExtraRewards | None = None  # their weighted losses are added to F_AC
 
 
 def train_step(
@@ -52,7 +53,6 @@ def train_step(
     scale = objective.guidance_scale
     x, position = batch.noise, 0
     losses, verdicts = [], []
-    image = torch.empty(0)
     for k in ks:
         if k > position:
             with policy.merged():
@@ -61,53 +61,67 @@ def train_step(
         # without gradient, and the gradient ends there.
         torch.clear_autocast_cache()
         reg = x.new_zeros(())
-        with policy.same_input(), _precision(objective, x):
+        with policy.same_input(), precision(objective, x):
             theta = predict(policy.denoiser, x, k, batch, schedule, scale)
             if objective.regularizer != "none":
                 with torch.no_grad(), policy.reference():
                     ref = predict(policy.denoiser, x, k, batch, schedule, scale)
                 reg = l_cc(theta.g, ref.g) if objective.regularizer == "cc" else l_kl(theta.eps, ref.eps)
 
-        verdict, slope, logits, image = judge(policy, reward, theta.x0, batch, objective.decode_batch)
+        judged = judge(policy, reward, theta.x0, batch, objective)
         # Its gradient is that of F_total, and the decoder's activations are gone by now.
-        backward(((theta.x0 * slope).sum() + objective.beta * reg) / len(ks))
+        backward(((theta.x0 * judged.slope).sum() + objective.beta * reg) / len(ks))
 
-        losses.append(torch.stack([verdict + objective.beta * reg, verdict, reg]).detach())
-        verdicts.append(logits)
+        total = judged.f_ac + judged.extra + objective.beta * reg
+        losses.append(torch.stack([total, judged.f_ac, reg, *judged.scalars.values()]).detach())
+        verdicts.append(judged.logits)
         x, position = advance(x, theta.eps.detach(), k, batch, schedule), k + 1
 
-    loss, f, reg = torch.stack(losses).mean(0)
+    loss, f, reg, *scalars = torch.stack(losses).mean(0)
     all_logits = torch.stack(verdicts)
     available = (all_logits.argmax(-1) == 0).float().mean()
     forwards = position + (len(ks) if objective.regularizer != "none" else 0)
-    return StepOutput(loss, f, reg, available, all_logits, image, forwards)
+    named = dict(zip(judged.scalars, scalars, strict=True))
+    return StepOutput(loss, f, reg, available, all_logits, judged.images, forwards, named)
 
 
-def judge(
-    policy: Policy, reward: Reward, x0: Tensor, batch: Batch, decode_batch: int | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(5) F_AC of the pictures that x0_hat stands for, dF_AC/dx0_hat, logits and pictures, all detached.
+@dataclass
+class Judged:
+    """What the rewards say of a batch of x0_hat, detached; scalars are means over the batch."""
 
-    Decoder and reward are frozen, so the chain rule may stop at x0_hat and go on from there: exact, and
-    only `decode_batch` pictures (None: all) need the memory of a decoder's backward pass at a time.
+    f_ac: Tensor  # (5)
+    extra: Tensor  # weighted sum of the other rewards' losses
+    slope: Tensor  # [B,4,h,w] gradient of both with respect to x0_hat
+    logits: Tensor  # [B,5]
+    images: Tensor  # [B,3,H,W]
+    scalars: dict[str, Tensor]  # of the other rewards
+
+
+def judge(policy: Policy, reward: Reward, x0: Tensor, batch: Batch, objective: Objective) -> Judged:
+    """Decode x0_hat and ask the rewards.
+
+    Decoder and rewards are frozen, so the chain rule may stop at x0_hat and go on from there: exact, and
+    only objective.decode_batch pictures need the memory of a decoder's backward pass at a time.
     """
-    verdict = x0.new_zeros(())
-    slopes, verdicts, images = [], [], []
-    for rows in torch.arange(len(batch), device=x0.device).split(decode_batch or len(batch)):
-        part, products = x0[rows].detach().requires_grad_(), batch.index(rows)
-        image = render(policy, part, products)
+    parts, total = [], len(batch)
+    for rows in torch.arange(total, device=x0.device).split(objective.decode_batch or total):
+        latent, products = x0[rows].detach().requires_grad_(), batch.index(rows)
+        image = render(policy, latent, products)
         logits = reward(image, products)
-        loss = f_ac(logits) * len(rows) / len(batch)
+        extra, scalars = objective.extra(image, products) if objective.extra else (latent.new_zeros(1), {})
+        verdict, extra, share = f_ac(logits), extra.mean(), len(rows) / total
         # The factor, a power of two and so exact, keeps half precision's small gradients from vanishing.
-        (slope,) = torch.autograd.grad(GRADIENT_SCALE * loss, part)
-        slopes.append(slope / GRADIENT_SCALE)
-        verdict += loss.detach()
-        verdicts.append(logits.detach())
-        images.append(image.detach())
-    return verdict, torch.cat(slopes), torch.cat(verdicts), torch.cat(images)
+        (slope,) = torch.autograd.grad(GRADIENT_SCALE * share * (verdict + extra), latent)
+        means = [share * value.detach() for value in (verdict, extra, *scalars.values())]
+        parts.append((torch.stack(means), slope / GRADIENT_SCALE, logits.detach(), image.detach()))
+    shares, slopes, all_logits, images = zip(*parts, strict=True)
+    verdict, extra, *values = torch.stack(shares).sum(0)
+    named = dict(zip(scalars, values, strict=True))
+    return Judged(verdict, extra, torch.cat(slopes), torch.cat(all_logits), torch.cat(images), named)
 
 
-def _precision(objective: Objective, x: Tensor) -> AbstractContextManager[object]:
+def precision(objective: Objective, x: Tensor) -> AbstractContextManager[object]:
+    """Of the denoiser's forwards that the objective is made of."""
     return torch.autocast(x.device.type, enabled=False) if objective.fp32 else nullcontext()
 
 

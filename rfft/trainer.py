@@ -38,7 +38,8 @@ def train(config: Config) -> Path:
         write_environment(run)
     accelerator.wait_for_everyone()
 
-    learner = Learner(config, accelerator, bundle, reward, conditions)
+    extra = build.build_extra_rewards(config, samples, accelerator.device)
+    learner = Learner(config, accelerator, bundle, reward, conditions, extra)
     checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
     if found := checkpoints.latest():
         learner.load(found)

@@ -67,6 +67,7 @@ class Batch(TensorFields):
     caption_ids: Tensor  # [B,L] caption tokens for the reward network
     caption_mask: Tensor  # [B,L]
     noise: Tensor  # [B,4,h,w] x_T, standard normal, drawn by global sample index
+    sample: Tensor  # [B] number of the sample in its data set
 
     def __len__(self) -> int:
         return self.noise.shape[0]
@@ -104,6 +105,7 @@ class StepOutput:
     logits: Tensor  # [K,B,5]
     images: Tensor  # [B,3,H,W] of the last trained step
     forwards: int  # batched denoiser calls made
+    scalars: dict[str, Tensor] = field(default_factory=dict)  # of the rewards beside RFNet
 
 
 class Denoise(Protocol):
@@ -116,6 +118,23 @@ class Reward(Protocol):
     """Logits [B,5] (in the order of LABELS) for pictures [B,3,H,W]."""
 
     def __call__(self, image: Tensor, batch: Batch) -> Tensor: ...
+
+
+class ExtraReward(Protocol):
+    """A reward beside RFNet, frozen and differentiable in the picture; anybody's own has this form.
+
+    image [B,3,H,W] in [0,1], and B captions and prompts -> a loss per sample [B], and scalars to be logged.
+    """
+
+    def __call__(
+        self, image: Tensor, captions: list[str], prompts: list[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+class ExtraRewards(Protocol):
+    """All of them, weighted: a loss per sample [B], and scalars."""
+
+    def __call__(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
 class Policy(Protocol):

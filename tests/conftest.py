@@ -80,4 +80,5 @@ def _make_batch(bundle: Bundle, count: int = 2) -> Batch:
         caption_ids=torch.zeros(count, 4, dtype=torch.long),
         caption_mask=torch.ones(count, 4, dtype=torch.long),
         noise=torch.randn(count, 4, h, h, generator=generator),
+        sample=torch.arange(count),
     )

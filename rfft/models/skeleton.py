@@ -72,6 +72,7 @@ def skeleton_batch(bundle: Bundle, size: int, count: int, caption: int) -> Batch
         caption_ids=torch.zeros(count, caption, dtype=torch.long),
         caption_mask=torch.ones(count, caption, dtype=torch.long),
         noise=torch.zeros(count, 4, h, h),
+        sample=torch.arange(count),
     )
 
 

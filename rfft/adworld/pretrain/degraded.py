@@ -4,6 +4,7 @@ The label survives; the artefacts are those that RFNet meets when it judges the 
 """
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rfft.adworld.canvas import SIZE
 from rfft.adworld.pretrain.fit import device
 from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
-from rfft.conditions import init_image
-from rfft.data.cutout import edges
-from rfft.diffusion import add_noise, latent_mask, paste
+from rfft.conditions import encode_samples
+from rfft.data.samples import Sample
+from rfft.diffusion import add_noise, paste
 from rfft.models.bundle import Bundle, load_bundle
 from rfft.step import predict, render
 from rfft.types import Batch
@@ -73,20 +73,9 @@ def degrade(
 def _batch(
     bundle: Bundle, scenes: Scenes, index: NDArray[np.int64], product: Tensor, generator: torch.Generator
 ) -> Batch:
-    z, _ = bundle.encode_prompts([scenes.prompts[i] for i in index], SIZE)
-    null, _ = bundle.encode_prompts([""] * len(index), SIZE)
-    x_o = bundle.encode_image(init_image(product))
-    noise = torch.randn(x_o.shape, generator=generator).to(device())
-    canny = torch.stack([edges(p) for p in product]).to(device())
-    empty = torch.zeros(len(index), 1, dtype=torch.long)
-    return Batch(
-        z,
-        null,
-        canny,
-        product,
-        x_o,
-        latent_mask(product, (x_o.shape[-2], x_o.shape[-1])),
-        empty,
-        empty,
-        noise,
-    )
+    samples = [
+        Sample(str(i), canvas, scenes.captions[i], scenes.prompts[i])
+        for i, canvas in zip(index, product.cpu(), strict=True)
+    ]
+    batch = encode_samples(bundle, bundle.pipe.tokenizer, samples)
+    return replace(batch, noise=torch.randn(batch.x_o.shape, generator=generator)).to(device())

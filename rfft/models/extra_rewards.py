@@ -1,0 +1,143 @@
+"""Rewards beside RFNet: PickScore, LAION's aesthetic score, or anybody's own; all frozen.
+
+B batch, H W pixels, D width of CLIP's joint space. Pictures [B,3,H,W] in [0,1].
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoTokenizer, CLIPModel
+
+from rfft.errors import UserError
+from rfft.models.layers import resize
+from rfft.types import Batch, ExtraReward
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class WeightedRewards(nn.Module):
+    """The sum of several rewards' losses, for the samples whose captions and prompts it knows."""
+
+    def __init__(
+        self, terms: list[tuple[str, float, ExtraReward]], captions: list[str], prompts: list[str]
+    ) -> None:
+        """`terms`: name, weight and reward."""
+        super().__init__()
+        self.terms, self.captions, self.prompts = terms, captions, prompts
+        self.networks = nn.ModuleList(reward for _, _, reward in terms if isinstance(reward, nn.Module))
+        self.requires_grad_(False).eval()
+
+    def forward(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted loss per sample [B], and every reward's scalars under NAME/."""
+        picks = batch.sample.tolist()
+        texts = [self.captions[i] for i in picks], [self.prompts[i] for i in picks]
+        total = image.new_zeros(len(image))
+        scalars: dict[str, Tensor] = {}
+        for name, weight, reward in self.terms:
+            loss, said = reward(image, *texts)
+            total = total + weight * loss
+            scalars |= {f"{name.rpartition(':')[2].lower()}/{key}": value for key, value in said.items()}
+        return total, scalars
+
+
+class PickScore(nn.Module):
+    """PickScore (arXiv 2305.01569): CLIP tuned on people's choices; 100 x cosine of picture and prompt."""
+
+    def __init__(self, model: str = "yuvalkirstain/PickScore_v1") -> None:
+        """`model`: folder or hub id of a CLIP model with its tokenizer."""
+        super().__init__()
+        self.clip = _clip(model)
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def forward(
+        self, image: Tensor, captions: list[str], prompts: list[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        score = self.score(image, prompts)
+        return -score, {"score": score.mean()}
+
+    def score(self, image: Tensor, prompts: list[str]) -> Tensor:
+        """[B]"""
+        tokens = self.tokenizer(prompts, padding=True, truncation=True, return_tensors="pt").to(image.device)
+        text = self.clip.text_projection(self.clip.text_model(**tokens).pooler_output)
+        cosine = (F.normalize(picture_features(self.clip, image), dim=-1) * F.normalize(text, dim=-1)).sum(-1)
+        return self.clip.logit_scale.exp() * cosine
+
+
+class Aesthetic(nn.Module):
+    """LAION's improved aesthetic predictor: a small head on CLIP ViT-L/14's features, about 1 to 10."""
+
+    def __init__(self, head: str, model: str = "openai/clip-vit-large-patch14") -> None:
+        """`head`: file of its weights (safetensors, or the published .pth); `model`: folder or id of CLIP."""
+        super().__init__()
+        self.clip = _clip(model)
+        sizes = [self.clip.config.projection_dim, 1024, 128, 64, 16, 1]
+        # The dropouts between the published head's layers take their places in its numbering: 0, 2, 4, 6, 7.
+        layers: list[nn.Module] = []
+        for i in range(5):
+            layers += [nn.Linear(sizes[i], sizes[i + 1])] + ([nn.Identity()] if i < 3 else [])
+        self.layers = nn.Sequential(*layers)
+        try:
+            self.layers.load_state_dict({k.removeprefix("layers."): v for k, v in _head(Path(head)).items()})
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise UserError(f"{head} does not fit an aesthetic head on {model}: {reason}") from error
+
+    def forward(
+        self, image: Tensor, captions: list[str], prompts: list[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        score = self.layers(F.normalize(picture_features(self.clip, image), dim=-1))[:, 0]
+        return -score, {"score": score.mean()}
+
+
+def picture_features(clip: CLIPModel, image: Tensor) -> Tensor:
+    """CLIP's projected features [B,D], not normalised; differentiable."""
+    mean, std = (torch.tensor(v, device=image.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
+    pixels = (resize(image, clip.config.vision_config.image_size) - mean) / std
+    return clip.visual_projection(clip.vision_model(pixels).pooler_output)
+
+
+def _clip(model: str) -> CLIPModel:
+    try:
+        return CLIPModel.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"CLIP model {model}: neither a folder nor a hub id that loads ({reason})") from error
+
+
+def _head(file: Path) -> dict[str, Tensor]:
+    try:
+        published = file.suffix in (".pth", ".pt")
+        return torch.load(file, map_location="cpu", weights_only=True) if published else load_file(file)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{file}: no weights of an aesthetic head can be read from it ({error})") from error
+
+
+def load_extra(use: str, options: dict[str, Any]) -> ExtraReward:
+    """The reward that reward.extra names: pickscore, aesthetic or package.module:Class, with its options."""
+    kind = {"pickscore": PickScore, "aesthetic": Aesthetic}.get(use) or _imported(use)
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise UserError(f"reward.extra {use}: its options do not fit: {error}") from error
+
+
+def _imported(use: str) -> Any:
+    module, colon, name = use.partition(":")
+    try:
+        if not colon:
+            raise ImportError("it is none of pickscore, aesthetic, package.module:Class")
+        if str(Path.cwd()) not in sys.path:  # one's own module lies where one works
+            sys.path.append(str(Path.cwd()))
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"reward.extra {use!r} cannot be used: {error}") from error

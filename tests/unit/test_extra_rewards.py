@@ -1,0 +1,124 @@
+"""Rewards beside RFNet: a toy of one's own, PickScore and the aesthetic head on a CLIP of random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.testing import assert_close
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from rfft.errors import UserError
+from rfft.losses import f_ac
+from rfft.models.bundle import Bundle
+from rfft.models.extra_rewards import Aesthetic, PickScore, WeightedRewards, load_extra
+from rfft.step import Objective, train_step
+from rfft.types import Batch, Reward
+from tests.toys import Darkness
+
+CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+
+
+@pytest.fixture(scope="module")
+def clip(pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of random weights with the tokenizer of the tiny pipeline."""
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = CLIPTokenizer.from_pretrained(pipeline_folder / "tokenizer")
+    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
+    text = shared | special | sizes
+    vision = shared | {"image_size": 32, "patch_size": 8}
+    torch.manual_seed(5)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_weights_and_texts() -> None:
+    image = torch.stack([torch.full((3, 4, 4), 0.5), torch.full((3, 4, 4), 1.0), torch.zeros(3, 4, 4)])
+    terms = [("a.b:Darkness", 2.0, Darkness()), ("other", 1.0, Darkness(1.0))]
+    rewards = WeightedRewards(terms, ["x", "yy", "zzz"], ["", "1", "22"])
+    loss, scalars = rewards(image[[2, 1]], _batch([2, 1]))
+    assert_close(loss, torch.tensor([1.0, 2.0]))  # 2 x 0 + 1, and 2 x 1 + 0
+    assert scalars["darkness/brightness"] == 0.5 and scalars["other/letters"] == 4.0
+
+
+def _batch(picks: list[int]) -> Batch:
+    empty = torch.zeros(len(picks))
+    return Batch(*[empty] * 9, sample=torch.tensor(picks))  # type: ignore[arg-type, misc]
+
+
+def test_pickscore_is_clips_own(clip: Path) -> None:
+    reward, prompts = PickScore(str(clip)), ["a park", "a long wall in grey light"]
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss, scalars = reward(image, ["", ""], prompts)
+    model = CLIPModel.from_pretrained(clip)
+    tokens = reward.tokenizer(prompts, padding=True, return_tensors="pt")
+    theirs = model(pixel_values=(image.detach() - CLIP_MEAN) / CLIP_STD, **tokens).logits_per_image.diagonal()
+    assert_close(-loss, theirs)
+    assert_close(scalars["score"], theirs.mean())
+    loss.sum().backward()
+    assert image.grad is not None and image.grad.any()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_the_aesthetic_head_has_the_published_form(clip: Path, tmp_path: Path, suffix: str) -> None:
+    sizes = [12, 1024, 128, 64, 16, 1]
+    linear = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+    parts = [linear[0], nn.Dropout(), linear[1], nn.Dropout(), linear[2], nn.Dropout(), *linear[3:]]
+    published = nn.Sequential(*parts).eval()
+    weights = {f"layers.{name}": tensor for name, tensor in published.state_dict().items()}
+    file = tmp_path / f"head{suffix}"
+    torch.save(weights, file) if suffix == ".pth" else save_file(weights, file)
+    reward = Aesthetic(str(file), str(clip)).eval()
+    image = torch.rand(2, 3, 32, 32).requires_grad_()
+    loss, _ = reward(image, [], [])
+    model = CLIPModel.from_pretrained(clip)
+    pooled = model.vision_model((image - CLIP_MEAN) / CLIP_STD).pooler_output
+    features = model.visual_projection(pooled)
+    assert_close(-loss, published(features / features.norm(dim=-1, keepdim=True))[:, 0])
+    loss.sum().backward()
+    assert image.grad is not None and image.grad.any()
+
+
+def test_the_step_adds_them_to_f_ac(
+    make_trained: Callable[..., Bundle], make_batch: Callable[..., Batch], reward: Reward
+) -> None:
+    bundle = make_trained("unet_lora")
+    batch, losses = make_batch(bundle), {}
+    for weight in (0.0, 0.5):
+        extra = WeightedRewards([("dark", weight, Darkness())], ["a", "b"], ["c", "d"])
+        objective = Objective(3.0, "cc", 0.1, decode_batch=1, extra=extra)
+        output = train_step(bundle, reward, batch, bundle.schedule(8), [6], objective, Tensor.backward)
+        grad = torch.cat([p.grad.flatten() for p in bundle.trainable().values() if p.grad is not None])
+        bundle.unwrapped.zero_grad()
+        losses[weight] = (output, grad)
+    (without, plain), (with_it, pushed) = losses[0.0], losses[0.5]
+    dark = output.images.mean((1, 2, 3)).square().mean()
+    assert_close(with_it.loss - without.loss, 0.5 * dark)
+    assert_close(with_it.f_ac, f_ac(with_it.logits[0]))
+    assert_close(with_it.scalars["dark/brightness"], output.images.mean())
+    assert not torch.allclose(plain, pushed)
+
+
+@pytest.mark.parametrize(
+    ("use", "options", "message"),
+    [
+        ("prettiness", {}, "none of pickscore, aesthetic, package.module:Class"),
+        ("no.such.module:Class", {}, "cannot be used: No module named"),
+        ("tests.toys:Missing", {}, "cannot be used"),
+        ("tests.toys:Darkness", {"colour": 1}, "its options do not fit"),
+        ("pickscore", {"model": "nowhere"}, "CLIP model nowhere"),
+    ],
+)
+def test_mistakes(use: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_extra(use, options)
+    assert isinstance(load_extra("tests.toys:Darkness", {"wanted": 1}), Darkness)
