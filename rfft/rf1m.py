@@ -92,7 +92,7 @@ def _begin(source: Path, out: Path, settings: Settings, console: Console) -> Man
                 )
         _drop_unfinished(out, manifest)
         return manifest
-    if out.exists() and (out.is_file() or any(entry.name != WORK for entry in out.iterdir())):
+    if out.exists() and not (out / WORK).is_dir() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; name a new one")
     files = Source(source)
     MapMaker.check(settings.depth, settings.saliency)

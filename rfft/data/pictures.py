@@ -22,7 +22,16 @@ Mode = Literal["RGB", "RGBA", "L"]
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # formats that are read at all
 MAX_PIXELS = 50_000_000
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error)
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    struct.error,
+)  # what Pillow's decoders raise on broken files
 
 
 class BrokenFile(Exception):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class Manifest:
             "samples": self.samples,
             "labels": self.labels(),
             "all_left_out": self.all_left_out(),
-            **asdict(self),
+            **asdict(replace(self, shards=dict(sorted(self.shards.items())))),
         }
         draft = folder / f".{MANIFEST}.part"
         draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`rfft data`: packages and folders become shards, however often the run is cut off; pictures become feedback."""
+"""`rfft data`: packages become shards, however often the run is cut off; pictures become feedback."""
 
 from __future__ import annotations
 
@@ -82,8 +82,7 @@ def test_adworld_becomes_shards(rfft: Rfft, scenes: Path, tmp_path: Path) -> Non
             assert np.array_equal(getattr(item.sample, kind), getattr(sample, kind)), kind
 
     code, lines = rfft("data", "bench", out, "--seconds", 0, "--size", 32)
-    assert code == 0 and lines[0].startswith(("64 samples/s", "1")) or "samples/s (" in lines[0]
-    assert "per core" in lines[1]
+    assert code == 0 and "samples/s (64 in" in lines[0] and "per core" in lines[1]
     code, lines = rfft("data", "prepare-rf1m", scenes, out, *options[:2], "--shard-size", 8)
     assert code == 2 and "begun with raw=True, now False; name a new folder" in lines[-1]
 
@@ -105,9 +104,7 @@ def test_a_run_that_was_cut_off_goes_on(
         return real(job)
 
     monkeypatch.setattr(rf1m, "write_job", dies)
-    with pytest.raises(SystemExit):
-        monkeypatch.setattr(sys, "argv", ["rfft", *map(str, command)])
-        cli.main()
+    assert rfft(*command)[0] == 1
     out = tmp_path / "cut"
     manifest = read_manifest(out)
     assert sorted(manifest.shards) == [0, 1] and not manifest.complete
@@ -147,7 +144,9 @@ def packages(folder: Path, side: int = 40) -> Path:
             if i < 6:
                 rgba.writestr(f"{i}.png", png.getvalue())
         rgba.writestr("../7.png", bytes(4 * 2**20))  # a bomb, and a name that would lead out
-        rgba.writestr("label.txt", "".join(f"train/{i}.jpg\t{i % 6 + 1}\t商品 {i}\n" for i in range(8)))
+        rgba.writestr(
+            "label.txt", "".join(f"train/{i}.jpg\t{c}\t商品 {i}\n" for i, c in enumerate("12345613"))
+        )
     return folder
 
 
@@ -177,7 +176,7 @@ def test_official_packages(rfft: Rfft, tmp_path: Path) -> None:
         with torch.inference_mode():
             expected = network(torch.from_numpy(original.copy()).permute(2, 0, 1)[None].float() / 255)[0, 0]
         assert np.abs(getattr(sample, kind) - expected.numpy() * 255).max() < 0.6, kind  # rounding alone
-    assert np.array_equal(next(iter(read_shards(out, 16))).sample.image.shape, (16, 16, 3))
+    assert next(iter(read_shards(out, 16))).sample.image.shape == (16, 16, 3)
 
 
 def test_generated_pictures_become_feedback(rfft: Rfft, world: Path, tmp_path: Path) -> None:

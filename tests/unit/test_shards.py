@@ -25,7 +25,7 @@ def feedback(number, side=16):
 def shards(tmp_path):
     """Five shards of 7 samples, 0 to 34, raw."""
     manifest = Manifest({}, 5, {"unsuitable": 2, "broken": 1})
-    for number in range(5):
+    for number in reversed(range(5)):  # they are done in any order
         path = tmp_path / f"shard-{number}.tar"
         with path.open("wb") as file, webdataset.TarWriter(file, encoder=False) as tar:
             for i in range(7 * number, 7 * number + 7):
@@ -43,13 +43,15 @@ def numbers(items):
 @pytest.mark.parametrize("raw", [True, False])
 def test_a_sample_comes_back(raw):
     before = feedback(3)
+    ramp = np.repeat(np.linspace(40, 200, 16).astype(np.uint8)[None, :, None], 16, 0).repeat(3, 2)
+    before = replace(before, sample=replace(before.sample, image=ramp))
     members = encode_sample("k", before, raw, {})
     after = decode_sample(members)
     assert (after.name, after.label, after.caption, after.prompt) == ("3.png", 3, "vase ü 3", "in a park")
     for kind in ("product", "depth", "saliency"):  # lossless in both forms
         assert np.array_equal(getattr(after.sample, kind), getattr(before.sample, kind))
     error = np.abs(after.sample.image.astype(int) - before.sample.image)
-    assert error.max() == 0 if raw else error.mean() < 40  # JPEG of pure noise
+    assert error.max() <= (0 if raw else 4)  # JPEG
     assert set(members) == {"__key__", "json"} | (
         {"npy"} if raw else {"image.jpg", "product.png", "depth.png", "saliency.png"}
     )
