@@ -22,7 +22,7 @@ from torch import Tensor
 from rfft import build, grid
 from rfft.conditions import noise_for
 from rfft.config import Config
-from rfft.data.cutout import paste_back
+from rfft.data.cutout import paste_back, product_layer
 from rfft.data.samples import Sample
 from rfft.errors import UserError
 from rfft.generate import Paint, Painted, autocast, paint, recur
@@ -39,7 +39,7 @@ def generate(config: Config, lora: Path | None, out: Path) -> None:
     """Paint every product until RFNet accepts, evaluate.max_attempts times at most.
 
     All or nothing: out/images/ID.png at the product's own resolution and with its own pixels,
-    out/manifest.jsonl, out/contact_sheet.png.
+    out/products/ID.png, the product as it lies there (RGBA), out/manifest.jsonl, out/contact_sheet.png.
     """
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; name a new folder with --out")
@@ -50,7 +50,8 @@ def generate(config: Config, lora: Path | None, out: Path) -> None:
     draft = out.with_name(f".{out.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        (draft / "images").mkdir(parents=True)
+        for kind in ("images", "products"):
+            (draft / kind).mkdir(parents=True)
         rows = _paint_all(config, draw, samples, draft, console)
         if out.exists():
             out.rmdir()
@@ -135,6 +136,7 @@ def _paint_all(
         for i, painted in recur(draw, len(samples), settings.max_attempts, settings.batch_size):
             rows[i] = _row(samples[i], painted, config.run.seed)
             grid.save_png(folder / rows[i]["image"], full_size(samples[i], painted, config.data.max_pixels))
+            grid.save_png(folder / rows[i]["product"], _product(samples[i], config.data.max_pixels))
             if i < SHEET_COLUMNS * SHEET_ROWS:
                 small = F.interpolate(painted.image[None], (THUMBNAIL, THUMBNAIL), mode="area")[0]
                 thumbnails[i] = grid.to_bytes(small)
@@ -153,6 +155,7 @@ def _row(sample: Sample, painted: Painted, seed: int) -> dict[str, Any]:
     return {
         "id": sample.id,
         "image": f"images/{sample.id}.png",
+        "product": f"products/{sample.id}.png",
         "caption": sample.caption,
         "prompt": sample.prompt,
         "negative_prompt": sample.negative,
@@ -170,3 +173,10 @@ def full_size(sample: Sample, painted: Painted, max_pixels: int) -> grid.Sheet:
     if sample.source is None or sample.placement is None:
         return grid.to_bytes(painted.image).permute(1, 2, 0).numpy()
     return paste_back(painted.image, sample.source, sample.placement, max_pixels)
+
+
+def _product(sample: Sample, max_pixels: int) -> grid.Sheet:
+    """The product as it lies in the picture, RGBA."""
+    if sample.source is None or sample.placement is None:
+        return grid.to_bytes(sample.canvas).permute(1, 2, 0).numpy()
+    return product_layer(sample.source, sample.placement, max_pixels)

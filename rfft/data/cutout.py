@@ -92,7 +92,7 @@ def place(source: Pixels, size: int, scale: float | None, matting: bool = False)
     new_width, new_height = (max(1, round(ratio * side)) for side in (right - left, bottom - top))
     x, y = (size - new_width) // 2, (size - new_height) // 2
     canvas = np.zeros((size, size, 4), np.float32)
-    canvas[y : y + new_height, x : x + new_width] = _resize(
+    canvas[y : y + new_height, x : x + new_width] = resize_rgba(
         source[top:bottom, left:right], new_width, new_height
     )
     placement = Placement(box, (x, y, x + new_width, y + new_height), size)
@@ -104,7 +104,7 @@ def _bounds(source: Pixels) -> Box:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _resize(rgba: Pixels, width: int, height: int) -> NDArray[np.float32]:
+def resize_rgba(rgba: Pixels, width: int, height: int) -> NDArray[np.float32]:
     """Resample RGBA to [0, 1]; with the colours weighted by alpha, so that no hidden colour bleeds in."""
     straight = rgba.astype(np.float32) / np.float32(255)
     if rgba.shape[:2] == (height, width):
@@ -131,21 +131,37 @@ def paste_back(result: Tensor, source: Pixels, placement: Placement, max_pixels:
     The background is enlarged until the product on it has its source size; then the source is laid over it
     through its alpha. Products smaller than on the canvas, and results beyond max_pixels, are resampled.
     """
+    cutout, (x, y), side = _full_size(source, placement, max_pixels)
+    background = result.clamp(0, 1).float().permute(1, 2, 0).cpu().numpy()
+    if side != placement.size:
+        background = cv2.resize(background, (side, side), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    window = background[y : y + cutout.shape[0], x : x + cutout.shape[1]]
+    window += cutout[..., 3:] * (cutout[..., :3] - window)
+    return np.rint(background * 255).astype(np.uint8)
+
+
+def product_layer(source: Pixels, placement: Placement, max_pixels: int) -> Pixels:
+    """The product as `paste_back` lays it over the picture: uint8 [H',W',4], transparent around it."""
+    cutout, (x, y), side = _full_size(source, placement, max_pixels)
+    layer = np.zeros((side, side, 4), np.uint8)
+    layer[y : y + cutout.shape[0], x : x + cutout.shape[1]] = np.rint(cutout * 255)
+    return layer
+
+
+def _full_size(
+    source: Pixels, placement: Placement, max_pixels: int
+) -> tuple[NDArray[np.float32], tuple[int, int], int]:
+    """The product in [0, 1] at its own resolution, its left upper corner, and the picture's side."""
     left, top, right, bottom = placement.source
     x0, y0, x1, y1 = placement.canvas
     own = max(right - left, bottom - top) / max(x1 - x0, y1 - y0)  # source pixels per canvas pixel
     ratio = max(1.0, min(own, max_pixels**0.5 / placement.size))
     side = round(placement.size * ratio)
-    background = result.clamp(0, 1).float().permute(1, 2, 0).cpu().numpy()
-    if side != placement.size:
-        background = cv2.resize(background, (side, side), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     width, height = (max(1, round(length * ratio / own)) for length in (right - left, bottom - top))
-    cutout = _resize(source[top:bottom, left:right], width, height)
+    cutout = resize_rgba(source[top:bottom, left:right], width, height)
     x = _centred((x0 + x1) / 2 * ratio, width, side)
     y = _centred((y0 + y1) / 2 * ratio, height, side)
-    window = background[y : y + height, x : x + width]
-    window += cutout[..., 3:] * (cutout[..., :3] - window)
-    return np.rint(background * 255).astype(np.uint8)
+    return cutout, (x, y), side
 
 
 def _centred(centre: float, length: int, side: int) -> int:

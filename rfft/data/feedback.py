@@ -90,14 +90,20 @@ def _columns(line: str, place: str) -> tuple[str, int | None, str]:
     name, code, caption = (column.strip() for column in columns)
     if not name or Path(name).name != name:
         raise UserError(f"{place}: {name!r} is no plain file name")
+    label = class_of(code, place)
+    if label is not None and not caption:
+        raise UserError(f"{place}: {name} has no caption")
+    return name, label, caption
+
+
+def class_of(code: str, place: str) -> int | None:
+    """The class of an inspector's label, an index into LABELS; None: unsuitable."""
     if code == str(UNSUITABLE):
-        return name, None, caption
+        return None
     if code not in CLASS_OF_CODE:
         legend = ", ".join(f"{known} {LABELS[label]}" for known, label in CLASS_OF_CODE.items())
         raise UserError(f"{place}: label {code!r} is none of {legend}, {UNSUITABLE} unsuitable")
-    if not caption:
-        raise UserError(f"{place}: {name} has no caption")
-    return name, CLASS_OF_CODE[code], caption
+    return CLASS_OF_CODE[code]
 
 
 def _prompts(file: Path) -> dict[str, str]:

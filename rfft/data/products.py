@@ -89,7 +89,7 @@ def _from_manifest(manifest: Path) -> Iterator[Product]:
             )
         yield Product(
             id=name,
-            image=_inside(manifest.parent, _text(row, "image", place), place),
+            image=inside(manifest.parent, _text(row, "image", place), place),
             caption=_text(row, "caption", place),
             prompt=_optional_text(row, "prompt", place),
             negative_prompt=_optional_text(row, "negative_prompt", place),
@@ -97,7 +97,7 @@ def _from_manifest(manifest: Path) -> Iterator[Product]:
         )
 
 
-def _inside(folder: Path, name: str, place: str) -> Path:
+def inside(folder: Path, name: str, place: str) -> Path:
     """A picture below the manifest's folder; neither `..` nor a link may lead out of it."""
     path = folder / name
     if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
