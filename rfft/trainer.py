@@ -27,8 +27,9 @@ from rfft.generate import paint
 from rfft.learner import REGULARIZERS, Learner
 from rfft.log import MetricsFile, TrainingDisplay, open_run, write_atomically, write_environment
 from rfft.report import write_report
+from rfft.rfnet_config import RFNetTraining
 from rfft.tracking import Tracker
-from rfft.types import LABELS
+from rfft.types import label_names
 
 MAX_SKIPPED = 5  # steps in a row without a finite gradient
 MAX_SKIPPED_FP16 = 20  # there the loss scale has to find its level first
@@ -67,7 +68,8 @@ def train(config: Config) -> Path:
     return run
 
 
-def start(config: Config, run: Path) -> Accelerator:
+def start(config: Config | RFNetTraining, run: Path, broadcast_buffers: bool = False) -> Accelerator:
+    """`broadcast_buffers`: before every forward, from the first process to all; RFFT's are constants."""
     trainer = config.trainer
     if trainer.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("trainer.mixed_precision=fp16 needs a GPU: set trainer.mixed_precision=bf16 or no")
@@ -80,8 +82,7 @@ def start(config: Config, run: Path) -> Accelerator:
         gradient_accumulation_steps=trainer.accumulation,
         log_with=None if kind == "none" else kind,
         project_dir=run,
-        # The buffers are constants, and would be sent before every forward of the rollout.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers)],
     )
 
 
@@ -178,7 +179,8 @@ class Watch:
         scale = self.config.rollout.guidance_scale
         with torch.no_grad(), learner.averaged(), learner.accelerator.autocast():
             images = paint(learner.bundle, batch, learner.schedule, scale)
-            verdicts = learner.reward(images, batch).argmax(-1).cpu()
+            logits = learner.reward(images, batch).cpu()
+        verdicts, names = logits.argmax(-1), label_names(logits.shape[-1])
         cells = grid.to_bytes(images)
         zoom = max(1, 128 // cells.shape[-1])
         sheet = grid.sheet(cells, verdicts == 0, SAMPLE_COLUMNS, zoom)
@@ -186,7 +188,7 @@ class Watch:
         columns: dict[str, list[Any]] = {
             "prompt": [sample.prompt for sample in self.samples],
             "noise": picks,
-            "verdict": [LABELS[i] for i in verdicts],
+            "verdict": [names[i] for i in verdicts],
         }
         self.tracker.pictures("samples", cells.permute(0, 2, 3, 1).numpy(), columns, step)
 

@@ -92,7 +92,7 @@ def place(source: Pixels, size: int, scale: float | None, matting: bool = False)
     new_width, new_height = (max(1, round(ratio * side)) for side in (right - left, bottom - top))
     x, y = (size - new_width) // 2, (size - new_height) // 2
     canvas = np.zeros((size, size, 4), np.float32)
-    canvas[y : y + new_height, x : x + new_width] = _resize(
+    canvas[y : y + new_height, x : x + new_width] = resize_rgba(
         source[top:bottom, left:right], new_width, new_height
     )
     placement = Placement(box, (x, y, x + new_width, y + new_height), size)
@@ -104,7 +104,7 @@ def _bounds(source: Pixels) -> Box:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _resize(rgba: Pixels, width: int, height: int) -> NDArray[np.float32]:
+def resize_rgba(rgba: Pixels, width: int, height: int) -> NDArray[np.float32]:
     """Resample RGBA to [0, 1]; with the colours weighted by alpha, so that no hidden colour bleeds in."""
     straight = rgba.astype(np.float32) / np.float32(255)
     if rgba.shape[:2] == (height, width):
@@ -140,7 +140,7 @@ def paste_back(result: Tensor, source: Pixels, placement: Placement, max_pixels:
     if side != placement.size:
         background = cv2.resize(background, (side, side), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     width, height = (max(1, round(length * ratio / own)) for length in (right - left, bottom - top))
-    cutout = _resize(source[top:bottom, left:right], width, height)
+    cutout = resize_rgba(source[top:bottom, left:right], width, height)
     x = _centred((x0 + x1) / 2 * ratio, width, side)
     y = _centred((y0 + y1) / 2 * ratio, height, side)
     window = background[y : y + height, x : x + width]
