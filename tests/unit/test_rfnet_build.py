@@ -38,9 +38,6 @@ def published(tmp_path: Path) -> Path:
     ResNetModel(resnet).save_pretrained(tmp_path / "resnet")
     words = ["<s>", "<pad>", "</s>", "<unk>", *"实木书架", "oak", "bookcase", "180", "cm"]
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Whitespace(), pre_tokenizers.Split(pattern=r"", behavior="isolated")]
-    )
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # every Chinese character is a word
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<unk>")
     tokenizer.save_pretrained(tmp_path / "roberta")
@@ -102,7 +99,10 @@ def test_encoders_that_do_not_fit_are_named(published: Path) -> None:
 def test_random_text_encoders_take_captions_as_long_as_promised(architecture: str) -> None:
     """Whatever number the tokenizer gives to padding: RoBERTa counts its positions from there."""
     overrides = ["rfnet.image_encoder.hidden_sizes=[8,8]", "rfnet.image_encoder.depths=[1,1]"]
-    overrides += [f"rfnet.text_encoder.architecture={architecture}", "rfnet.text_encoder.tokenizer=rf-tiny-rfnet"]
+    overrides += [
+        f"rfnet.text_encoder.architecture={architecture}",
+        "rfnet.text_encoder.tokenizer=rf-tiny-rfnet",
+    ]
     overrides += ["rfnet.text_encoder.layers=1", "rfnet.text_encoder.max_tokens=10", "rfnet.image_size=32"]
     config = load_config("rfnet_paper", [*RANDOM, *overrides])
     tokenizer = build_tokenizer(config.rfnet.text_encoder)

@@ -43,7 +43,7 @@ def test_the_papers_settings():
         ("run.name=a/b", "plain folder name"),
         ("objective.labels=both", "expected one of ['fine', 'coarse']"),
         ("data.validation_share=0.9", "data.validation_share is 0.9; it must be at most 0.5"),
-        ("rfnet.n3=1", "unknown key 'rfnet.n3'; did you mean 'rfnet.n2'?"),
+        ("rfnet.n3=1", "unknown key 'rfnet.n3'; known in rfnet: image_size"),
     ],
 )
 def test_a_mistake_is_named(override, message):
