@@ -1,4 +1,4 @@
-"""Training RFNet through the real command line: what it leaves behind, resume, use as a reward, evaluation."""
+"""Training RFNet through the real command line: what it leaves, resume, use as a reward, evaluation."""
 
 from __future__ import annotations
 
@@ -148,6 +148,7 @@ def test_a_coarse_network_without_depth_as_a_reward(rfft: Rfft, settings: Path, 
     assert not list(Path(settings.parent).rglob("made-depth-*"))
     few = ["data.count=2", "evaluate.count=2", "evaluate.seeds=1", "evaluate.max_attempts=1"]
     small = ["trainer.steps=1", "evaluate.prompts_per_product=1", "evaluate.reference=null"]
+    small += ["evaluate.judge=rf-tiny-judge"]  # it reads captions with RFNet's tokenizer
     code, told = rfft(
         "train", str(world / "config.yaml"), "reward.rfnet=runs/small/rfnet", "run.name=tuned", *few, *small
     )
@@ -165,7 +166,7 @@ def test_a_coarse_network_without_depth_as_a_reward(rfft: Rfft, settings: Path, 
         ("maps.depth=nowhere", "nowhere: no such network"),
         ("rfnet.text_encoder.tokenizer=nowhere", "no tokenizer in nowhere"),
         ("rfnet.image_encoder.weights=nowhere", "encoder nowhere: neither a folder nor a hub id"),
-        ("rfnet.image_size=40", "rfnet image_size 40 is not a multiple of 8"),
+        ("rfnet.image_size=36", "rfnet image_size 36 is not a multiple of 8"),
     ],
 )
 def test_a_mistake_leaves_nothing_behind(rfft: Rfft, settings: Path, override: str, message: str) -> None:

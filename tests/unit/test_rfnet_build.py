@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
     ResNetConfig,
@@ -18,6 +18,7 @@ from transformers import (
     RobertaModel,
 )
 
+from rfft.build import caption_tokenizer
 from rfft.data.feedback import CODE_OF_CLASS
 from rfft.errors import UserError
 from rfft.rfnet_build import build_rfnet, build_tokenizer
@@ -25,6 +26,7 @@ from rfft.rfnet_config import RFNetTraining, load_config
 from rfft.rfnet_learner import RFNetLearner
 
 CAPTION = "实木书架 oak bookcase 180 cm"
+TOKENIZER = "rfnet.text_encoder.tokenizer=rf-tiny-rfnet"
 RANDOM = ("rfnet.image_encoder.weights=null", "rfnet.text_encoder.weights=null")
 
 
@@ -38,7 +40,8 @@ def published(tmp_path: Path) -> Path:
     ResNetModel(resnet).save_pretrained(tmp_path / "resnet")
     words = ["<s>", "<pad>", "</s>", "<unk>", *"实木书架", "oak", "bookcase", "180", "cm"]
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # every Chinese character is a word
+    core.normalizer = normalizers.BertNormalizer()  # every Chinese character is a word
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<unk>")
     tokenizer.save_pretrained(tmp_path / "roberta")
     config = RobertaConfig(
@@ -78,7 +81,8 @@ def test_chinese_and_english_captions_are_read_and_cut(published: Path, tmp_path
     model = build_rfnet(config, tokenizer).eval()
     model.save_pretrained(tmp_path / "saved")
     tokenizer.save_pretrained(tmp_path / "saved")
-    encoded = tokenizer([CAPTION, CAPTION + " oak"], padding=True, truncation=True, return_tensors="pt")
+    as_a_reward = caption_tokenizer(str(tmp_path / "saved"))
+    encoded = as_a_reward([CAPTION, CAPTION + " oak"], padding=True, truncation=True, return_tensors="pt")
     assert encoded.input_ids.tolist() == [[4, 5, 6, 7, 8, 9, 10, 11]] * 2  # nothing unknown, 8 tokens at most
     e_c, padding = model.encode_caption(encoded.input_ids, encoded.attention_mask)
     assert e_c.shape == (2, 8, 16) and not padding.any()
@@ -99,10 +103,7 @@ def test_encoders_that_do_not_fit_are_named(published: Path) -> None:
 def test_random_text_encoders_take_captions_as_long_as_promised(architecture: str) -> None:
     """Whatever number the tokenizer gives to padding: RoBERTa counts its positions from there."""
     overrides = ["rfnet.image_encoder.hidden_sizes=[8,8]", "rfnet.image_encoder.depths=[1,1]"]
-    overrides += [
-        f"rfnet.text_encoder.architecture={architecture}",
-        "rfnet.text_encoder.tokenizer=rf-tiny-rfnet",
-    ]
+    overrides += [f"rfnet.text_encoder.architecture={architecture}", TOKENIZER]
     overrides += ["rfnet.text_encoder.layers=1", "rfnet.text_encoder.max_tokens=10", "rfnet.image_size=32"]
     config = load_config("rfnet_paper", [*RANDOM, *overrides])
     tokenizer = build_tokenizer(config.rfnet.text_encoder)
@@ -115,9 +116,9 @@ def test_random_text_encoders_take_captions_as_long_as_promised(architecture: st
 
 @pytest.mark.slow
 def test_an_optimizer_step_at_the_papers_size() -> None:
-    """configs/rfnet_paper.yaml with random weights and two pictures: about 3.6 GB."""
+    """configs/rfnet_paper.yaml with random weights and one picture: about 3.6 GB."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    overrides = ["rfnet.text_encoder.tokenizer=rf-tiny-rfnet", "trainer.batch_size=1", "optimizer.warmup=0"]
+    overrides = [TOKENIZER, "trainer.batch_size=1", "optimizer.warmup=0"]
     config = load_config("rfnet_paper", [*RANDOM, *overrides])
     tokenizer = build_tokenizer(config.rfnet.text_encoder)
     model = build_rfnet(config, tokenizer)
