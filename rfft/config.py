@@ -282,6 +282,6 @@ def _require(condition: object, message: str) -> None:
         raise UserError(message)
 
 
-def to_yaml(config: Config) -> str:
-    """The complete config; `load_config` reads it back to an equal one."""
+def to_yaml(config: object) -> str:
+    """The complete config; the `load_config` of its kind reads it back to an equal one."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))

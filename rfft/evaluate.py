@@ -87,7 +87,9 @@ class Evaluator:
         judged = {name: found.unflatten(0, (count, seeds)) for name, found in logits.items()}
         verdicts = {name: found.argmax(-1) for name, found in judged.items()}
         accepted = self._attempts(verdicts["rfnet"] == 0, reference, report)
-        figures = {"images": len(grid), **score.verdict_figures(verdicts), **score.attempt_figures(accepted)}
+        outputs = {name: found.shape[-1] for name, found in judged.items()}
+        figures = {"images": len(grid), **score.verdict_figures(verdicts, outputs)}
+        figures |= score.attempt_figures(accepted)
         figures |= self._look(images)
         probabilities = {name: found.softmax(-1) for name, found in judged.items()}
         return Evaluation(figures, to_bytes(images).unflatten(0, (count, seeds)), probabilities)

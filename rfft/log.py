@@ -175,9 +175,11 @@ class TrainingDisplay:
 
     def update(self, step: int, f_ac: float, reg: float, available: float) -> None:
         """`step`: optimizer steps done; `available`: share of the batch that RFNet accepts."""
-        self._done = step
         regularizer = f"  {self._regularizer} {reg:.3f}" if self._regularizer else ""
-        scalars = f"F_AC {f_ac:.3f}{regularizer}  available {available:4.0%}"
+        self.show(step, f"F_AC {f_ac:.3f}{regularizer}  available {available:4.0%}")
+
+    def show(self, step: int, scalars: str) -> None:
+        self._done = step
         self._progress.update(self._task, completed=step, scalars=scalars)
         due = time.monotonic() - self._printed > self._every_s or step in (self._start + 1, self._steps)
         if not self.console.is_terminal and due:

@@ -29,7 +29,7 @@ from rfft.generate import Paint, Painted, autocast, paint, recur
 from rfft.metrics.wilson import wilson_interval
 from rfft.models.bundle import Bundle, load_bundle
 from rfft.models.lora import lora_layers
-from rfft.types import LABELS
+from rfft.types import label_names
 
 MANIFEST, SHEET = "manifest.jsonl", "contact_sheet.png"
 THUMBNAIL, SHEET_COLUMNS, SHEET_ROWS = 128, 8, 12
@@ -152,6 +152,7 @@ def _paint_all(
 
 
 def _row(sample: Sample, painted: Painted, seed: int) -> dict[str, Any]:
+    probabilities = painted.probabilities.tolist()
     return {
         "id": sample.id,
         "image": f"images/{sample.id}.png",
@@ -163,7 +164,8 @@ def _row(sample: Sample, painted: Painted, seed: int) -> dict[str, Any]:
         "attempts": painted.attempts,
         "accepted": painted.accepted,
         "probabilities": {
-            label: round(p, 4) for label, p in zip(LABELS, painted.probabilities.tolist(), strict=True)
+            label: round(p, 4)
+            for label, p in zip(label_names(len(probabilities)), probabilities, strict=True)
         },
     }
 

@@ -21,7 +21,7 @@ from rfft import results
 from rfft.config_file import flatten
 from rfft.errors import UserError
 from rfft.log import write_atomically
-from rfft.types import LABELS
+from rfft.types import label_names
 
 SHOWN_AT_ONCE, SHOWN_AT_MOST = 12, 96  # pairs of pictures
 THUMBNAIL = 256  # pixels; larger pictures are shrunk for the report
@@ -118,7 +118,8 @@ def read_pairs(run: Path) -> list[Pair]:
 
 def _picture(image: Tensor, probabilities: Sequence[float]) -> Picture:
     best = int(np.argmax(probabilities))
-    verdict = f"{LABELS[best].replace('_', ' ')} {100 * probabilities[best]:.0f}\N{NO-BREAK SPACE}%"
+    name = label_names(len(probabilities))[best].replace("_", " ")
+    verdict = f"{name} {100 * probabilities[best]:.0f}\N{NO-BREAK SPACE}%"
     return Picture(_picture_uri(image), best == 0, verdict)
 
 

@@ -16,7 +16,7 @@ from rfft.metrics.bootstrap import bootstrap_interval
 from rfft.metrics.diversity import mean_pairwise_distance, vendi_score
 from rfft.metrics.kid import kid
 from rfft.metrics.wilson import wilson_interval
-from rfft.types import LABELS
+from rfft.types import LABELS, label_names
 
 Share = dict[str, float]
 NO_PROP = "none"
@@ -29,12 +29,18 @@ def share(hits: Tensor) -> Share:
     return {"rate": found / n, "low": low, "high": high}
 
 
-def verdict_figures(verdicts: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Available rate and rate of each failure, for each network that judged ([N,S] each)."""
+def verdict_figures(
+    verdicts: Mapping[str, Tensor], outputs: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Available rate and rate of each failure, for each network that judged ([N,S] each).
+
+    `outputs`: how many verdicts a network has, where these are not LABELS.
+    """
+    names = {name: label_names((outputs or {}).get(name, len(LABELS))) for name in verdicts}
     return {
         "available_rate": {name: share(found == 0) for name, found in verdicts.items()},
         "failures": {
-            name: {label: share(found == i) for i, label in enumerate(LABELS) if i}
+            name: {label: share(found == i) for i, label in enumerate(names[name]) if i}
             for name, found in verdicts.items()
         },
     }

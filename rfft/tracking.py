@@ -82,15 +82,15 @@ class Tracker:
 
         self._attempt(send)
 
-    def artifact(self, folder: Path, metadata: dict[str, Any]) -> None:
-        """Hand over a folder of weights; TensorBoard has no place for one."""
+    def artifact(self, folder: Path, metadata: dict[str, Any], kind: str = "lora") -> None:
+        """Hand over a folder of weights, named after run and kind; TensorBoard has no place for one."""
 
         def send() -> None:
             if self._kind != "wandb":
                 return
             from wandb import Artifact
 
-            artifact = Artifact(f"{self._config['run']['name']}-lora", type="model", metadata=metadata)
+            artifact = Artifact(f"{self._config['run']['name']}-{kind}", type="model", metadata=metadata)
             artifact.add_dir(str(folder))
             self._accelerator.get_tracker("wandb", unwrap=True).log_artifact(artifact)
 

@@ -16,6 +16,7 @@ from rfft.errors import Interrupted, UserError
 from rfft.evaluate import Evaluator
 from rfft.learner import Learner
 from rfft.log import open_run, write_environment
+from rfft.rfnet_config import RFNetTraining
 from rfft.signals import StopSignals
 from rfft.watch import SAMPLES, Watch
 
@@ -61,7 +62,8 @@ def train(config: Config) -> Path:
     return run
 
 
-def start(config: Config, run: Path) -> Accelerator:
+def start(config: Config | RFNetTraining, run: Path, broadcast_buffers: bool = False) -> Accelerator:
+    """`broadcast_buffers`: before every forward, from the first process to all; RFFT's are constants."""
     trainer = config.trainer
     if trainer.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("trainer.mixed_precision=fp16 needs a GPU: set trainer.mixed_precision=bf16 or no")
@@ -74,8 +76,7 @@ def start(config: Config, run: Path) -> Accelerator:
         gradient_accumulation_steps=trainer.accumulation,
         log_with=None if kind == "none" else kind,
         project_dir=run,
-        # The buffers are constants, and would be sent before every forward of the rollout.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers)],
     )
 
 

@@ -15,9 +15,15 @@ import torch
 from torch import Tensor
 
 LABELS = ("available", "space_mismatch", "size_mismatch", "indistinctiveness", "shape_hallucination")
+COARSE_LABELS = ("available", "unavailable")
 
 Index = slice | Tensor | list[int]
 T = TypeVar("T", bound="TensorFields")
+
+
+def label_names(count: int) -> tuple[str, ...]:
+    """What the `count` outputs of a reward network stand for; the first is always "available"."""
+    return COARSE_LABELS if count == len(COARSE_LABELS) else LABELS
 
 
 def _map(value: Any, function: Any) -> Any:
@@ -115,7 +121,7 @@ class Denoise(Protocol):
 
 
 class Reward(Protocol):
-    """Logits [B,5] (in the order of LABELS) for pictures [B,3,H,W]."""
+    """Logits [B,5] (in the order of LABELS; [B,2] of a coarse network) for pictures [B,3,H,W]."""
 
     def __call__(self, image: Tensor, batch: Batch) -> Tensor: ...
 

@@ -23,7 +23,7 @@ from rfft.learner import REGULARIZERS, Learner
 from rfft.log import MetricsFile, TrainingDisplay, write_atomically
 from rfft.report import write_report
 from rfft.tracking import Tracker
-from rfft.types import LABELS
+from rfft.types import label_names
 
 SAMPLES, SAMPLE_SEED, SAMPLE_COLUMNS = 16, 20240801, 8  # grids of pictures, always with the same noise
 EXPORT = "diffusers"
@@ -117,7 +117,8 @@ class Watch:
         scale = self.config.rollout.guidance_scale
         with torch.no_grad(), learner.averaged(), learner.accelerator.autocast():
             images = paint(learner.bundle, batch, learner.schedule, scale)
-            verdicts = learner.reward(images, batch).argmax(-1).cpu()
+            logits = learner.reward(images, batch).cpu()
+        verdicts, names = logits.argmax(-1), label_names(logits.shape[-1])
         cells = grid.to_bytes(images)
         zoom = max(1, 128 // cells.shape[-1])
         sheet = grid.sheet(cells, verdicts == 0, SAMPLE_COLUMNS, zoom)
@@ -125,7 +126,7 @@ class Watch:
         columns: dict[str, list[Any]] = {
             "prompt": [sample.prompt for sample in self.samples],
             "noise": picks,
-            "verdict": [LABELS[i] for i in verdicts],
+            "verdict": [names[i] for i in verdicts],
         }
         self.tracker.pictures("samples", cells.permute(0, 2, 3, 1).numpy(), columns, step)
 

@@ -51,15 +51,19 @@ class Record:
 
     def load(self) -> Sample:
         stem = f"{Path(self.name).stem}.png"
-        image = _read(self.folder / "images" / self.name, cv2.IMREAD_COLOR_RGB)
+        image = read_picture(self.folder / "images" / self.name, cv2.IMREAD_COLOR_RGB)
         product = _read_product(self.folder / "products" / stem)
         if product.shape[:2] != image.shape[:2]:
             raise UserError(f"{self.folder}: image and product of {self.name} differ in size")
-        return Sample(image, product, self._map("depth", stem), self._map("saliency", stem))
+        return Sample(image, product, self._map("depth"), self._map("saliency"))
 
-    def _map(self, kind: str, stem: str) -> Pixels | None:
-        path = self.folder / kind / stem
-        return _read(path, cv2.IMREAD_GRAYSCALE) if path.exists() else None
+    def map_file(self, kind: str) -> Path:
+        """Where a map that comes with the data lies, if it does; `kind`: depth or saliency."""
+        return self.folder / kind / f"{Path(self.name).stem}.png"
+
+    def _map(self, kind: str) -> Pixels | None:
+        path = self.map_file(kind)
+        return read_picture(path, cv2.IMREAD_GRAYSCALE) if path.exists() else None
 
 
 def read_feedback(folder: str | Path) -> list[Record]:
@@ -130,7 +134,8 @@ def _lines(file: Path) -> Iterator[tuple[str, str]]:
             yield f"{file}:{number}", line
 
 
-def _read(path: Path, flags: int) -> Pixels:
+def read_picture(path: Path, flags: int) -> Pixels:
+    """`flags`: of cv2.imread."""
     picture = cv2.imread(str(path), flags) if path.is_file() else None
     if picture is None:
         raise UserError(f"{path}: missing or not a readable image")
@@ -138,7 +143,7 @@ def _read(path: Path, flags: int) -> Pixels:
 
 
 def _read_product(path: Path) -> Pixels:
-    picture = _read(path, cv2.IMREAD_UNCHANGED)
+    picture = read_picture(path, cv2.IMREAD_UNCHANGED)
     if picture.ndim != 3 or picture.shape[2] != 4:
         raise UserError(f"{path}: a product needs an alpha channel (RGBA)")
     return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA).astype(np.uint8, copy=False)

@@ -1,0 +1,186 @@
+"""All that changes while RFNet is trained, and one optimizer step of it.
+
+Shapes: B batch, K classes. Every draw is a function of seed and position, as in rfft/learner.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from rfft.checkpoint import Stateful, load_objects, load_weights
+from rfft.models.rfnet import RFNet
+from rfft.rfnet_config import Optimizer, RFNetTraining
+from rfft.rfnet_data import network_inputs
+
+WEIGHTS = "rfnet"
+DROPOUT = 3  # keeps these draws apart from others of the same seed
+
+
+def class_weights(labels: Sequence[int], classes: int) -> Tensor:
+    """[K], inverse to each class's share; 1 on average over the samples, 0 for a class without any."""
+    counts = np.bincount(labels, minlength=classes)
+    present = (counts > 0).sum()
+    return torch.from_numpy(len(labels) / (present * np.maximum(counts, 1)) * (counts > 0)).float()
+
+
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean over the batch of weight * cross-entropy; logits [B,K], labels [B], weights [K].
+
+    Not divided by the batch's own weights, so that the gradients of several batches average to that of one.
+    """
+    losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
+    return (weights[labels] * losses).mean()
+
+
+def rate_factor(step: int, steps_per_epoch: int, settings: Optimizer) -> float:
+    """Of the learning rate: a linear warm-up, and drop_factor for every epoch of drop_at that is over."""
+    drops = sum(step >= epoch * steps_per_epoch for epoch in settings.drop_at)
+    return min(1.0, (step + 1) / max(1, settings.warmup)) * settings.drop_factor**drops
+
+
+@dataclass
+class Counters:
+    """What the run has done so far, in all processes together."""
+
+    step: int = 0  # optimizer steps
+    skipped: int = 0  # of these, for want of a finite gradient
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0  # training alone
+    pictures: int = 0
+    best_ap: float = -1.0  # of "available" on the validation split
+    best_step: int = 0
+    worse_in_a_row: int = 0  # validations since
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class RFNetLearner:
+    """All that changes while training, and the optimizer step."""
+
+    def __init__(
+        self, config: RFNetTraining, accelerator: Any, model: RFNet, tokenizer: Any, labels: Sequence[int]
+    ) -> None:
+        """`labels`: of all training pictures."""
+        self.config, self.accelerator, self.tokenizer = config, accelerator, tokenizer
+        self.counters = Counters()
+        trainer, optimizer = config.trainer, config.optimizer
+        classes = model.config.num_labels
+        balanced = config.objective.class_weights == "balanced"
+        weights = class_weights(labels, classes) if balanced else torch.ones(classes)
+        self.class_weights = weights.to(accelerator.device)
+        per_step = trainer.batch_size * trainer.accumulation * accelerator.num_processes
+        self.steps_per_epoch = max(1, len(labels) // per_step)
+        self.rfnet = model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        adamw = torch.optim.AdamW(
+            model.parameters(),
+            lr=optimizer.lr,
+            betas=(optimizer.betas[0], optimizer.betas[1]),
+            weight_decay=optimizer.weight_decay,
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            adamw, lambda step: rate_factor(step, self.steps_per_epoch, optimizer)
+        )
+        self.model, self.optimizer = accelerator.prepare(model, adamw)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        trainer = self.config.trainer
+        return min(trainer.epochs * self.steps_per_epoch, trainer.steps or 2**62)
+
+    def step(self, batches: Iterator[dict[str, Any]]) -> dict[str, float]:
+        """One optimizer step; its scalars are means over all processes. Skipped without a finite gradient."""
+        began = time.monotonic()
+        lr, trainer = self.schedule.get_last_lr()[0], self.config.trainer
+        outputs = [self.micro_batch(next(batches), micro) for micro in range(trainer.accumulation)]
+        norm = self.accelerator.clip_grad_norm_(self.rfnet.parameters(), self.config.optimizer.max_grad_norm)
+        here = norm.new_tensor([time.monotonic() - began])
+        scalars = torch.cat([torch.stack(outputs).mean(0), norm.detach().reshape(1), here])
+        loss, accuracy, norm, seconds = self.accelerator.reduce(scalars, "mean").tolist()
+
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite or self.accelerator.scaler is not None:  # the scaler skips by itself, and must be told
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        counters = self.counters
+        counters.step += 1
+        counters.seconds += seconds
+        counters.skipped += not finite
+        counters.skipped_in_a_row = 0 if finite else counters.skipped_in_a_row + 1
+        counters.pictures += trainer.batch_size * trainer.accumulation * self.accelerator.num_processes
+        named = {"loss": loss, "accuracy": accuracy, "grad_norm": norm, "lr": lr}
+        named |= {"epoch": counters.step / self.steps_per_epoch, "skipped": counters.skipped}
+        return {f"train/{name}": value for name, value in named.items()}
+
+    def micro_batch(self, batch: dict[str, Any], micro: int) -> Tensor:
+        """Forward and backward; loss and accuracy, detached."""
+        device, counters = self.accelerator.device, self.counters
+        place = [self.config.run.seed, counters.step, micro, self.accelerator.process_index, DROPOUT]
+        torch.manual_seed(int(np.random.default_rng(place).integers(2**62)))
+        inputs, labels = network_inputs(batch, self.tokenizer, device), batch["label"].to(device)
+        smoothing = self.config.objective.label_smoothing
+        with self.accelerator.accumulate(self.model), plain_attention(device):
+            with self.accelerator.autocast():
+                logits = self.model(**inputs)
+            loss = weighted_loss(logits, labels, self.class_weights, smoothing)
+            self.accelerator.backward(loss)
+        accuracy = (logits.argmax(-1) == labels).float().mean()
+        return torch.stack([loss.detach(), accuracy])
+
+    def judged(self, ap: float) -> bool:
+        """Take note of a validation's AP; is it the best so far?"""
+        counters = self.counters
+        best = ap > counters.best_ap
+        if best:
+            counters.best_ap, counters.best_step = ap, counters.step
+        counters.worse_in_a_row = 0 if best else counters.worse_in_a_row + 1
+        return best
+
+    def finished(self) -> bool:
+        """All steps done, the time over, or no better for too long? The same in all processes."""
+        trainer, counters = self.config.trainer, self.counters
+        late = counters.seconds >= 60 * (trainer.max_minutes or math.inf)
+        stuck = 0 < trainer.patience <= counters.worse_in_a_row
+        return late or stuck or counters.step >= self.steps
+
+    # ---- state ----
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        return {WEIGHTS: self.rfnet.state_dict()}
+
+    def objects(self) -> dict[str, Stateful]:
+        named: dict[str, Stateful] = {
+            "counters": self.counters,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+        }
+        if self.accelerator.scaler is not None:
+            named["scaler"] = self.accelerator.scaler
+        return named
+
+    def load(self, checkpoint: Path) -> None:
+        self.rfnet.load_state_dict(load_weights(checkpoint, WEIGHTS))
+        load_objects(checkpoint, self.objects())
+
+
+def plain_attention(device: torch.device) -> AbstractContextManager[None]:
+    """On a CPU fused attention's backward is many times slower."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

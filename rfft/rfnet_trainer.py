@@ -1,0 +1,200 @@
+"""The training loop of RFNet: step, validate, export the best, save, resume."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from rfft.checkpoint import Checkpoints
+from rfft.config import to_yaml
+from rfft.data.labelled import Labelled
+from rfft.errors import UserError
+from rfft.grid import read_png
+from rfft.log import MetricsFile, TrainingDisplay, open_run, write_atomically, write_environment
+from rfft.results import SUMMARY, read_json
+from rfft.rfnet_build import build_rfnet, build_tokenizer
+from rfft.rfnet_config import MAY_CHANGE, RFNetTraining
+from rfft.rfnet_data import Places, Shuffled, batches, build_maps, fill_maps, split_records
+from rfft.rfnet_evaluate import (
+    CONFUSION,
+    EVALUATION,
+    EXPORT,
+    predict,
+    report,
+    scalars,
+    table,
+    write,
+)
+from rfft.rfnet_learner import RFNetLearner
+from rfft.tracking import Tracker
+from rfft.trainer import MAX_SKIPPED, MAX_SKIPPED_FP16, start
+
+NOBODY = -1  # the label of a row that only fills up a process's part
+
+
+def train(config: RFNetTraining) -> Path:
+    """Train, or go on with, the run that the config describes; returns its folder."""
+    run = Path(config.run.out) / config.run.name
+    accelerator = start(config, run, broadcast_buffers=True)  # batch norm's
+    tokenizer = build_tokenizer(config.rfnet.text_encoder)
+    model = build_rfnet(config, tokenizer)
+    training, validation = build_data(config, accelerator)
+    if accelerator.is_main_process:  # only now: a mistake in the config leaves no folder behind
+        open_run(run, to_yaml(config), MAY_CHANGE)
+        write_environment(run)
+    accelerator.wait_for_everyone()
+
+    learner = RFNetLearner(config, accelerator, model, tokenizer, training.labels)
+    checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
+    if found := checkpoints.latest():
+        learner.load(found)
+    watch = Watch(run, learner, checkpoints, validation)
+    with watch.display:
+        loop(learner, watch, training_batches(learner, training))
+    watch.after()
+    accelerator.state.destroy_process_group()
+    return run
+
+
+def build_data(config: RFNetTraining, accelerator: Any) -> tuple[Labelled, Labelled]:
+    """Training and validation pictures, with all their maps."""
+    records = split_records(config.data)
+    maps = build_maps(config.maps, config.rfnet.drop)
+    part = slice(accelerator.process_index, None, accelerator.num_processes)
+    for some in records:
+        fill_maps(maps, some, config.maps, accelerator.device, part)
+    accelerator.wait_for_everyone()
+    size, coarse = config.data.image_size or config.rfnet.image_size, config.objective.labels == "coarse"
+    training, validation = (Labelled(some, size, maps, coarse) for some in records)
+    return training, validation
+
+
+def training_batches(learner: RFNetLearner, training: Labelled) -> Iterator[dict[str, Any]]:
+    """This process's micro-batches from the learner's step on, without end."""
+    config, accelerator = learner.config, learner.accelerator
+    first, batch_size = learner.counters.step * config.trainer.accumulation, config.trainer.batch_size
+    places = Places(first, batch_size, accelerator.process_index, accelerator.num_processes)
+    items = Shuffled(training, config.run.seed, config.data.mirror)
+    return batches(DataLoader(items, batch_sampler=places, num_workers=config.data.workers))
+
+
+def loop(learner: RFNetLearner, watch: Watch, source: Iterator[dict[str, Any]]) -> None:
+    """Step until finished."""
+    limit = MAX_SKIPPED if learner.accelerator.scaler is None else MAX_SKIPPED_FP16
+    while not learner.finished():
+        figures = learner.step(source)
+        if learner.counters.skipped_in_a_row >= limit:
+            raise UserError(
+                f"{limit} steps in a row without a finite loss and gradient, the last one is step "
+                f"{learner.counters.step}; the last checkpoint is intact. Lower optimizer.lr, or set "
+                "trainer.mixed_precision=no"
+            )
+        watch.after_step(figures)
+
+
+class Watch:
+    """What is done beside training: all processes validate, the main one writes and shows."""
+
+    def __init__(
+        self, run: Path, learner: RFNetLearner, checkpoints: Checkpoints, validation: Labelled
+    ) -> None:
+        self.run, self.learner, self.checkpoints, self.validation = run, learner, checkpoints, validation
+        self.is_main = learner.accelerator.is_main_process
+        self.console = Console(stderr=True, quiet=not self.is_main)
+        self.metrics = MetricsFile(run / "metrics.jsonl", learner.counters.step) if self.is_main else None
+        self.tracker = Tracker(learner.accelerator, learner.config.tracker.kind, run, asdict(learner.config))
+        self.display = TrainingDisplay(learner.steps, "", learner.counters.step, self.console)
+
+    def after_step(self, figures: dict[str, float]) -> None:
+        learner, trainer = self.learner, self.learner.config.trainer
+        step = learner.counters.step
+        self.record(step, figures)
+        shown = f"loss {figures['train/loss']:.3f}  accuracy {figures['train/accuracy']:.0%}"
+        best = learner.counters.best_ap
+        self.display.show(step, shown + (f"  best AP {best:.1%}" if best >= 0 else ""))
+        if step % (trainer.validate_every or learner.steps_per_epoch) == 0 or learner.finished():
+            self.validate(step)
+        # Last: what comes before it in a step is repeated by a run that is resumed from the one before.
+        if self.is_main and (step % trainer.checkpoint_every == 0 or learner.finished()):
+            self.checkpoints.save(step, learner.weights(), learner.objects())
+
+    def record(self, step: int, figures: dict[str, float]) -> None:
+        if self.metrics is not None:
+            self.metrics.write(step, figures)
+            self.tracker.log(figures, step)
+
+    def validate(self, step: int) -> None:
+        """Judge the validation pictures, each process a part; keep the network if its AP is the best yet."""
+        figures = report(*self.judge())
+        best = self.learner.judged(figures["ap_available"])
+        self.record(step, scalars(figures))
+        self.console.print(
+            f"step {step}: AP(available) {figures['ap_available']:.1%}, macro F1 {figures['macro_f1']:.1%}"
+            + ("" if best else f" (best AP {self.learner.counters.best_ap:.1%})"),
+            highlight=False,
+        )
+        if best and self.is_main:
+            self.export()
+            write(self.run, {"data": "validation", "step": step, **figures})
+            picture = read_png(self.run / CONFUSION)
+            self.tracker.pictures("confusion", picture[None], {"step": [step]}, step)
+
+    def judge(self) -> tuple[Tensor, Tensor]:
+        """Probabilities [N,K] and labels [N] of all validation pictures, in every process."""
+        learner, accelerator = self.learner, self.learner.accelerator
+        own = range(accelerator.process_index, len(self.validation), accelerator.num_processes)
+        part = Subset(self.validation, own or [0])
+        batch_size, workers = learner.config.trainer.batch_size, learner.config.data.workers
+        loader = DataLoader(part, batch_size, num_workers=workers)
+        learner.rfnet.eval()
+        with accelerator.autocast():
+            judged = predict(learner.rfnet, batches(loader), learner.tokenizer, accelerator.device)
+        probabilities, labels = judged
+        learner.rfnet.train()
+        labels = labels if own else torch.full_like(labels, NOBODY)
+        everywhere = [
+            accelerator.gather(
+                accelerator.pad_across_processes(t.to(accelerator.device), pad_index=NOBODY)
+            ).cpu()
+            for t in (probabilities, labels)
+        ]
+        real = everywhere[1] != NOBODY
+        return everywhere[0][real], everywhere[1][real]
+
+    def export(self) -> None:
+        """RUN/rfnet: what RFNet.from_pretrained, `rfft rfnet evaluate` and reward.rfnet take."""
+        folder = self.run / EXPORT
+        draft = folder.with_name(f".{EXPORT}.part")
+        shutil.rmtree(draft, ignore_errors=True)
+        self.learner.rfnet.save_pretrained(draft)
+        self.learner.tokenizer.save_pretrained(draft)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.replace(folder)
+
+    def after(self) -> None:
+        """Tell what there is."""
+        if not self.is_main:
+            return
+        counters = self.learner.counters
+        summary = {
+            "seconds": round(counters.seconds, 1),
+            "steps": counters.step,
+            "pictures": counters.pictures,
+            "best_step": counters.best_step,
+            "ap_available": counters.best_ap,
+        }
+        write_atomically(self.run / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        self.tracker.artifact(self.run / EXPORT, summary, kind=EXPORT)
+        self.tracker.close()
+        self.console.print(table(read_json(self.run / EVALUATION)))
+        for name in (EXPORT, EVALUATION, CONFUSION):
+            self.console.print(f"{name:16} {self.run / name}", highlight=False, soft_wrap=True)

@@ -1,0 +1,192 @@
+"""Training RFNet through the real command line: what it leaves, resume, use as a reward, evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from rfft import cli
+from rfft.adworld.draw import draw_dataset
+from rfft.models.rfnet import RFNet
+from rfft.types import COARSE_LABELS, LABELS
+
+Rfft = Callable[..., tuple[int, str]]
+TINY = Path(__file__).parents[2] / "configs" / "rfnet_tiny.yaml"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "rfft")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    draw_dataset(folder / "train", 24, seed=0, workers=1)
+    draw_dataset(folder / "val", 11, seed=0, split="val", workers=1)
+    return folder
+
+
+@pytest.fixture
+def settings(world: Path, scenes: Path, tmp_path: Path) -> Path:
+    """configs/rfnet_tiny.yaml, smaller still: random map networks, 32 px, four steps of four pictures."""
+    config = yaml.safe_load(TINY.read_text())
+    config["run"] = {"name": "small"}
+    config["rfnet"] |= {"image_size": 32, "width": 16, "heads": 2, "dropout": 0.1}
+    config["rfnet"]["image_encoder"] |= {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    config["rfnet"]["text_encoder"] |= {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32}
+    config["rfnet"]["text_encoder"]["dropout"] = 0.1
+    config["data"] |= {"train": [str(scenes / "train")], "validation": [str(scenes / "val")]}
+    config["data"]["image_size"] = 32
+    config["maps"] |= {kind: str(world / kind) for kind in ("depth", "saliency")}
+    config["optimizer"]["warmup"] = 2
+    config["trainer"] |= {"batch_size": 4, "steps": 4, "mixed_precision": "no", "validate_every": 2}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path / "config.yaml"
+
+
+@pytest.fixture
+def rfft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Rfft]:
+    """rfft(*arguments) -> (exit code, stderr), in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        monkeypatch.setattr(sys, "argv", ["rfft", *arguments])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        return int(exit.value.code or 0), capsys.readouterr().err
+
+    yield run
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def rows(run: str) -> list[dict[str, float]]:
+    return [json.loads(line) for line in Path("runs", run, "metrics.jsonl").read_text().splitlines()]
+
+
+def figures(folder: str) -> dict:
+    return json.loads(Path(folder, "evaluation.json").read_text())
+
+
+def test_a_run_from_one_end_to_the_other(rfft: Rfft, settings: Path, scenes: Path) -> None:
+    code, told = rfft("rfnet", "train", str(settings))
+    assert code == 0, told
+    run = Path("runs/small")
+    left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert {
+        *("config.yaml", "environment.json", "metrics.jsonl", "summary.json", "evaluation.json"),
+        *("confusion.png", "checkpoints/step-000004/rfnet.safetensors"),
+        *("rfnet/config.json", "rfnet/model.safetensors", "rfnet/tokenizer.json"),
+    } <= left
+    assert not any(".part" in name for name in left)
+    assert [row["step"] for row in rows("small")] == [1, 2, 2, 3, 4, 4]
+    assert [row["train/lr"] for row in rows("small") if "train/lr" in row] == [5e-4, 1e-3, 1e-3, 1e-3]
+    aps = {row["step"]: row["eval/ap_available"] for row in rows("small") if "eval/loss" in row}
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["ap_available"] == max(aps.values()) == aps[summary["best_step"]]
+    assert (summary["steps"], summary["pictures"]) == (4, 16)
+    assert "AP(available)" in told and "shape hallucination" in told and "runs/small/rfnet" in told
+
+    # The same figures again, from the exported folder alone and through the run.
+    validated = figures("runs/small")
+    assert tuple(validated["classes"]) == LABELS and validated["pictures"] == 11
+    code, told = rfft("rfnet", "evaluate", "runs/small", "--data", str(scenes / "val"))
+    assert code == 0 and "macro F1" in told, told
+    again = figures("runs/small")
+    assert again["confusion"] == validated["confusion"]
+    assert again["loss"] == pytest.approx(validated["loss"], rel=1e-5)
+    assert sum(map(sum, again["confusion"])) == 11
+
+
+def test_an_embedded_network_is_evaluated(rfft: Rfft, scenes: Path) -> None:
+    arguments = ("rfnet", "evaluate", "rf-tiny-rfnet", "--data", str(scenes / "val"), "--no-known-maps")
+    code, told = rfft(*arguments)
+    assert code == 2 and "say with --out where the figures go" in told
+    code, told = rfft(*arguments, "--out", "figures", "--maps-cache", "cache")
+    assert code == 0, told
+    assert figures("figures")["accuracy"] > 0.4  # a guess has 0.2
+    assert Path("figures/confusion.png").exists() and list(Path("cache").rglob("*.png"))
+
+
+def test_resumed_is_uninterrupted_bit_for_bit(rfft: Rfft, settings: Path) -> None:
+    """With dropout, mirrored pictures, accumulation, and a validation that is not the first."""
+    every = ["rfnet", "train", str(settings), "trainer.checkpoint_every=2", "trainer.accumulation=2"]
+    for overrides in (
+        ["run.name=whole", "trainer.steps=4"],
+        ["run.name=parts", "trainer.steps=2"],
+        ["run.name=parts", "trainer.steps=4"],
+    ):
+        code, told = rfft(*every, *overrides)
+        assert code == 0, told
+    for name in (
+        "metrics.jsonl",
+        "checkpoints/step-000004/rfnet.safetensors",
+        "rfnet/model.safetensors",
+        "evaluation.json",
+    ):
+        assert Path("runs/whole", name).read_bytes() == Path("runs/parts", name).read_bytes(), name
+    first = load_file("runs/whole/checkpoints/step-000002/rfnet.safetensors")
+    last = load_file("runs/whole/checkpoints/step-000004/rfnet.safetensors")
+    assert any(not torch.equal(tensor, last[name]) for name, tensor in first.items())
+
+
+def test_a_coarse_network_without_depth_as_a_reward(rfft: Rfft, settings: Path, world: Path) -> None:
+    code, told = rfft("rfnet", "train", str(settings), "objective.labels=coarse", "rfnet.drop=[d]")
+    assert code == 0, told
+    assert tuple(figures("runs/small")["classes"]) == COARSE_LABELS
+    network = RFNet.from_pretrained("runs/small/rfnet")
+    assert (network.config.num_labels, network.config.drop) == (2, ["d"])
+    assert not list(Path(settings.parent).rglob("made-depth-*"))
+    few = ["data.count=2", "evaluate.count=2", "evaluate.seeds=1", "evaluate.max_attempts=1"]
+    small = ["trainer.steps=1", "evaluate.prompts_per_product=1", "evaluate.reference=null"]
+    small += ["evaluate.judge=rf-tiny-judge"]  # it reads captions with RFNet's tokenizer
+    code, told = rfft(
+        "train", str(world / "config.yaml"), "reward.rfnet=runs/small/rfnet", "run.name=tuned", *few, *small
+    )
+    assert code == 0, told
+    found = json.loads(Path("runs/tuned/summary.json").read_text())["base"]
+    assert list(found["failures"]["rfnet"]) == ["unavailable"]
+    rate = found["available_rate"]["rfnet"]["rate"]
+    assert found["failures"]["rfnet"]["unavailable"]["rate"] == pytest.approx(1 - rate)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.train=[nowhere]", "nowhere/label.txt: cannot be read"),
+        ("maps.depth=nowhere", "nowhere: no such network"),
+        ("rfnet.text_encoder.tokenizer=nowhere", "no tokenizer in nowhere"),
+        ("rfnet.image_encoder.weights=nowhere", "encoder nowhere: neither a folder nor a hub id"),
+        ("rfnet.image_size=36", "rfnet image_size 36 is not a multiple of 8"),
+    ],
+)
+def test_a_mistake_leaves_nothing_behind(rfft: Rfft, settings: Path, override: str, message: str) -> None:
+    code, told = rfft("rfnet", "train", str(settings), override)
+    assert code == 2 and message in told
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_validate_as_one(rfft: Rfft, settings: Path, scenes: Path, tmp_path: Path) -> None:
+    """Batch statistics are each process's own, so the weights differ from one process's; the figures hold."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, *TORCHRUN, "rfnet", "train", str(settings), "trainer.steps=2"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    validated = figures("runs/small")
+    assert [row["step"] for row in rows("small")] == [1, 2, 2] and validated["pictures"] == 11
+    assert json.loads(Path("runs/small/summary.json").read_text())["pictures"] == 2 * 4 * 2
+    assert rfft("rfnet", "evaluate", "runs/small", "--data", str(scenes / "val"))[0] == 0
+    assert figures("runs/small")["confusion"] == validated["confusion"]
+    assert figures("runs/small")["loss"] == pytest.approx(validated["loss"], rel=1e-5)

@@ -1,0 +1,68 @@
+"""Class weights, loss, learning rate and early stop, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from rfft.models.rfnet import RFNet, RFNetConfig
+from rfft.rfnet_config import Optimizer, RFNetTraining
+from rfft.rfnet_learner import RFNetLearner, class_weights, rate_factor, weighted_loss
+
+
+def test_class_weights() -> None:
+    # 8 samples of 3 classes that occur: 8 / (3 * 4), 8 / (3 * 2), none, 8 / (3 * 2), none
+    weights = class_weights([0, 0, 0, 0, 1, 1, 3, 3], 5)
+    assert weights.tolist() == pytest.approx([2 / 3, 4 / 3, 0, 4 / 3, 0])
+    assert class_weights([0, 1, 1, 0], 2).tolist() == [1, 1]
+
+
+def test_weighted_loss() -> None:
+    """Two samples with p = 1/2 and p = 3/4 for their labels, which weigh 2 and 0.5."""
+    logits = torch.tensor([[0.0, 0.0], [0.0, math.log(3)]])
+    loss = weighted_loss(logits, torch.tensor([0, 1]), torch.tensor([2.0, 0.5]))
+    assert loss.item() == pytest.approx((2 * math.log(2) + 0.5 * math.log(4 / 3)) / 2)
+    # smoothing 0.2: the label gets 0.9 of the cross-entropy, the other class 0.1
+    smooth = weighted_loss(logits[1:], torch.tensor([1]), torch.ones(2), smoothing=0.2)
+    assert smooth.item() == pytest.approx(0.9 * math.log(4 / 3) + 0.1 * math.log(4))
+
+
+def test_halves_of_a_batch_average_to_the_whole() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(4, 5, generator=generator), torch.tensor([0, 0, 0, 4])
+    weights = class_weights(labels.tolist(), 5)
+    halves = [weighted_loss(logits[part], labels[part], weights) for part in (slice(2), slice(2, 4))]
+    torch.testing.assert_close(torch.stack(halves).mean(), weighted_loss(logits, labels, weights))
+
+
+def test_the_papers_learning_rate() -> None:
+    """1e-4 for five epochs of 100 steps, then a tenth; with warm-up and a second drop the same rule."""
+    paper = Optimizer()
+    rates = [paper.lr * rate_factor(step, 100, paper) for step in (0, 499, 500, 999)]
+    assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5])
+    other = Optimizer(drop_at=[1, 3], drop_factor=0.5, warmup=4)
+    factors = [rate_factor(step, 10, other) for step in (0, 1, 3, 9, 10, 29, 30)]
+    assert factors == pytest.approx([0.25, 0.5, 1, 1, 0.5, 0.5, 0.25])
+
+
+def test_early_stop_counts_validations_without_a_better_ap() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    config = RFNetTraining()
+    config.trainer.patience, config.trainer.batch_size = 2, 2
+    image = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
+    model = RFNet(RFNetConfig.tiny(16, image_size=32, width=8, heads=2, image_encoder=image, drop=["c"]))
+    learner = RFNetLearner(config, Accelerator(cpu=True), model, None, labels=[0, 1, 2, 3, 4])
+    assert learner.steps == 10 * 2  # epochs * full batches
+    found = []
+    for step, ap in enumerate([0.5, 0.4, 0.6, 0.6, 0.59], start=1):
+        learner.counters.step = step
+        found.append((learner.judged(ap), learner.finished()))
+    assert found == [(True, False), (False, False), (True, False), (False, False), (False, True)]
+    assert (learner.counters.best_ap, learner.counters.best_step) == (0.6, 3)
+    config.trainer.patience = 0
+    assert not learner.finished()
+    AcceleratorState._reset_state(reset_partial_state=True)
