@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
@@ -155,6 +156,7 @@ class Watch:
         part = Subset(self.validation, own or [0])
         batch_size, workers = learner.config.trainer.batch_size, learner.config.data.workers
         loader = DataLoader(part, batch_size, num_workers=workers)
+        broadcast(list(learner.rfnet.buffers()))  # each process's own since the last step; 0's are exported
         learner.rfnet.eval()
         with accelerator.autocast():
             judged = predict(learner.rfnet, batches(loader), learner.tokenizer, accelerator.device)
