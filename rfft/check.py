@@ -9,6 +9,7 @@ import torch
 from rfft.config import Config, Data
 from rfft.data.cutout import load_cutout
 from rfft.data.products import read_products, read_prompts
+from rfft.models.auxiliary import find_depth
 from rfft.models.bundle import load_bundle
 from rfft.models.pretrained import find_folder
 from rfft.step import Draw
@@ -22,11 +23,12 @@ def describe(config: Config) -> dict[str, str]:
         "products": products(data, data.products, data.prompts),
         "evaluation": products(data, evaluate.products, evaluate.prompts) if evaluate.enabled else "none",
     }
-    networks = [reward.rfnet, reward.depth, reward.saliency, evaluate.judge, evaluate.probe]
+    find_depth(reward.depth)
+    networks = [reward.rfnet, reward.saliency, evaluate.judge, evaluate.probe]
     for network in filter(None, networks):
         find_folder(network)
     return facts | {
-        "networks": ", ".join(filter(None, networks)),
+        "networks": ", ".join(filter(None, [reward.depth, *networks])),
         "bundle": config.model.bundle,
         "trained": trained(config),
         "objective": f"F_AC + {config.objective.beta} * {config.objective.regularizer}",
