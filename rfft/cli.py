@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 adworld = typer.Typer(help="The embedded world: labelled scenes, and the models trained on them.")
 app.add_typer(adworld, name="adworld", no_args_is_help=True)
+products = typer.Typer(help="Product photos.")
+app.add_typer(products, name="products", no_args_is_help=True)
 
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped one: tiny.")
@@ -117,6 +119,24 @@ def compare(
     from rfft import compare as comparison
 
     typer.echo(comparison.compare(runs, out))
+
+
+@products.command()
+def cutout(
+    photos: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of photos: JPEG, PNG, WebP, TIFF.")],
+    out: Annotated[Path, typer.Option(help="New folder; `rfft generate --products` takes it.")],
+    threshold: Annotated[
+        float, typer.Option(min=0.05, max=0.95, help="Saliency of the cut; more cuts closer to the product.")
+    ] = 0.5,
+    softness: Annotated[float, typer.Option(min=0, max=1, help="Width of the edge's ramp; 0: hard.")] = 0.25,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Larger photos are refused.")] = 50_000_000,
+) -> None:
+    """Cut products out of plain photos (U2-Net); exit code 1 if nothing was found in some of them."""
+    from rfft.data.matting import Edge
+    from rfft.photos import cut_out_folder
+
+    if cut_out_folder(photos, out, Edge(threshold, softness), max_pixels):
+        raise typer.Exit(1)
 
 
 @adworld.command()

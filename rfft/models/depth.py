@@ -58,9 +58,8 @@ def load_depth_estimator(source: str) -> DepthEstimator:
     try:
         config = AutoConfig.from_pretrained(source)
         if config.model_type not in MODEL_TYPES:
-            raise UserError(
-                f"{source} is of type {config.model_type}; give one of {' or '.join(MODEL_TYPES)}"
-            )
+            types = ", ".join(MODEL_TYPES)
+            raise UserError(f"depth network {source}: {config.model_type} is none of {types}")
         processor, _ = ImageProcessingMixin.get_image_processor_dict(source)
         model, report = AutoModelForDepthEstimation.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
