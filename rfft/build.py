@@ -11,7 +11,7 @@ from rfft.conditions import encode_samples
 from rfft.config import Config
 from rfft.data.samples import Framing, Sample, load_samples
 from rfft.errors import UserError
-from rfft.models.auxiliary import MapNet
+from rfft.models.auxiliary import load_depth, load_saliency
 from rfft.models.bundle import Bundle, load_bundle
 from rfft.models.extra_rewards import WeightedRewards, load_extra
 from rfft.models.pretrained import find_folder, read_config
@@ -36,7 +36,7 @@ def build_bundle(config: Config, device: torch.device | str, trained: bool = Tru
 
 def build_reward(config: Config, device: torch.device | str) -> RewardModel:
     reward = config.reward
-    networks = (MapNet.from_pretrained(reward.depth), MapNet.from_pretrained(reward.saliency))
+    networks = load_depth(reward.depth), load_saliency(reward.saliency)
     model = RewardModel(RFNet.from_pretrained(reward.rfnet), *networks, reward.auxiliary_grad)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -12,6 +12,7 @@ from rfft.data.cutout import load_cutout
 from rfft.data.products import read_products, read_prompts
 from rfft.diffusion import cfg_eps
 from rfft.estimate import Cost, cost, fake, imagine, weight_bytes
+from rfft.models.auxiliary import find_depth
 from rfft.models.bundle import Bundle
 from rfft.models.pretrained import find_folder
 from rfft.models.reward import RewardModel
@@ -29,11 +30,12 @@ def describe(config: Config) -> dict[str, str]:
         "products": products(data, data.products, data.prompts),
         "evaluation": products(data, evaluate.products, evaluate.prompts) if evaluate.enabled else "none",
     }
-    networks = [reward.rfnet, reward.depth, reward.saliency, evaluate.judge, evaluate.probe]
+    find_depth(reward.depth)
+    networks = [reward.rfnet, reward.saliency, evaluate.judge, evaluate.probe]
     for network in filter(None, networks):
         find_folder(network)
     return facts | {
-        "networks": ", ".join(filter(None, networks)),
+        "networks": ", ".join(filter(None, [reward.depth, *networks])),
         "bundle": config.model.bundle,
         "objective": f"F_AC + {config.objective.beta} * {config.objective.regularizer}",
         "optimizer steps": f"{trainer.steps}, in {trainer.max_minutes or 'any number of'} minutes",

@@ -31,6 +31,10 @@ app.add_typer(data, name="data", no_args_is_help=True)
 rfnet = typer.Typer(help="RFNet, the network that judges pictures: train it on labelled feedback.")
 app.add_typer(rfnet, name="rfnet", no_args_is_help=True)
 
+
+products = typer.Typer(help="Product photos.")
+app.add_typer(products, name="products", no_args_is_help=True)
+
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped one: tiny.")
 ]
@@ -169,6 +173,24 @@ def evaluate_rfnet(
 
     given = {name: value for name, value in changes.items() if value is not None}
     rfnet_evaluate.evaluate(network, data, out, given, batch_size)
+
+
+@products.command()
+def cutout(
+    photos: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of photos: JPEG, PNG, WebP, TIFF.")],
+    out: Annotated[Path, typer.Option(help="New folder; `rfft generate --products` takes it.")],
+    threshold: Annotated[
+        float, typer.Option(min=0.05, max=0.95, help="Saliency of the cut; more cuts closer to the product.")
+    ] = 0.5,
+    softness: Annotated[float, typer.Option(min=0, max=1, help="Width of the edge's ramp; 0: hard.")] = 0.25,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Larger photos are refused.")] = 50_000_000,
+) -> None:
+    """Cut products out of plain photos (U2-Net); exit code 1 if nothing was found in some of them."""
+    from rfft.data.matting import Edge
+    from rfft.photos import cut_out_folder
+
+    if cut_out_folder(photos, out, Edge(threshold, softness), max_pixels):
+        raise typer.Exit(1)
 
 
 @adworld.command()

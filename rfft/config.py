@@ -82,8 +82,8 @@ class Reward:
     """Frozen networks of the objective: the name of an embedded one, or a folder."""
 
     rfnet: str = "rf-tiny-rfnet"
-    depth: str = "rf-tiny-depth"
-    saliency: str = "rf-tiny-saliency"
+    depth: str = "rf-tiny-depth"  # or a DPT or Depth Anything model of transformers: a folder or a hub id
+    saliency: str = "rf-tiny-saliency"  # u2netp: U2-Net, embedded, for real pictures
     auxiliary_grad: bool = True  # does the gradient pass through depth and saliency?
     extra: list[ExtraReward] = setting([])  # rewards beside RFNet
 

@@ -6,7 +6,6 @@ Shapes: B batch, S the side of the canvas.
 from __future__ import annotations
 
 import json
-import shutil
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from rfft.conditions import noise_for
 from rfft.config import Config
 from rfft.data.cutout import paste_back, product_layer
 from rfft.data.samples import Sample
+from rfft.draft import new_folder, refuse_existing
 from rfft.errors import UserError
 from rfft.generate import Paint, Painted, autocast, paint, recur
 from rfft.metrics.wilson import wilson_interval
@@ -41,23 +41,15 @@ def generate(config: Config, lora: Path | None, out: Path) -> None:
     All or nothing: out/images/ID.png at the product's own resolution and with its own pixels,
     out/products/ID.png, the product as it lies there (RGBA), out/manifest.jsonl, out/contact_sheet.png.
     """
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"{out}: exists already; name a new folder with --out")
+    refuse_existing(out)
     console = Console(stderr=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     samples = build.build_samples(config, "train")
     draw = painter(config, load_generator(config, lora, device), samples, device)
-    draft = out.with_name(f".{out.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
+    with new_folder(out) as draft:
         for kind in ("images", "products"):
-            (draft / kind).mkdir(parents=True)
+            (draft / kind).mkdir()
         rows = _paint_all(config, draw, samples, draft, console)
-        if out.exists():
-            out.rmdir()
-        draft.replace(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     accepted = sum(row["accepted"] for row in rows)
     low, high = wilson_interval(accepted, len(rows))
     attempts = sum(row["attempts"] for row in rows) / len(rows)

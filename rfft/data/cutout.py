@@ -39,7 +39,7 @@ def load_cutout(path: Path, white_level: int | None, max_pixels: int) -> Pixels:
     `white_level` is the official rule for pictures without alpha: where all three channels reach it (255 in
     the official code; JPEGs need less), the picture is transparent. Without it such a picture is an error.
     """
-    image = _open(path, max_pixels)
+    image = open_upright(path, max_pixels)
     if image.has_transparency_data:
         source = np.asarray(image.convert("RGBA"))
     elif white_level is None:
@@ -56,7 +56,7 @@ def load_cutout(path: Path, white_level: int | None, max_pixels: int) -> Pixels:
     return source
 
 
-def _open(path: Path, max_pixels: int) -> Image.Image:
+def open_upright(path: Path, max_pixels: int) -> Image.Image:
     """Decode a picture, upright; nothing is decoded before its size is known to be sane."""
     try:
         with warnings.catch_warnings():
@@ -64,12 +64,12 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
             image = Image.open(path)
         width, height = image.size
         if width * height > max_pixels:
-            raise UserError(f"{path}: {width} x {height} pixels are more than data.max_pixels={max_pixels}")
+            raise UserError(f"{path}: {width} x {height} pixels are more than max_pixels={max_pixels}")
         return ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise UserError(f"{path}: no such image") from None
     except Image.DecompressionBombError:
-        raise UserError(f"{path}: far more pixels than data.max_pixels={max_pixels}") from None
+        raise UserError(f"{path}: far more pixels than max_pixels={max_pixels}") from None
     except (OSError, SyntaxError, ValueError, EOFError):  # what Pillow's decoders raise on broken files
         raise UserError(f"{path}: not a readable image") from None
 
@@ -82,7 +82,7 @@ def place(source: Pixels, size: int, scale: float | None, matting: bool = False)
     picture's own framing; so does `matting` for a product that is cut off by its picture's border.
     """
     height, width = source.shape[:2]
-    box = _bounds(source)
+    box = bounds(source[..., 3] > 127)
     if matting and (box[0] == 0 or box[1] == 0 or box[2] == width or box[3] == height):
         scale = None
     if scale is None:
@@ -99,8 +99,9 @@ def place(source: Pixels, size: int, scale: float | None, matting: bool = False)
     return torch.from_numpy(canvas).permute(2, 0, 1).contiguous(), placement
 
 
-def _bounds(source: Pixels) -> Box:
-    rows, columns = (np.flatnonzero((source[..., 3] > 127).any(axis=axis)) for axis in (1, 0))
+def bounds(mask: NDArray[np.bool_]) -> Box:
+    """The smallest box around what is true in a mask [H,W] that is not empty."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 

@@ -1,14 +1,23 @@
-"""The networks that give RFNet its depth and saliency maps: one small U-Net (arXiv 1505.04597) for both."""
+"""The networks that give RFNet its depth and saliency maps.
 
+MapNet, a small U-Net (arXiv 1505.04597), is the embedded one for both; U2-Net and transformers' depth models
+are for real pictures. All take images [B,3,H,W] in [0,1], give maps [B,1,H,W] in [0,1] (1 nearest, 1 most
+salient) and are differentiable with respect to the image.
+"""
+
+import re
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rfft.models.depth import load_depth_estimator
 from rfft.models.layers import normalize, vgg_stage
-from rfft.models.pretrained import PretrainedModule
+from rfft.models.pretrained import PretrainedModule, find_folder, read_json
+from rfft.models.u2net import U2Net
 
 
 @dataclass
@@ -43,3 +52,25 @@ class MapNet(PretrainedModule):
             x = F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
             x = stage(torch.cat([x, skip], dim=1))
         return self.out(x)
+
+
+def find_depth(name: str) -> str:
+    """The folder of a depth network; a hub id (owner/name, and no folder) as it is."""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).is_dir():
+        return name
+    return str(find_folder(name))
+
+
+def load_depth(name: str) -> nn.Module:
+    """A MapNet (embedded name or folder), or a transformers depth model (folder or hub id); frozen."""
+    source = find_depth(name)
+    values = read_json(Path(source)) if Path(source).is_dir() else {"model_type": "on the hub"}
+    network = load_depth_estimator(source) if "model_type" in values else MapNet.from_pretrained(source)
+    return network.requires_grad_(False)
+
+
+def load_saliency(name: str) -> nn.Module:
+    """A U2-Net (u2netp is embedded) or a MapNet, by embedded name or folder; frozen."""
+    folder = find_folder(name)
+    architecture = U2Net if read_json(folder).get("architecture") == U2Net.__name__ else MapNet
+    return architecture.from_pretrained(folder).requires_grad_(False)

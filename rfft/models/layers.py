@@ -1,25 +1,36 @@
 """Building blocks that the networks of this package share. Pictures are [B,C,H,W] in [0,1]."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 GREY = 0.5
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def resize(x: Tensor, size: int) -> Tensor:
-    """Bilinear resize to size x size, anti-aliased when shrinking; differentiable."""
-    if x.shape[-2:] == (size, size):
+def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Bilinear resize to size x size or (height, width), anti-aliased when shrinking; differentiable."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if x.shape[-2:] == (height, width):
         return x
-    shrinks = x.shape[-2] > size or x.shape[-1] > size
+    shrinks = x.shape[-2] > height or x.shape[-1] > width
     # Anti-aliased resampling has no bfloat16 kernel on the CPU.
-    resized = F.interpolate(x.float(), (size, size), mode="bilinear", antialias=shrinks, align_corners=False)
+    resized = F.interpolate(
+        x.float(), (height, width), mode="bilinear", antialias=shrinks, align_corners=False
+    )
     return resized.to(x.dtype)
 
 
 def normalize(x: Tensor) -> Tensor:
     """[0,1] to about zero mean and unit variance (one constant, close to ImageNet's, for every channel)."""
     return (x - GREY) / 0.25
+
+
+def standardize(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """[0,1] to the zero mean and unit variance, channel by channel, that a published network expects."""
+    return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(std)[:, None, None]
 
 
 def composite_on_grey(product: Tensor) -> Tensor:

@@ -70,12 +70,20 @@ def find_folder(name: str | Path) -> Path:
     raise UserError(f"{name}: no such network; give a folder that holds {CONFIG_NAME} and {WEIGHTS_NAME}")
 
 
-def read_config(cls: type[PretrainedModule], folder: Path) -> Any:
-    """The `config_class` instance stored in a folder's config.json."""
+def read_json(folder: Path) -> dict[str, Any]:
+    """The values in a folder's config.json."""
     try:
         values = json.loads((folder / CONFIG_NAME).read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / CONFIG_NAME}, line {error.lineno}: broken JSON ({error.msg})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{folder / CONFIG_NAME}: expected a JSON object")
+    return values
+
+
+def read_config(cls: type[PretrainedModule], folder: Path) -> Any:
+    """The `config_class` instance stored in a folder's config.json."""
+    values = read_json(folder)
     if (architecture := values.pop("architecture", None)) != cls.__name__:
         raise UserError(f"{folder} holds {architecture or 'something else'}, not {cls.__name__}")
     try:

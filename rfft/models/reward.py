@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from rfft.models.auxiliary import MapNet
 from rfft.models.rfnet import RFNet
 from rfft.types import Batch
 
@@ -12,8 +11,13 @@ from rfft.types import Batch
 class RewardModel(nn.Module):
     """Logits [B,5] (in the order of LABELS) for pictures [B,3,H,W] in [0,1] of a batch's products."""
 
-    def __init__(self, rfnet: RFNet, depth: MapNet, saliency: MapNet, auxiliary_grad: bool = True) -> None:
-        """`auxiliary_grad`: does the gradient of the pictures pass through depth and saliency too?"""
+    def __init__(
+        self, rfnet: RFNet, depth: nn.Module, saliency: nn.Module, auxiliary_grad: bool = True
+    ) -> None:
+        """`depth`, `saliency`: see rfft.models.auxiliary.
+
+        `auxiliary_grad`: does the gradient of the pictures pass through depth and saliency too?
+        """
         super().__init__()
         self.rfnet, self.depth, self.saliency = rfnet, depth, saliency
         self.auxiliary_grad = auxiliary_grad
