@@ -52,13 +52,18 @@ def build_extra_rewards(
     return WeightedRewards(terms, *texts).to(device)
 
 
+def load_tokenizer(network: str) -> Any:
+    """The tokenizer in a network's folder."""
+    folder = find_folder(network)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no tokenizer here; save the network's tokenizer into it") from error
+
+
 def caption_tokenizer(rfnet: str) -> Any:
     """The tokenizer in an RFNet folder; its limit is what that RFNet's text encoder takes."""
-    folder = find_folder(rfnet)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no tokenizer here; save RFNet's tokenizer into its folder") from error
+    folder, tokenizer = find_folder(rfnet), load_tokenizer(rfnet)
     # RoBERTa's two first places belong to padding.
     places = read_config(RFNet, folder).text_encoder["max_position_embeddings"] - 2
     tokenizer.model_max_length = min(tokenizer.model_max_length, places)

@@ -62,6 +62,7 @@ class Evaluator:
         self.schedule = bundle.schedule(config.rollout.steps)
         settings = self.settings
         self.judge = self._network(Judge, settings.judge)
+        self.judge_captions = self._captions(settings.judge)  # its tokens are not RFNet's
         self.probe = self._network(Probe, settings.probe) if self.samples[0].attributes else None
         # channels_last: 40 % less time on a CPU, the same numbers
         self.features = load_efficientnet_lite0().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -71,6 +72,14 @@ class Evaluator:
         if name is None:
             return None
         return kind.from_pretrained(name).requires_grad_(False).to(self.device)
+
+    def _captions(self, network: str | None) -> tuple[Tensor, Tensor]:
+        """Ids and mask [N,L] of the samples' captions, by the network's own tokenizer."""
+        if network is None:
+            return torch.empty(0), torch.empty(0)
+        tokenizer, captions = build.load_tokenizer(network), [sample.caption for sample in self.samples]
+        found = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
+        return found.input_ids, found.attention_mask
 
     def _reference_features(self, source: str | None) -> Tensor | None:
         if source is None:
@@ -120,7 +129,8 @@ class Evaluator:
     def _judge(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
         logits = {"rfnet": self.reward(image, batch).float().cpu()}
         if self.judge is not None:
-            found = self.judge(image, batch.product, batch.caption_ids, batch.caption_mask)
+            ids, mask = (tensor[batch.sample.cpu()].to(image.device) for tensor in self.judge_captions)
+            found = self.judge(image, batch.product, ids, mask)
             logits["judge"] = found.float().cpu()
         return logits
 

@@ -9,8 +9,7 @@ from rfft.adworld.pretrain.degraded import VARIANTS
 from rfft.adworld.pretrain.fit import device
 from rfft.adworld.pretrain.verdicts import (
     REPORT,
-    TEST_COUNT,
-    TEST_SEED,
+    TEST,
     test_probabilities,
     test_reports,
     write_report,
@@ -29,11 +28,12 @@ def assess(out: Path) -> None:
         "rfnet": rfnet.reader(RFNet.from_pretrained(folders["rfnet"]).to(device()).eval(), out),
         "judge": judge.reader(Judge.from_pretrained(folders["judge"]).to(device()).eval()),
     }
-    reports = {name: test_reports(reader, out) for name, reader in readers.items()}
-    labels = np.array(load_scenes("test", TEST_COUNT, TEST_SEED).label)
+    reports = {name: test_reports(reader, out, folders[name].name) for name, reader in readers.items()}
+    labels = np.array(load_scenes(*TEST).label)
     for variant in VARIANTS:
         verdicts = {
-            name: test_probabilities(reader, variant, out).argmax(1) for name, reader in readers.items()
+            name: test_probabilities(reader, variant, out, folders[name].name).argmax(1)
+            for name, reader in readers.items()
         }
         pairs = {"rfnet": verdicts["rfnet"], "labels": labels}
         for other, theirs in pairs.items():

@@ -27,6 +27,7 @@ BATCH, STEPS, SCENES = 48, 3000, 30_000
 TEXT_DROPOUT = 0.1  # classifier-free guidance
 MIN_SNR = 5.0  # arXiv 2303.09556
 LENGTH = 40
+SPECIAL = ["<|startoftext|>", "<|endoftext|>"]
 
 
 def build_tokenizer(texts: list[str], vocab_size: int = 1500) -> CLIPTokenizer:
@@ -35,17 +36,18 @@ def build_tokenizer(texts: list[str], vocab_size: int = 1500) -> CLIPTokenizer:
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Digits()])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        special_tokens=SPECIAL,
         initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789,.'-()&"),
         end_of_word_suffix="</w>",
         show_progress=False,
     )
     bpe.train_from_iterator((text.lower() for text in texts), trainer)
     model = json.loads(bpe.to_str())["model"]
-    alphabet = {token for token in model["vocab"] if len(token) == 1}
-    vocab = dict(model["vocab"])
-    for letter in sorted(alphabet):  # a letter that never ended a word in training may do so later
-        vocab.setdefault(f"{letter}</w>", len(vocab))
+    # The trainer numbers letters in no fixed order; and one that never ended a word may do so later.
+    letters = sorted(token for token in model["vocab"] if len(token) == 1)
+    merged = ["".join(pair) for pair in model["merges"]]
+    tokens = [*SPECIAL, *letters, *(f"{letter}</w>" for letter in letters), *merged]
+    vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(
         vocab=vocab, merges=[tuple(pair) for pair in model["merges"]], model_max_length=LENGTH
     )
@@ -95,7 +97,10 @@ def train(run: Run) -> None:
     """Complete run.out/rf-tiny, which must have its vae/; goes on from the U-Net that is there, if any."""
     out = run.out / "rf-tiny"
     scenes = load_scenes("train", SCENES, seed=1)
-    tokenizer = build_tokenizer(scenes.prompts + scenes.captions)
+    if (out / "tokenizer").exists():  # the weights that are there know these numbers
+        tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
+    else:
+        tokenizer = build_tokenizer(scenes.prompts + scenes.captions)
     vae = AutoencoderKL.from_pretrained(out / "vae", torch_dtype=torch.float32).to(device())
     latents, canny = _precomputed(vae, scenes)
     ids = tokenizer(
@@ -145,6 +150,10 @@ def save_pipeline(nets: nn.ModuleDict, vae: AutoencoderKL, tokenizer: CLIPTokeni
         requires_safety_checker=False, **dict(nets.items()),
     )  # fmt: skip
     pipe.to(dtype=torch.float16).save_pretrained(out)
+    for file in out.glob("*/config.json"):  # diffusers notes where a part came from on this machine
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 @torch.no_grad()

@@ -15,19 +15,21 @@ from rfft.adworld.pretrain.verdicts import (
     attribute_reader,
     mixture,
     test_reports,
+    tokenizer_for,
     verdict_loss,
     write_report,
 )
 from rfft.models.judge import Judge, JudgeConfig
 
 BATCH, SEED, STEPS = 48, 2, 3000
+NAME = "rf-tiny-judge"
 
 
 def train(run: Run) -> None:
-    parts = [Labelled("train", COUNTS[variant], SEED, variant, run.out) for variant in VARIANTS]
-    tokenizer = parts[0].tokenizer
+    tokenizer = tokenizer_for(run.out, NAME)
+    parts = [Labelled(("train", COUNTS[variant], SEED), variant, run.out, tokenizer) for variant in VARIANTS]
     torch.manual_seed(SEED)
-    folder = run.out / "rf-tiny-judge"
+    folder = run.out / NAME
     model = start(Judge, folder, JudgeConfig(vocab_size=len(tokenizer)))
     read = attribute_reader(2 * model.config.widths[-1])
     draw = mixture(parts, BATCH)
@@ -42,7 +44,7 @@ def train(run: Run) -> None:
     fit(nets, loss_fn, FitConfig(lr=2e-3, weight_decay=0.02, ema=0.995, seed=SEED), run, "judge")
     model.save_pretrained(folder, half=True)
     tokenizer.save_pretrained(folder)
-    write_report(folder / REPORT, test_reports(reader(model), run.out))
+    write_report(folder / REPORT, test_reports(reader(model), run.out, NAME))
 
 
 def reader(model: Judge) -> LogitsOf:

@@ -12,12 +12,12 @@ from rfft.adworld.pretrain.fit import FitConfig, Run, device, fit, start
 from rfft.adworld.pretrain.verdicts import (
     COUNTS,
     REPORT,
-    TEST_COUNT,
-    TEST_SEED,
+    TEST,
     Labelled,
     LabelledBatch,
     attribute_loss,
     mixture,
+    tokenizer_for,
     write_report,
 )
 from rfft.adworld.scenes import ATTRIBUTES
@@ -27,7 +27,8 @@ BATCH, SEED, STEPS = 48, 2, 2000
 
 
 def train(run: Run) -> None:
-    parts = [Labelled("train", COUNTS[variant], SEED, variant, run.out) for variant in VARIANTS]
+    tokenizer = tokenizer_for(run.out, "rf-tiny")  # not used: the probe sees no caption
+    parts = [Labelled(("train", COUNTS[variant], SEED), variant, run.out, tokenizer) for variant in VARIANTS]
     torch.manual_seed(3)
     classes = {name: list(values) for name, values in ATTRIBUTES.items()}
     folder = run.out / "rf-tiny-probe"
@@ -55,9 +56,9 @@ def _accuracies(
     report = {}
     for split in ("val", "test"):
         for variant in VARIANTS:
-            data = Labelled(split, TEST_COUNT, TEST_SEED, variant, out)
+            data = Labelled((split, *TEST[1:]), variant, out, tokenizer_for(out, "rf-tiny"))
             hits = []
-            for chunk in np.array_split(np.arange(TEST_COUNT), TEST_COUNT // 100):
+            for chunk in np.array_split(np.arange(len(data)), len(data) // 100):
                 batch = data.batch(chunk)
                 read = torch.stack([logits.argmax(-1) for logits in logits_of(batch).values()], 1)
                 hits.append((read == batch.attributes).float())

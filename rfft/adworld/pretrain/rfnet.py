@@ -18,6 +18,7 @@ from rfft.adworld.pretrain.verdicts import (
     attribute_reader,
     mixture,
     test_reports,
+    tokenizer_for,
     verdict_loss,
     write_report,
 )
@@ -31,9 +32,9 @@ ENCODER = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 2,
 def train(run: Run) -> None:
     """Train RFNet; with `run.drop` (some of o, g, d, s, c) an ablation, of which only the report is kept."""
     out, name = run.out, "rf-tiny-rfnet" + "".join(f"-no-{m}" for m in run.drop)
-    parts = [Labelled("train", COUNTS[variant], 1, variant, out) for variant in VARIANTS]
+    tokenizer = tokenizer_for(out, name)
+    parts = [Labelled(("train", COUNTS[variant], 1), variant, out, tokenizer) for variant in VARIANTS]
     inputs = inputs_with_maps(out)
-    tokenizer = parts[0].tokenizer
     config = RFNetConfig.tiny(len(tokenizer), image_size=96, image_encoder=ENCODER, drop=list(run.drop))
     model = start(RFNet, out / name, config)
     read = attribute_reader(config.width)
@@ -51,7 +52,9 @@ def train(run: Run) -> None:
     if not run.drop:
         model.save_pretrained(out / name, half=True)
         tokenizer.save_pretrained(out / name)
-    write_report((run.state if run.drop else out) / name / REPORT, test_reports(reader(model, out), out))
+    write_report(
+        (run.state if run.drop else out) / name / REPORT, test_reports(reader(model, out), out, name)
+    )
 
 
 def inputs_with_maps(out: Path) -> Callable[[LabelledBatch], tuple[Tensor, ...]]:

@@ -21,7 +21,6 @@ from rfft.types import LABELS
 CAPTION_LENGTH = 24
 COUNTS = {"render": 30_000, "vae": 30_000, "x0_hat": 15_000}  # scenes to train on
 REPORT = "report.json"  # figures on the test split, beside the weights they belong to
-TEST_COUNT, TEST_SEED = 800, 9
 
 
 @dataclass
@@ -37,16 +36,25 @@ class LabelledBatch:
 
 
 LogitsOf = Callable[[LabelledBatch], Tensor]
+Source = tuple[str, int, int]  # split, count, seed
+TEST: Source = ("test", 800, 9)
+
+
+def tokenizer_for(folder: Path, name: str) -> CLIPTokenizer:
+    """The tokenizer of network `name` in `folder`, or for a new one the generator's."""
+    own = folder / name
+    known = (own / "tokenizer.json").exists()
+    return CLIPTokenizer.from_pretrained(own if known else folder / "rf-tiny" / "tokenizer")
 
 
 class Labelled:
     """The scenes of one split and seed in one variant."""
 
-    def __init__(self, split: str, count: int, seed: int, variant: str, folder: Path) -> None:
-        self.scenes: Scenes = load_scenes(split, count, seed)
-        self.images = load_variant(split, count, seed, variant, folder / "rf-tiny")
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "rf-tiny" / "tokenizer")
-        self.ids, self.mask = tokenize(self.tokenizer, self.scenes.captions)
+    def __init__(self, source: Source, variant: str, folder: Path, tokenizer: CLIPTokenizer) -> None:
+        """`folder` holds rf-tiny; `tokenizer`: of the network that reads the captions."""
+        self.scenes: Scenes = load_scenes(*source)
+        self.images = load_variant(*source, variant, folder / "rf-tiny")
+        self.ids, self.mask = tokenize(tokenizer, self.scenes.captions)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -101,20 +109,20 @@ def verdict_loss(logits: Tensor, attributes: Tensor, batch: LabelledBatch) -> Te
     return label + 0.1 * attribute_loss(attributes, batch.attributes)
 
 
-def test_reports(logits_of: LogitsOf, folder: Path) -> dict[str, dict]:
-    """Classification report on unseen products and places, for each variant."""
-    labels = np.array(load_scenes("test", TEST_COUNT, TEST_SEED).label)
+def test_reports(logits_of: LogitsOf, folder: Path, name: str) -> dict[str, dict]:
+    """Classification report of network `name` on unseen products and places, for each variant."""
+    labels = np.array(load_scenes(*TEST).label)
     return {
-        variant: classification_report(test_probabilities(logits_of, variant, folder), labels, LABELS)
+        variant: classification_report(test_probabilities(logits_of, variant, folder, name), labels, LABELS)
         for variant in VARIANTS
     }
 
 
 @torch.no_grad()
-def test_probabilities(logits_of: LogitsOf, variant: str, folder: Path) -> NDArray[np.float32]:
+def test_probabilities(logits_of: LogitsOf, variant: str, folder: Path, name: str) -> NDArray[np.float32]:
     """[N, 5] on the test scenes."""
-    data = Labelled("test", TEST_COUNT, TEST_SEED, variant, folder)
-    chunks = np.array_split(np.arange(TEST_COUNT), TEST_COUNT // 100)
+    data = Labelled(TEST, variant, folder, tokenizer_for(folder, name))
+    chunks = np.array_split(np.arange(len(data)), len(data) // 100)
     parts = [logits_of(data.batch(chunk)).float().softmax(-1).cpu() for chunk in chunks]
     return torch.cat(parts).numpy()
 
