@@ -31,7 +31,8 @@ def world(pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     with torch.random.fork_rng():
         torch.manual_seed(4)
         _save_networks(folder, len(tokenizer))
-    tokenizer.save_pretrained(folder / "rfnet")
+    for name in ("rfnet", "judge"):
+        tokenizer.save_pretrained(folder / name)
     (folder / "config.yaml").write_text(yaml.safe_dump(_config(folder, pipeline_folder)))
     return folder
 

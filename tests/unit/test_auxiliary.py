@@ -17,6 +17,8 @@ from transformers import (
     DPTForDepthEstimation,
 )
 
+from rfft.build import build_reward
+from rfft.config import load_config
 from rfft.errors import UserError
 from rfft.models.auxiliary import MapNet, find_depth, load_depth, load_saliency
 from rfft.models.depth import DepthEstimator
@@ -174,6 +176,20 @@ class TestDepth:
         }.items():
             with pytest.raises(UserError, match=message):
                 load_depth(str(tmp_path / name))
+
+
+def test_an_unknown_hub_id_is_a_clear_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="depth network some/where: neither a folder nor a hub id") as error:
+        load_depth("some/where")
+    assert "\n" not in str(error.value)
+
+
+def test_the_config_names_them(depth_folders: dict[str, Path]) -> None:
+    config = load_config("tiny", ["reward.saliency=u2netp", f"reward.depth={depth_folders['dpt']}"])
+    reward = build_reward(config, "cpu")
+    assert isinstance(reward.saliency, U2Net) and isinstance(reward.depth, DepthEstimator)
+    assert not reward.training
 
 
 def test_the_network_is_chosen_by_its_folder() -> None:

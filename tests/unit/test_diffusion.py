@@ -36,6 +36,7 @@ def toy_batch(noise: float = 2.0, x_o: float = 5.0) -> Batch:
         caption_ids=empty,
         caption_mask=empty,
         noise=torch.full((1, 1, 1, 2), noise),
+        sample=torch.zeros(1, dtype=torch.long),
     )
 
 

@@ -235,7 +235,7 @@ def test_judging_in_parts_changes_no_gradient(
         results.append((output, grads(bundle)))
     assert decoded == [2, 1, 1]
     (whole, all_at_once), (parts, one_by_one) = results
-    tolerance = {"rtol": 2e-2, "atol": 1e-3} if autocast else {"rtol": 1e-4, "atol": 1e-6}
+    tolerance = {"rtol": 5e-2, "atol": 5e-3} if autocast else {"rtol": 1e-4, "atol": 1e-6}
     assert_close(parts.loss, whole.loss, **tolerance)
     assert_close(parts.images, whole.images, **tolerance)
     for name, gradient in one_by_one.items():
