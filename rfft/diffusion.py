@@ -86,5 +86,9 @@ def paste(image: Tensor, product: Tensor) -> Tensor:
 
 
 def latent_mask(product: Tensor, size: tuple[int, int]) -> Tensor:
-    """M [B,1,h,w]: 1 where the product [B,4,H,W] is more than half opaque, sampled as diffusers does."""
-    return F.interpolate((product[:, 3:] > 0.5).to(product.dtype), size=size)
+    """M [B,1,h,w]: 1 where all that a latent covers of the product [B,4,H,W] is more than half opaque.
+
+    Diffusers samples one pixel of each latent; the edge would bring x_o's grey surroundings into the picture.
+    """
+    around = (product[:, 3:] <= 0.5).to(product.dtype)
+    return 1 - F.adaptive_max_pool2d(around, size)

@@ -122,7 +122,7 @@ def prop_heights(product: Icon, drawn_height: int) -> dict[str, float]:
     """True height in pixels, beside this product, of the props that fit the picture."""
     scale = drawn_height / product.height_cm
     heights = {name: prop.height_cm * scale for name, prop in assets.props().items()}
-    return {name: px for name, px in heights.items() if 8 <= px <= 32}
+    return {name: px for name, px in heights.items() if 8 <= px <= 28}
 
 
 def draw_attributes(product: Icon, drawn_height: int, rng: np.random.Generator) -> dict[str, str]:
@@ -184,7 +184,7 @@ def _prop(
     prop = assets.props()[name]
     height = prop.height_cm * place.icon.shape[0] / product.height_cm
     if label == "size_mismatch":
-        factor = rng.uniform(2.4, 3.2)
+        factor = rng.uniform(3, 4.5)
         too_large = height * factor <= 46 if height < 13 else (height * factor <= 46 and rng.random() < 0.5)
         height = height * factor if too_large else height / factor
         height = float(np.clip(height, 4, 50))
@@ -224,7 +224,7 @@ def _hallucinate(canvas: Canvas, place: _Placement, rng: np.random.Generator) ->
     rows = place.icon[-max(h // 3, 2) :] if kind != "extension" else place.icon
     solid = rows[rows[..., 3] > 128]
     colour = np.median(solid[:, :3], 0) if len(solid) else np.full(3, 110.0)
-    drop = min(int(rng.integers(6, 11)), SIZE - 1 - place.base)
+    drop = min(int(rng.integers(7, 12)), SIZE - 1 - place.base)
     layer = np.zeros((SIZE, SIZE), np.uint8)
     if kind == "legs":
         for x in np.linspace(place.left + 0.12 * w, place.left + 0.88 * w, int(rng.integers(2, 5))):
@@ -234,10 +234,10 @@ def _hallucinate(canvas: Canvas, place: _Placement, rng: np.random.Generator) ->
                 (round(x), place.base - 4),
                 (round(x + lean), place.base + drop),
                 255,
-                int(rng.integers(1, 3)),
+                int(rng.integers(2, 4)),
             )
     elif kind == "pedestal":
-        half = w * rng.uniform(0.3, 0.6)
+        half = w * rng.uniform(0.4, 0.65)
         corner = (round(place.centre - half), place.base - 3)
         cv2.rectangle(layer, corner, (round(place.centre + half), place.base + max(drop - 2, 3)), 255, -1)
     else:
@@ -250,7 +250,7 @@ def _hallucinate(canvas: Canvas, place: _Placement, rng: np.random.Generator) ->
 def _draw_extension(layer: Image8, place: _Placement, rng: np.random.Generator) -> None:
     h, w = place.icon.shape[:2]
     side = int(rng.integers(3))  # left, right, top
-    length, thickness = rng.uniform(7, 13), rng.uniform(4, 8)
+    length, thickness = rng.uniform(9, 15), rng.uniform(5, 9)
     if side == 2:
         centre, size = (
             (place.centre + rng.uniform(-w / 4, w / 4), place.top - length / 2 + 3),

@@ -16,7 +16,7 @@ from rfft.adworld.draw import scene
 from rfft.types import LABELS
 
 ATTRIBUTES = {"surface": SURFACES, "place": PLACES, "prop": PROP_NAMES, "light": LIGHTS}
-_VERSION = 2  # to be raised when the drawing changes, so that no stale cache is read
+_VERSION = 3  # to be raised when the drawing changes, so that no stale cache is read
 _PIXELS = ("image", "product", "depth", "saliency")
 
 
@@ -45,12 +45,14 @@ class Scenes:
 
 
 def cache_folder() -> Path:
-    return Path(os.environ.get("RFFT_CACHE", Path.home() / ".cache" / "rfft"))
+    """Where scenes, and what is made of them, are kept for the next time."""
+    root = Path(os.environ.get("RFFT_CACHE", Path.home() / ".cache" / "rfft"))
+    return root / f"v{_VERSION}"
 
 
 def load_scenes(split: str, count: int, seed: int) -> Scenes:
     """Scenes 0..count-1 of a split and seed; drawn on the first call, memory-mapped after that."""
-    folder = cache_folder() / f"scenes-v{_VERSION}-{split}-{count}-{seed}"
+    folder = cache_folder() / f"scenes-{split}-{count}-{seed}"
     if not (folder / "text.json").exists():
         _draw_to(folder, split, count, seed)
     text = json.loads((folder / "text.json").read_text())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch.testing import assert_close
 
@@ -51,7 +52,8 @@ def test_rollout_is_the_pipelines(
         prompt_embeds=batch.z.hidden,
         negative_prompt_embeds=batch.null.hidden,
         image=2 * pixels - 1,
-        mask_image=1 - batch.product[:, 3:],  # theirs is what to paint, ours what to keep
+        # Theirs is what to paint, ours what to keep.
+        mask_image=F.interpolate(1 - batch.mask, batch.product.shape[-1]),
         control_image=batch.edges,
         latents=batch.noise,
         num_inference_steps=steps,

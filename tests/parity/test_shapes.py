@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -46,7 +47,7 @@ def stock(pipe: Any, batch: Batch, steps: int, output: str) -> Tensor:
         negative_prompt_embeds=batch.null.hidden,
         **pooled,
         image=2 * batch.product[:, :3] * batch.product[:, 3:] - 1,
-        mask_image=1 - batch.product[:, 3:],
+        mask_image=F.interpolate(1 - batch.mask, batch.product.shape[-1]),
         control_image=batch.edges,
         latents=batch.noise,
         num_inference_steps=steps,

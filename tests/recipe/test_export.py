@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import ControlNetModel, StableDiffusionControlNetInpaintPipeline
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -68,7 +69,7 @@ def stock_picture(pipe: Any, batch: Batch) -> Tensor:
         prompt_embeds=batch.z.hidden,
         negative_prompt_embeds=batch.null.hidden,
         image=2 * batch.product[:, :3] * batch.product[:, 3:] - 1,
-        mask_image=1 - batch.product[:, 3:],
+        mask_image=F.interpolate(1 - batch.mask, batch.product.shape[-1]),
         control_image=batch.edges,
         latents=batch.noise,
         num_inference_steps=STEPS,

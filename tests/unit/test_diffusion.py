@@ -140,9 +140,9 @@ def test_paste(alpha: float, expected: float) -> None:
     assert_close(paste(image, product), torch.full((1, 3, 1, 1), expected))
 
 
-def test_latent_mask_takes_what_is_more_than_half_opaque() -> None:
+def test_latent_mask_takes_the_latents_that_show_nothing_but_the_product() -> None:
     product = torch.zeros(1, 4, 4, 4)
-    product[:, 3, :2, :2] = 0.6
+    product[:, 3, :2, :3] = 0.6  # all of the first latent, half of its neighbour
     product[:, 3, 2:, 2:] = 0.5
     assert latent_mask(product, (2, 2)).tolist() == [[[[1.0, 0.0], [0.0, 0.0]]]]
 

@@ -1,6 +1,6 @@
 """rf-tiny's generator: tokenizer, CLIP text encoder, U-Net and ControlNet, trained together on AdWorld.
 
-It is trained on scenes of every label without being told the label, so it makes the faults about as often.
+It is trained on scenes of every label without being told the label, so it makes the faults, too.
 """
 
 import json
@@ -15,6 +15,7 @@ from diffusers import (
     StableDiffusionControlNetInpaintPipeline,
     UNet2DConditionModel,
 )
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -24,6 +25,7 @@ from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
 from rfft.data.cutout import edges
 
 BATCH, STEPS, SCENES = 48, 3000, 30_000
+AVAILABLE = 0.8  # share of available scenes in a batch: what the network cannot draw adds to the other faults
 TEXT_DROPOUT = 0.1  # classifier-free guidance
 MIN_SNR = 5.0  # arXiv 2303.09556
 LENGTH = 40
@@ -93,6 +95,12 @@ def loss_weights(alpha_bar: Tensor) -> Tensor:
     return snr.clamp(max=MIN_SNR) / snr
 
 
+def sampling_chances(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Chance of each scene, [N], so that AVAILABLE of what is drawn is available."""
+    available = labels == 0
+    return np.where(available, AVAILABLE / available.sum(), (1 - AVAILABLE) / (~available).sum())
+
+
 def train(run: Run) -> None:
     """Complete run.out/rf-tiny, which must have its vae/; goes on from the U-Net that is there, if any."""
     out = run.out / "rf-tiny"
@@ -113,6 +121,7 @@ def train(run: Run) -> None:
     unet, controlnet, text_encoder = (nets[name] for name in ("unet", "controlnet", "text_encoder"))
     ddim = scheduler()
     weights = loss_weights(ddim.alphas_cumprod).to(device())
+    chances = sampling_chances(scenes.label)
 
     def predict_eps(x: Tensor, t: Tensor, tokens: Tensor, edge: Tensor) -> Tensor:
         text = text_encoder(tokens)[0]
@@ -123,7 +132,7 @@ def train(run: Run) -> None:
     predict_eps = run.compiled(predict_eps)
 
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
-        index = rng.integers(len(scenes), size=BATCH)
+        index = rng.choice(len(scenes), size=BATCH, p=chances)
         x0 = latents[index].to(device(), torch.float32).contiguous(memory_format=torch.channels_last)
         edge = canny[index].to(device(), torch.float32)[:, None].expand(-1, 3, -1, -1)
         tokens = ids[np.where(rng.random(BATCH) < TEXT_DROPOUT, len(scenes), index)].to(device())

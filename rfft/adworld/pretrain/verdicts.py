@@ -19,7 +19,7 @@ from rfft.metrics.classification import classification_report
 from rfft.types import LABELS
 
 CAPTION_LENGTH = 24
-COUNTS = {"render": 30_000, "vae": 30_000, "x0_hat": 15_000}  # scenes to train on
+COUNTS = {"render": 30_000, "vae": 10_000, "x0_hat": 10_000}  # scenes to train on
 REPORT = "report.json"  # figures on the test split, beside the weights they belong to
 
 
