@@ -14,6 +14,7 @@ from rfft.adworld.pretrain.verdicts import (
     LogitsOf,
     attribute_reader,
     mixture,
+    test_probabilities,
     test_reports,
     tokenizer_for,
     verdict_loss,
@@ -44,7 +45,7 @@ def train(run: Run) -> None:
     fit(nets, loss_fn, FitConfig(lr=2e-3, weight_decay=0.02, ema=0.995, seed=SEED), run, "judge")
     model.save_pretrained(folder, half=True)
     tokenizer.save_pretrained(folder)
-    write_report(folder / REPORT, test_reports(reader(model), run.out, NAME))
+    write_report(folder / REPORT, test_reports(test_probabilities(reader(model), run.out, NAME)))
 
 
 def reader(model: Judge) -> LogitsOf:

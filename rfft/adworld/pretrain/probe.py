@@ -1,6 +1,5 @@
 """The probe: reads surface, place, prop and light off a picture, to measure how far a prompt was followed."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from rfft.adworld.scenes import ATTRIBUTES
 from rfft.models.probe import Probe, ProbeConfig
 
 BATCH, SEED, STEPS = 48, 2, 2000
+NAME = "rf-tiny-probe"
 
 
 def train(run: Run) -> None:
@@ -31,27 +31,27 @@ def train(run: Run) -> None:
     parts = [Labelled(("train", COUNTS[variant], SEED), variant, run.out, tokenizer) for variant in VARIANTS]
     torch.manual_seed(3)
     classes = {name: list(values) for name, values in ATTRIBUTES.items()}
-    folder = run.out / "rf-tiny-probe"
+    folder = run.out / NAME
     model = start(Probe, folder, ProbeConfig(classes))
     draw = mixture(parts, BATCH)
 
-    def logits_of(batch: LabelledBatch) -> dict[str, Tensor]:
-        with torch.autocast(device().type, torch.bfloat16):
-            return model(batch.image, batch.product)
-
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
         batch = draw(rng)
-        return attribute_loss(torch.cat(list(logits_of(batch).values()), dim=1), batch.attributes)
+        return attribute_loss(torch.cat(list(read(model, batch).values()), dim=1), batch.attributes)
 
     fit(model, loss_fn, FitConfig(lr=2e-3, weight_decay=0.02, ema=0.995, seed=3), run, "probe")
     model.save_pretrained(folder, half=True)
-    write_report(folder / REPORT, _accuracies(logits_of, run.out))
+    write_report(folder / REPORT, accuracies(model, run.out))
+
+
+def read(model: Probe, batch: LabelledBatch) -> dict[str, Tensor]:
+    """Logits [B, classes] of each attribute."""
+    with torch.autocast(device().type, torch.bfloat16):
+        return model(batch.image, batch.product)
 
 
 @torch.no_grad()
-def _accuracies(
-    logits_of: Callable[[LabelledBatch], dict[str, Tensor]], out: Path
-) -> dict[str, dict[str, float]]:
+def accuracies(model: Probe, out: Path) -> dict[str, dict[str, float]]:
     """Accuracy of each attribute on validation (new products, new parts of known places) and on test."""
     report = {}
     for split in ("val", "test"):
@@ -60,8 +60,8 @@ def _accuracies(
             hits = []
             for chunk in np.array_split(np.arange(len(data)), len(data) // 100):
                 batch = data.batch(chunk)
-                read = torch.stack([logits.argmax(-1) for logits in logits_of(batch).values()], 1)
-                hits.append((read == batch.attributes).float())
+                found = torch.stack([logits.argmax(-1) for logits in read(model, batch).values()], 1)
+                hits.append((found == batch.attributes).float())
             report[f"{split}/{variant}"] = dict(
                 zip(ATTRIBUTES, torch.cat(hits).mean(0).tolist(), strict=True)
             )

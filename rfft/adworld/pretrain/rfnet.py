@@ -17,6 +17,7 @@ from rfft.adworld.pretrain.verdicts import (
     LogitsOf,
     attribute_reader,
     mixture,
+    test_probabilities,
     test_reports,
     tokenizer_for,
     verdict_loss,
@@ -26,14 +27,16 @@ from rfft.models.auxiliary import MapNet
 from rfft.models.rfnet import RFNet, RFNetConfig
 
 BATCH, STEPS = 48, 4000
+NAME = "rf-tiny-rfnet"
+SCENES = COUNTS | {"x0_hat": 10_000}  # more of what it will be asked about
 ENCODER = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 2, 2], "layer_type": "basic"}
 
 
 def train(run: Run) -> None:
     """Train RFNet; with `run.drop` (some of o, g, d, s, c) an ablation, of which only the report is kept."""
-    out, name = run.out, "rf-tiny-rfnet" + "".join(f"-no-{m}" for m in run.drop)
+    out, name = run.out, NAME + "".join(f"-no-{m}" for m in run.drop)
     tokenizer = tokenizer_for(out, name)
-    parts = [Labelled(("train", COUNTS[variant], 1), variant, out, tokenizer) for variant in VARIANTS]
+    parts = [Labelled(("train", SCENES[variant], 1), variant, out, tokenizer) for variant in VARIANTS]
     inputs = inputs_with_maps(out)
     config = RFNetConfig.tiny(len(tokenizer), image_size=96, image_encoder=ENCODER, drop=list(run.drop))
     model = start(RFNet, out / name, config)
@@ -52,9 +55,8 @@ def train(run: Run) -> None:
     if not run.drop:
         model.save_pretrained(out / name, half=True)
         tokenizer.save_pretrained(out / name)
-    write_report(
-        (run.state if run.drop else out) / name / REPORT, test_reports(reader(model, out), out, name)
-    )
+    probabilities = test_probabilities(reader(model, out), out, name)
+    write_report((run.state if run.drop else out) / name / REPORT, test_reports(probabilities))
 
 
 def inputs_with_maps(out: Path) -> Callable[[LabelledBatch], tuple[Tensor, ...]]:
