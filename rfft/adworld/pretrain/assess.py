@@ -1,4 +1,4 @@
-"""RFNet, judge and probe on the test split, with the generator as it is: their figures and how far they agree."""
+"""RFNet, judge and probe on the test split with the generator as it is; how far the first two agree."""
 
 from pathlib import Path
 from typing import Any
