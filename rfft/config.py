@@ -7,17 +7,18 @@ and returns plain dataclasses. Every mistake is a `UserError` of one line that n
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from omegaconf import MISSING, OmegaConf
 
 from rfft import config_file
-from rfft.errors import UserError
+from rfft.errors import UserError, require
 
 TrainMode = Literal["unet_lora", "controlnet_lora", "controlnet"]
+Settings = TypeVar("Settings")
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
@@ -194,12 +195,28 @@ MAY_CHANGE = (
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read, complete and check a config. A path that does not exist may name a shipped one ("tiny")."""
+    return read_config(Config, check_config, path, overrides)
+
+
+def read_config(
+    schema: type[Settings], check: Callable[[Settings], None], path: str | Path, overrides: Sequence[str]
+) -> Settings:
+    """For the configs of both trainings: each has a `run` and an `optimizer`."""
     path = Path(path)
     if not path.exists():
         path = shipped_config(path)
-    config = config_file.load(Config, path, overrides)
+    config: Any = config_file.load(schema, path, overrides)
     config.run.name = config.run.name or path.stem
-    check_config(config)
+    require(
+        re.fullmatch(r"\w[\w.-]*", config.run.name),
+        f"run.name {config.run.name!r} must be a plain folder name: letters, digits, '-', '_' and '.'",
+    )
+    betas = config.optimizer.betas
+    require(
+        len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+        f"optimizer.betas={betas} must be two numbers in [0, 1), as in [0.9, 0.999]",
+    )
+    check(config)
     return config
 
 
@@ -215,45 +232,37 @@ def shipped_config(path: Path) -> Path:
 
 def check_config(config: Config) -> None:
     """Combinations that cannot work; each error names the fix."""
-    model, rollout, data, betas = config.model, config.rollout, config.data, config.optimizer.betas
-    _require(
-        re.fullmatch(r"\w[\w.-]*", config.run.name),
-        f"run.name {config.run.name!r} must be a plain folder name: letters, digits, '-', '_' and '.'",
-    )
+    model, rollout, data = config.model, config.rollout, config.data
     _check_trained_parts(model)
-    _require(
+    require(
         model.dtype == "float32" or config.trainer.mixed_precision != "no",
         f"model.dtype={model.dtype} needs autocast: set trainer.mixed_precision=bf16, or model.dtype=float32",
     )
-    _require(
+    require(
         model.dtype == "float32" or not config.objective.fp32,
         f"objective.fp32 needs full weights, not model.dtype={model.dtype}: set objective.fp32=false",
     )
-    _require(
+    require(
         rollout.last <= rollout.steps,
         f"rollout.last={rollout.last} is more than rollout.steps={rollout.steps}: lower rollout.last",
     )
-    _require(
+    require(
         rollout.grad_steps <= rollout.last,
         f"rollout.grad_steps={rollout.grad_steps} is more than rollout.last={rollout.last}: lower grad_steps",
     )
-    _require(
+    require(
         config.objective.through == "x0_hat" or config.objective.regularizer == "none",
         "objective.through=draft has no regularizer: set objective.regularizer=none",
     )
-    _require(
+    require(
         data.image_size % 8 == 0,
         f"data.image_size={data.image_size} is no multiple of 8: {data.image_size // 8 * 8} is",
     )
-    _require(
+    require(
         data.canny_low < data.canny_high,
         f"data.canny_low={data.canny_low} must be below data.canny_high={data.canny_high}",
     )
-    _require(
-        len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
-        f"optimizer.betas={betas} must be two numbers in [0, 1), as in [0.9, 0.999]",
-    )
-    _require(
+    require(
         config.evaluate.judge != config.reward.rfnet,
         "evaluate.judge is the network of reward.rfnet itself: name another one, or evaluate.judge=null",
     )
@@ -261,25 +270,20 @@ def check_config(config: Config) -> None:
 
 def _check_trained_parts(model: Model) -> None:
     parts = model.train
-    _require(parts, "model.train is empty: name what to train, for example model.train=[unet_lora]")
-    _require(len(set(parts)) == len(parts), f"model.train names a part twice: {', '.join(parts)}")
-    _require(
+    require(parts, "model.train is empty: name what to train, for example model.train=[unet_lora]")
+    require(len(set(parts)) == len(parts), f"model.train names a part twice: {', '.join(parts)}")
+    require(
         not {"controlnet", "controlnet_lora"} <= set(parts),
         "model.train has both controlnet and controlnet_lora: choose all of it or its LoRA",
     )
-    _require(
+    require(
         "controlnet" not in parts or model.dtype == "float32",
         "model.train=[controlnet] trains the weights themselves: set model.dtype=float32",
     )
-    _require(
+    require(
         model.lora.target_modules or parts == ["controlnet"],
         "model.lora.target_modules is empty: name the modules that get an adapter, for example [to_q, to_v]",
     )
-
-
-def _require(condition: object, message: str) -> None:
-    if not condition:
-        raise UserError(message)
 
 
 def to_yaml(config: object) -> str:

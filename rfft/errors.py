@@ -7,3 +7,8 @@ class UserError(Exception):
 
 class Interrupted(Exception):
     """A signal stopped a run, which is saved: the same command goes on; exit code 75 (EX_TEMPFAIL)."""
+
+
+def require(condition: object, message: str) -> None:
+    if not condition:
+        raise UserError(message)

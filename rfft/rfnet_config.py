@@ -5,15 +5,13 @@ The defaults are the paper's (arXiv 2408.00418) where it says something.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rfft import config_file
-from rfft.config import Run, Tracker, setting, shipped_config
-from rfft.errors import UserError
+from rfft.config import Run, Tracker, read_config, setting
+from rfft.errors import require
 from rfft.models.rfnet import CAPTION, CHANNELS
 
 MODALITIES = (*CHANNELS, CAPTION)
@@ -135,57 +133,37 @@ MAY_CHANGE = (
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RFNetTraining:
     """Read, complete and check a config. A path that does not exist may name a shipped one ("rfnet_tiny")."""
-    path = Path(path)
-    if not path.exists():
-        path = shipped_config(path)
-    config = config_file.load(RFNetTraining, path, overrides)
-    config.run.name = config.run.name or path.stem
-    check_config(config)
-    return config
+    return read_config(RFNetTraining, check_config, path, overrides)
 
 
 def check_config(config: RFNetTraining) -> None:
     """Combinations that cannot work; each error names the fix."""
-    _require(
-        re.fullmatch(r"\w[\w.-]*", config.run.name),
-        f"run.name {config.run.name!r} must be a plain folder name: letters, digits, '-', '_' and '.'",
-    )
-    _require(config.data.train, "data.train is empty: name folders in RF1M's form, as in data.train=[scenes]")
+    require(config.data.train, "data.train is empty: name folders in RF1M's form, as in data.train=[scenes]")
     unknown = sorted(set(config.rfnet.drop) - set(MODALITIES))
-    _require(not unknown, f"rfnet.drop names {', '.join(unknown)}: choose from {', '.join(MODALITIES)}")
-    _require(
+    require(not unknown, f"rfnet.drop names {', '.join(unknown)}: choose from {', '.join(MODALITIES)}")
+    require(
         set(CHANNELS) - set(config.rfnet.drop),
         "rfnet.drop leaves no picture to judge: keep one of o, g, d, s",
     )
     _check_encoders(config.rfnet)
-    betas = config.optimizer.betas
-    _require(
-        len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
-        f"optimizer.betas={betas} must be two numbers in [0, 1), as in [0.9, 0.999]",
-    )
 
 
 def _check_encoders(network: Network) -> None:
     image, text = network.image_encoder, network.text_encoder
-    _require(
+    require(
         network.width % network.heads == 0,
         f"rfnet.width={network.width} is no multiple of rfnet.heads={network.heads}",
     )
-    _require(
+    require(
         len(image.hidden_sizes) == len(image.depths) > 0,
         "rfnet.image_encoder: hidden_sizes and depths must be lists of one length, a number for each stage",
     )
-    _require(
+    require(
         text.hidden_size % text.heads == 0,
         f"rfnet.text_encoder.hidden_size={text.hidden_size} is no multiple of its heads={text.heads}",
     )
-    _require(
+    require(
         text.weights or text.tokenizer,
         "rfnet.text_encoder has neither weights nor tokenizer: name one, for example "
         "rfnet.text_encoder.tokenizer=rf-tiny-rfnet",
     )
-
-
-def _require(condition: object, message: str) -> None:
-    if not condition:
-        raise UserError(message)
