@@ -38,6 +38,15 @@ def shares(report: dict) -> str:
     return table(["split, variant", *names], rows)
 
 
+def dependence(report: dict) -> str:
+    """What is lost without an input, beside what RFNet reaches with all of them."""
+    names = {"o": "product", "g": "picture", "d": "depth", "s": "saliency", "c": "caption"}
+    mixed = json.loads((ASSETS / "rf-tiny-rfnet" / "dependence.json").read_text())
+    rows = [["all its own", *(f"{values['macro_f1']:.3f}" for values in report.values())]]
+    rows += [[f"another {names[m]}", *(f"{found[v]:.3f}" for v in report)] for m, found in mixed.items()]
+    return table(["inputs", *report], rows)
+
+
 def agreement(report: dict) -> str:
     names = ("agrees_with_labels", "kappa_with_labels", "agrees_with_rfnet", "kappa_with_rfnet")
     rows = [[variant, *(f"{values[n]:.2f}" for n in names)] for variant, values in report.items()]
@@ -51,6 +60,7 @@ def main() -> None:
     }
     print("RFNet\n", verdicts(reports["rfnet"]), sep="\n")
     print("RFNet on x0_hat\n", confusion(reports["rfnet"]["x0_hat"]), sep="\n")
+    print("RFNet's macro F1 when an input is another scene's\n", dependence(reports["rfnet"]), sep="\n")
     print("Judge\n", verdicts(reports["judge"]), sep="\n")
     if "agrees_with_rfnet" in reports["judge"]["render"]:
         print("Judge's agreement\n", agreement(reports["judge"]), sep="\n")

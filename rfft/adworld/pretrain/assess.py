@@ -8,7 +8,14 @@ import numpy as np
 from rfft.adworld.pretrain import judge, probe, rfnet
 from rfft.adworld.pretrain.degraded import VARIANTS
 from rfft.adworld.pretrain.fit import device
-from rfft.adworld.pretrain.verdicts import REPORT, TEST, test_probabilities, test_reports, write_report
+from rfft.adworld.pretrain.verdicts import (
+    DEPENDENCE,
+    REPORT,
+    TEST,
+    test_probabilities,
+    test_reports,
+    write_report,
+)
 from rfft.adworld.scenes import load_scenes
 from rfft.metrics.classification import agreement
 from rfft.models.judge import Judge
@@ -18,13 +25,14 @@ from rfft.types import LABELS
 
 
 def assess(out: Path) -> None:
-    """Write report.json of the three networks anew; the judge's also says how far it agrees with RFNet."""
+    """Write report.json of the three networks anew, the judge's agreement with RFNet, and what RFNet depends on."""
 
     def loaded(kind: Any, name: str) -> Any:
         return kind.from_pretrained(out / name).to(device()).eval()
 
+    reward = loaded(RFNet, rfnet.NAME)
     readers = {
-        rfnet.NAME: rfnet.reader(loaded(RFNet, rfnet.NAME), out),
+        rfnet.NAME: rfnet.reader(reward, out),
         judge.NAME: judge.reader(loaded(Judge, judge.NAME)),
     }
     found = {name: test_probabilities(reader, out, name) for name, reader in readers.items()}
@@ -38,3 +46,4 @@ def assess(out: Path) -> None:
     reports[probe.NAME] = probe.accuracies(loaded(Probe, probe.NAME), out)
     for name, report in reports.items():
         write_report(out / name / REPORT, report)
+    write_report(out / rfnet.NAME / DEPENDENCE, rfnet.dependence(reward, out))

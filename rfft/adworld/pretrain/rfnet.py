@@ -28,6 +28,13 @@ from rfft.models.rfnet import RFNet, RFNetConfig
 
 BATCH, STEPS = 48, 4000
 NAME = "rf-tiny-rfnet"
+PLACES = {
+    "o": (1,),
+    "g": (0,),
+    "d": (2,),
+    "s": (3,),
+    "c": (4, 5),
+}  # of the modalities among RFNet's arguments
 SCENES = COUNTS | {"x0_hat": 10_000}  # more of what it will be asked about
 ENCODER = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 2, 2], "layer_type": "basic"}
 
@@ -74,12 +81,20 @@ def inputs_with_maps(out: Path) -> Callable[[LabelledBatch], tuple[Tensor, ...]]
     return inputs
 
 
-def reader(model: RFNet, out: Path) -> LogitsOf:
-    """Logits [B, 5] of a batch."""
+def reader(model: RFNet, out: Path, mixed_up: str | None = None) -> LogitsOf:
+    """Logits [B, 5] of a batch; `mixed_up`: a modality of which every scene gets its neighbour's."""
     inputs = inputs_with_maps(out)
+    places = PLACES[mixed_up] if mixed_up else ()
 
     def logits_of(batch: LabelledBatch) -> Tensor:
+        given = [x.roll(1, 0) if i in places else x for i, x in enumerate(inputs(batch))]
         with torch.autocast(device().type, torch.bfloat16):
-            return model(*inputs(batch))
+            return model(*given)
 
     return logits_of
+
+
+def dependence(model: RFNet, out: Path) -> dict[str, dict[str, float]]:
+    """Macro F1 on the test scenes, for each variant, when one modality is another scene's."""
+    reports = {m: test_reports(test_probabilities(reader(model, out, m), out, NAME)) for m in PLACES}
+    return {m: {variant: found["macro_f1"] for variant, found in r.items()} for m, r in reports.items()}

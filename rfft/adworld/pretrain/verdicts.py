@@ -21,6 +21,7 @@ from rfft.types import LABELS
 CAPTION_LENGTH = 24
 COUNTS = {"render": 30_000, "vae": 5_000, "x0_hat": 5_000}  # scenes to train on
 REPORT = "report.json"  # figures on the test split, beside the weights they belong to
+DEPENDENCE = "dependence.json"  # RFNet's macro F1 when an input is another scene's
 
 
 @dataclass
@@ -130,5 +131,5 @@ def test_reports(probabilities: dict[str, NDArray[np.float32]]) -> dict[str, dic
 def write_report(path: Path, report: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1, default=float))
-    for variant, values in report.items():
-        console.print(path.parent.name, variant, {k: v for k, v in values.items() if isinstance(v, float)})
+    for key, values in report.items():
+        console.print(path.parent.name, key, {k: v for k, v in values.items() if isinstance(v, float)})
