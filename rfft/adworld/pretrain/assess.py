@@ -25,7 +25,7 @@ from rfft.types import LABELS
 
 
 def assess(out: Path) -> None:
-    """Write the three networks' report.json anew (the judge's with its agreement) and RFNet's dependence.json."""
+    """Write the networks' report.json anew (the judge's with its agreement), and RFNet's dependence.json."""
 
     def loaded(kind: Any, name: str) -> Any:
         return kind.from_pretrained(out / name).to(device()).eval()
