@@ -17,6 +17,7 @@ from rfft.errors import UserError
 from rfft.types import Denoise
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+BUCKET = 50_000_000  # gradients reduced at a time; DeepSpeed's own buffer would take 2 GB
 
 
 class Engine:
@@ -85,6 +86,7 @@ class Zero(Engine):
         plugin = accelerator.state.deepspeed_plugin
         plugin.deepspeed_config |= settings
         plugin.deepspeed_config["train_batch_size"] = "auto"
+        plugin.deepspeed_config["zero_optimization"].setdefault("reduce_bucket_size", BUCKET)
         plugin.deepspeed_config["gradient_accumulation_steps"] = accelerator.gradient_accumulation_steps
         self.module, self.adamw = module, optimizer
         super().__init__(accelerator, module, optimizer)

@@ -117,12 +117,23 @@ def steps(run: Path) -> list[float]:
     return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def same(a: dict[str, Tensor], b: dict[str, Tensor], atol: float = 0.0) -> bool:
-    return a.keys() == b.keys() and all(torch.allclose(a[n], b[n], rtol=0, atol=atol) for n in a)
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """Mean over all weights. The largest says little: where gradients cancel out, Adam amplifies rounding."""
+    return float(torch.cat([(a[name] - b[name]).abs().flatten() for name in a]).mean())
 
 
 def checkpoint(run: Path, step: int) -> dict[str, Tensor]:
     return load_file(run / "checkpoints" / f"step-{step:06}" / "adapter.safetensors")
+
+
+def ranks(folder: Path) -> list[dict[str, Tensor]]:
+    """What tests/recipe/ranks.py left; copies, as the next job writes the same files."""
+    files = [load_file(folder / f"{rank}.safetensors") for rank in (0, 1)]
+    return [{name: tensor.clone() for name, tensor in weights.items()} for weights in files]
 
 
 def exported(run: Path) -> dict[str, Tensor]:
@@ -138,9 +149,12 @@ def test_rf_tiny_by_ddp_and_by_zero2(tmp_path: Path) -> None:
     launch(tmp_path, *zero2, *TINY, "run.name=zero2")
     ddp, zero = tmp_path / "runs/ddp", tmp_path / "runs/zero2"
     assert steps(ddp) == steps(zero) == [1, 2]
-    assert same(exported(ddp), exported(zero), atol=2e-5)
-    moved = [tensor.abs().max() for name, tensor in exported(ddp).items() if "lora_B" in name]
-    assert max(moved) > 1e-4  # from zero
+    moved = {name: tensor for name, tensor in exported(ddp).items() if "lora_B" in name}  # from zero
+    assert distance(exported(ddp), exported(zero)) < 0.01 * distance(moved, _zeros(moved))
+
+
+def _zeros(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
 
 
 @pytest.mark.launch
@@ -158,7 +172,7 @@ def test_two_machines_end_with_the_same_weights(world: Path, tmp_path: Path) -> 
     jobs = [start(agent, tmp_path) for agent in agents]
     told = [job.communicate(timeout=3000)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], told
-    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    first, second = ranks(tmp_path)
     assert same(first, second)
     assert same(first, checkpoint(tmp_path / "runs/small", 2))
 
@@ -172,14 +186,29 @@ def test_zero2_goes_on_under_itself_and_under_ddp(world: Path, tmp_path: Path) -
     command = (ROOT / "tests/recipe/ranks.py", "train", world / "config.yaml", *settings, *every)
     zero2, ddp = (*ACCELERATE, LAUNCH / "cpu_zero2.yaml"), (*TORCHRUN, "--standalone", "--nproc_per_node=2")
     launch(tmp_path, *zero2, *command, "run.out=whole")
-    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    first, second = ranks(tmp_path)
     assert same(first, second)
     assert same(first, checkpoint(tmp_path / "whole/small", 4))
 
-    for out, launcher, atol in (("zero2", zero2, 0.0), ("ddp", ddp, 2e-5)):
+    moved = distance(first, checkpoint(tmp_path / "whole/small", 2))
+    for out, launcher in (("zero2", zero2), ("ddp", ddp)):
         shutil.copytree(tmp_path / "whole", tmp_path / out)
         shutil.rmtree(tmp_path / out / "small/checkpoints/step-000004")
         launch(tmp_path, *launcher, *command, f"run.out={out}")
         assert steps(tmp_path / out / "small") == [1, 2, 3, 4]
-        assert same(first, checkpoint(tmp_path / out / "small", 4), atol)
-    assert not same(first, checkpoint(tmp_path / "whole/small", 2), atol=1e-4)
+        last = checkpoint(tmp_path / out / "small", 4)
+        assert same(first, last) if out == "zero2" else distance(first, last) < 0.01 * moved
+
+
+@pytest.mark.launch
+def test_two_processes_generate_what_one_does(world: Path, tmp_path: Path) -> None:
+    command = ("-m", "rfft", "generate", "--products", "adworld:train", "--config", world / "config.yaml")
+    for out, launcher in (
+        ("one", (sys.executable,)),
+        ("two", (*TORCHRUN, "--standalone", "--nproc_per_node=2")),
+    ):
+        launch(tmp_path, *launcher, *command, "--out", out, "data.count=5")
+    one, two = tmp_path / "one", tmp_path / "two"
+    files = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
+    assert len(files) == 12 and {path.relative_to(two) for path in two.rglob("*") if path.is_file()} == files
+    assert all((one / file).read_bytes() == (two / file).read_bytes() for file in files)
