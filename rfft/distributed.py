@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rfft.errors import UserError
-from rfft.types import Denoise
+from rfft.types import Conditioning, Denoise
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BUCKET = 50_000_000  # gradients reduced at a time; DeepSpeed's own buffer would take 2 GB
@@ -92,11 +92,12 @@ class Zero(Engine):
         super().__init__(accelerator, module, optimizer)
         self.zero = self.model.optimizer
         self.denoiser = self._denoise
-        self.gathered: dict[str, Any] = {}
+        self.gathered: dict[int, Any] = {}
 
-    def _denoise(self, *arguments: Any) -> Tensor:
+    def _denoise(self, x: Tensor, t: Tensor, cond: Conditioning, edges: Tensor) -> Tensor:
         # DeepSpeed's forward takes part in the backward pass, and switches autocast off.
-        prediction: Tensor = (self.model if torch.is_grad_enabled() else self.module)(*arguments)
+        forward = self.model if torch.is_grad_enabled() else self.module
+        prediction: Tensor = forward(x, t, cond, edges)
         return prediction
 
     def _before_forward(self) -> None:
