@@ -4,7 +4,7 @@ EXTRAS ?= dev
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation test lint format clean
+.PHONY: help setup demo ablation test test-launch lint format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /\1\t/' | expand -t 12
@@ -33,6 +33,10 @@ ablation: setup  ## no regulariser, KL and CC compared: a table and a figure in 
 
 test: setup  ## the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q  # small tensors: more threads only wait for each other
+
+test-launch: setup  ## start the launch files for CPUs: DDP, ZeRO-2, two torchrun agents (minutes; needs g++)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS),deepspeed]"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m launch
 
 lint: setup  ## style, undefined names, complexity, the dependency rule, types
 	$(BIN)/ruff check .

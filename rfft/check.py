@@ -90,7 +90,8 @@ def costs(config: Config) -> dict[str, str]:
     parts = -(-trainer.batch_size // (trainer.decode_batch or trainer.batch_size))
     judged = trained * parts * (judge.forward + judge.backward)
     flops = trainer.accumulation * (forwards * denoiser.forward + trained * denoiser.backward + judged)
-    weights = weight_bytes([*bundle.modules, bundle.unwrapped, reward])
+    copies = filter(None, [bundle.frozen_controlnet])  # the reference, where a whole module is trained
+    weights = weight_bytes([*bundle.modules, bundle.unwrapped, *copies, reward])
     adam = 12 * sum(sizes)  # gradient and two moments, fp32
     return {
         "trained": f"{', '.join(model.train)}: {sum(sizes):,} parameters in {len(sizes)} tensors",

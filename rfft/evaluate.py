@@ -32,6 +32,7 @@ from rfft.metrics.features import fill_product, image_features, load_efficientne
 from rfft.models.bundle import Bundle
 from rfft.models.judge import Judge
 from rfft.models.probe import Probe
+from rfft.processes import joined, rank, spread
 from rfft.types import Batch, Reward
 
 NOISE_SEED = 24080418  # seed s of the grid is NOISE_SEED + s: no run trains on this noise
@@ -89,7 +90,7 @@ class Evaluator:
 
     @torch.no_grad()
     def __call__(self, reference: bool = False, report: Report | None = None) -> Evaluation:
-        """Evaluate the bundle as it is; `reference`: the model before training."""
+        """Evaluate the bundle as it is, in all processes together; `reference`: the model before training."""
         count, seeds = len(self.samples), self.settings.seeds
         grid = [(i, seed) for i in range(count) for seed in range(seeds)]
         images, logits = self._paint(grid, reference, report)
@@ -106,18 +107,20 @@ class Evaluator:
     def _paint(
         self, cells: Cells, reference: bool, report: Report | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Pictures [len(cells),3,H,W] on the CPU and every network's logits for them."""
-        pictures, verdicts = [], []
-        for start in range(0, len(cells), self.settings.batch_size):
-            part = cells[start : start + self.settings.batch_size]
+        """Pictures [len(cells),3,H,W] on the CPU and every network's logits for them; processes share it."""
+        size = self.settings.batch_size
+
+        def paint_part(number: int) -> tuple[Tensor, dict[str, Tensor]]:
+            part = cells[number * size : (number + 1) * size]
             batch = self._batch(part)
             with autocast(self.device, self.config.trainer.mixed_precision):
                 scale = self.config.rollout.guidance_scale
                 image = paint(self.bundle, batch, self.schedule, scale, reference)
-            pictures.append(image.cpu())
-            verdicts.append(self._judge(image, batch))
             if report is not None:
-                report(start + len(part), len(cells))
+                report(number * size + len(part), len(cells))
+            return image.cpu(), self._judge(image, batch)
+
+        pictures, verdicts = zip(*spread(paint_part, -(-len(cells) // size)), strict=True)
         return torch.cat(pictures), {name: torch.cat([v[name] for v in verdicts]) for name in verdicts[0]}
 
     def _batch(self, cells: Cells) -> Batch:
@@ -204,17 +207,21 @@ def reference_images(source: str, size: int) -> Tensor:
 
 def evaluate(config: Config, run: Path) -> None:
     """Evaluate a run's last checkpoint beside its base model; leaves the figures and pictures in the run."""
-    console = Console(stderr=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bundle, step = load_trained(config, run, device)
-    evaluator = Evaluator(config, bundle, build.build_reward(config, device))
-    with Progress(console=console) as progress:
-        for name in ("base", "tuned"):
-            task = progress.add_task(f"{name} model", total=None)
-            done = partial(show, progress, task)
-            evaluator.record(run, name, evaluator(reference=name == "base", report=done))
-    found = results.finish(run, {"steps": step})
-    show_result(console, config, found)
+    with joined() as device:
+        console = Console(stderr=True, quiet=rank() > 0)
+        bundle, step = load_trained(config, run, device)
+        evaluator = Evaluator(config, bundle, build.build_reward(config, device))
+        with Progress(console=console) as progress:
+            for name in ("base", "tuned"):
+                task = progress.add_task(f"{name} model", total=None)
+                done = partial(show, progress, task)
+                found = evaluator(reference=name == "base", report=done)
+                if rank() == 0:
+                    evaluator.record(run, name, found)
+        if rank() > 0:
+            return
+    summary = results.finish(run, {"steps": step})
+    show_result(console, config, summary)
     console.print(f"written: {run / results.EVALUATION}, {run / results.SUMMARY}, {run / results.COMPARISON}")
 
 

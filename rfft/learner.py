@@ -20,8 +20,10 @@ from rfft.baselines import draft_step
 from rfft.checkpoint import Stateful, load_objects, load_weights
 from rfft.conditions import noise_for, product_for
 from rfft.config import Config
+from rfft.distributed import Engine, Zero, uses_deepspeed
 from rfft.ema import Ema
 from rfft.errors import UserError
+from rfft.generate import autocast
 from rfft.models.bundle import Bundle
 from rfft.signals import StopSignals
 from rfft.step import Draw, Objective, train_step
@@ -86,9 +88,8 @@ class Learner:
             )
         strata = parts // self.shared
         self.draw = Draw(config.run.seed, rollout.steps, rollout.last, rollout.grad_steps, strata)
-        self.parameters = list(bundle.trainable().values())
         adamw = torch.optim.AdamW(
-            self.parameters,
+            list(bundle.trainable().values()),
             lr=optimizer.lr,
             betas=(optimizer.betas[0], optimizer.betas[1]),
             weight_decay=optimizer.weight_decay,
@@ -96,11 +97,23 @@ class Learner:
         self.warmup = torch.optim.lr_scheduler.LambdaLR(
             adamw, lambda step: min(1.0, (step + 1) / max(1, optimizer.warmup))
         )
-        bundle.denoiser, self.optimizer = accelerator.prepare(bundle.unwrapped, adamw)
-        # Autocast is the step's own business: accelerate's would take in what must stay in full precision.
-        accelerator.unwrap_model(bundle.denoiser, keep_fp32_wrapper=False)
+        self.engine = self._engine(adamw)
+        bundle.denoiser = self.engine.denoiser
         weights = bundle.adapter_state_dict()
         self.ema = Ema(weights, config.ema.decay) if config.ema.enabled else None
+
+    def _engine(self, adamw: torch.optim.AdamW) -> Engine:
+        """DDP or ZeRO, by the launch file; all that is for the config to say is the same for both."""
+        if not uses_deepspeed():
+            return Engine(self.accelerator, self.bundle.unwrapped, adamw)
+        trainer = self.config.trainer
+        half = trainer.mixed_precision == "bf16" and not self.config.objective.fp32
+        settings = {
+            "train_micro_batch_size_per_gpu": trainer.batch_size,
+            "gradient_clipping": self.config.optimizer.max_grad_norm,
+            "torch_autocast": {"enabled": half, "dtype": "bfloat16", "lower_precision_safe_modules": []},
+        }
+        return Zero(self.accelerator, self.bundle.unwrapped, adamw, settings)
 
     def step(self) -> dict[str, float] | None:
         """One optimizer step; its scalars are means over all processes. Skipped without a finite gradient.
@@ -110,13 +123,16 @@ class Learner:
         began = time.monotonic()
         lr = self.warmup.get_last_lr()[0]
         outputs = []
+        through_rollout = self.config.objective.through == "draft"  # one backward pass for all its steps
+        passes = 1 if through_rollout else self.config.rollout.grad_steps
+        self.engine.begin(self.config.trainer.accumulation * passes)
         for micro in range(self.config.trainer.accumulation):
             outputs.append(self.micro_batch(micro))
             if self._agree(self.signals.received is not None):
                 self.interrupted = True
-                self.optimizer.zero_grad()
+                self.engine.zero_grad()
                 return None
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.optimizer.max_grad_norm)
+        norm = self.engine.clip(self.config.optimizer.max_grad_norm)
         own = [torch.stack([o.loss, o.f_ac, o.reg, o.available, *o.scalars.values()]) for o in outputs]
         here = [time.monotonic() - began, float(self.stop_requested)]
         scalars = torch.cat([norm.detach().reshape(1), norm.new_tensor(here), torch.stack(own).mean(0)])
@@ -125,8 +141,8 @@ class Learner:
 
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite or self.accelerator.scaler is not None:  # the scaler skips by itself, and must be told
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+            self.engine.step()
+        self.engine.zero_grad()
         self.warmup.step()
         if self.ema is not None:
             self.ema.update()
@@ -143,7 +159,7 @@ class Learner:
         batch = self.batch(micro).to(self.accelerator.device)
         ks = self.draw(self.counters.step, micro * self.accelerator.num_processes // self.shared)
         world, how = (self.bundle, self.reward, batch, self.schedule), (self.objective, self.backward)
-        with self.accelerator.accumulate(self.bundle.denoiser), self.accelerator.autocast():
+        with self.autocast():
             if self.config.objective.through == "draft":
                 return draft_step(*world, self.config.rollout.grad_steps, *how)
             return train_step(*world, ks, *how)
@@ -155,7 +171,10 @@ class Learner:
 
     def backward(self, loss: Tensor) -> None:
         with torch.autocast(self.accelerator.device.type, enabled=False):
-            self.accelerator.backward(loss)
+            self.engine.backward(loss)
+
+    def autocast(self) -> torch.autocast:
+        return autocast(self.accelerator.device, self.config.trainer.mixed_precision)
 
     def batch(self, micro: int) -> Batch:
         """This process's samples: the place in the order of all samples decides product and noise."""
@@ -183,6 +202,11 @@ class Learner:
         late = counters.seconds >= 60 * (trainer.max_minutes or math.inf)
         return late or self.stopped or self.interrupted or counters.step >= trainer.steps
 
+    def to_be_saved(self) -> bool:
+        """Does the main process save after this step? The same in all processes."""
+        every = (self.config.trainer.checkpoint_every, self.config.evaluate.every)
+        return self.finished() or any(each and self.counters.step % each == 0 for each in every)
+
     def averaged(self) -> AbstractContextManager[None]:
         """The model to look at: with its moving average, if one is kept."""
         return nullcontext() if self.ema is None else self.ema.applied()
@@ -196,7 +220,7 @@ class Learner:
     def objects(self) -> dict[str, Stateful]:
         named: dict[str, Stateful] = {
             "counters": self.counters,
-            "optimizer": self.optimizer,
+            "optimizer": self.engine,
             "warmup": self.warmup,
         }
         if self.accelerator.scaler is not None:

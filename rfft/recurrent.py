@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from rfft.generate import Paint, Painted, autocast, paint, recur
 from rfft.metrics.wilson import wilson_interval
 from rfft.models.bundle import Bundle, load_bundle
 from rfft.models.lora import lora_layers
+from rfft.processes import broadcast, count, joined, rank
 from rfft.types import label_names
 
 MANIFEST, SHEET = "manifest.jsonl", "contact_sheet.png"
@@ -42,14 +45,14 @@ def generate(config: Config, lora: Path | None, out: Path) -> None:
     out/products/ID.png, the product as it lies there (RGBA), out/manifest.jsonl, out/contact_sheet.png.
     """
     refuse_existing(out)
-    console = Console(stderr=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    samples = build.build_samples(config, "train")
-    draw = painter(config, load_generator(config, lora, device), samples, device)
-    with new_folder(out) as draft:
-        for kind in ("images", "products"):
-            (draft / kind).mkdir()
-        rows = _paint_all(config, draw, samples, draft, console)
+    with joined() as device:
+        console = Console(stderr=True, quiet=rank() > 0)
+        samples = build.build_samples(config, "train")
+        draw = painter(config, load_generator(config, lora, device), samples, device)
+        with _folder_for_all(out) as draft:
+            for kind in ("images", "products"):
+                (draft / kind).mkdir(exist_ok=True)
+            rows = _paint_all(config, draw, samples, draft, console)
     accepted = sum(row["accepted"] for row in rows)
     low, high = wilson_interval(accepted, len(rows))
     attempts = sum(row["attempts"] for row in rows) / len(rows)
@@ -59,6 +62,16 @@ def generate(config: Config, lora: Path | None, out: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+@contextmanager
+def _folder_for_all(out: Path) -> Iterator[Path]:
+    """The first process's new_folder(out)."""
+    if rank() > 0:
+        yield broadcast(None)
+        return
+    with new_folder(out) as draft:
+        yield broadcast(draft)
 
 
 def load_generator(config: Config, lora: Path | None, device: torch.device) -> Bundle:
@@ -118,28 +131,45 @@ def noise_index(sample: Sample) -> int:
 def _paint_all(
     config: Config, draw: Paint, samples: list[Sample], folder: Path, console: Console
 ) -> list[dict[str, Any]]:
-    """Write pictures, manifest and contact sheet; returns the manifest's rows."""
-    settings = config.evaluate
+    """Write pictures, manifest and contact sheet, each process its share; returns the manifest's rows."""
+    settings, share = config.evaluate, range(rank(), len(samples), count())
+
+    def draw_own(chosen: list[int], attempts: list[int]) -> tuple[Tensor, Tensor]:
+        return draw([share[place] for place in chosen], attempts)
+
     rows: dict[int, dict[str, Any]] = {}
     thumbnails: dict[int, Tensor] = {}
     columns = ("painting", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[share]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task("", total=len(samples), share="")
-        for i, painted in recur(draw, len(samples), settings.max_attempts, settings.batch_size):
+        task = progress.add_task("", total=len(share), share="")
+        for place, painted in recur(draw_own, len(share), settings.max_attempts, settings.batch_size):
+            i = share[place]
             rows[i] = _row(samples[i], painted, config.run.seed)
             grid.save_png(folder / rows[i]["image"], full_size(samples[i], painted, config.data.max_pixels))
             grid.save_png(folder / rows[i]["product"], _product(samples[i], config.data.max_pixels))
             if i < SHEET_COLUMNS * SHEET_ROWS:
                 small = F.interpolate(painted.image[None], (THUMBNAIL, THUMBNAIL), mode="area")[0]
                 thumbnails[i] = grid.to_bytes(small)
-            share = sum(row["accepted"] for row in rows.values()) / len(rows)
-            progress.update(task, advance=1, share=f"accepted {share:.0%}")
+            accepted = sum(row["accepted"] for row in rows.values()) / len(rows)
+            progress.update(task, advance=1, share=f"accepted {accepted:.0%}")
+    for process in range(count()):
+        others = broadcast((rows, thumbnails), source=process)
+        rows, thumbnails = rows | others[0], thumbnails | others[1]
+    return _write_lists(folder, rows, thumbnails)
+
+
+def _write_lists(
+    folder: Path, rows: dict[int, dict[str, Any]], thumbnails: dict[int, Tensor]
+) -> list[dict[str, Any]]:
+    """Manifest and contact sheet, by the first process."""
     ordered = [rows[i] for i in sorted(rows)]
+    if rank() > 0:
+        return ordered
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in ordered]
     (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
     cells = torch.stack([thumbnails[i] for i in sorted(thumbnails)])
-    accepted = torch.tensor([row["accepted"] for row in ordered[: len(cells)]])
-    grid.save_png(folder / SHEET, grid.sheet(cells, accepted, min(SHEET_COLUMNS, len(cells))))
+    verdicts = torch.tensor([row["accepted"] for row in ordered[: len(cells)]])
+    grid.save_png(folder / SHEET, grid.sheet(cells, verdicts, min(SHEET_COLUMNS, len(cells))))
     return ordered
 
 

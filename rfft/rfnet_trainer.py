@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Subset
 from rfft.checkpoint import Checkpoints
 from rfft.config import to_yaml
 from rfft.data.labelled import Labelled
+from rfft.distributed import uses_deepspeed
 from rfft.errors import UserError
 from rfft.grid import read_png
 from rfft.log import MetricsFile, TrainingDisplay, open_run, write_atomically, write_environment
@@ -45,6 +46,8 @@ NOBODY = -1  # the label of a row that only fills up a process's part
 def train(config: RFNetTraining) -> Path:
     """Train, or go on with, the run that the config describes; returns its folder."""
     run = Path(config.run.out) / config.run.name
+    if uses_deepspeed():
+        raise UserError("RFNet is small and trains under DDP alone: take launch/multi_gpu.yaml")
     accelerator = start(config, run, broadcast_buffers=True)  # batch norm's
     tokenizer = build_tokenizer(config.rfnet.text_encoder)
     model = build_rfnet(config, tokenizer)

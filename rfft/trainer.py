@@ -7,15 +7,17 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from rfft import build
 from rfft.checkpoint import Checkpoints
 from rfft.config import MAY_CHANGE, Config, to_yaml
+from rfft.distributed import check_launch, uses_deepspeed
 from rfft.errors import Interrupted, UserError
 from rfft.evaluate import Evaluator
 from rfft.learner import Learner
 from rfft.log import open_run, write_environment
+from rfft.processes import broadcast
 from rfft.rfnet_config import RFNetTraining
 from rfft.signals import StopSignals
 from rfft.watch import SAMPLES, Watch
@@ -31,8 +33,7 @@ def train(config: Config) -> Path:
     bundle = build.build_bundle(config, accelerator.device)
     reward = build.build_reward(config, accelerator.device)
     samples = build.build_samples(config, "train")
-    evaluates = config.evaluate.enabled and accelerator.is_main_process
-    evaluator = Evaluator(config, bundle, reward) if evaluates else None
+    evaluator = Evaluator(config, bundle, reward) if config.evaluate.enabled else None
     conditions = build.build_conditions(config, bundle, samples)
     if accelerator.is_main_process:  # only now: a mistake in the config leaves no folder behind
         open_run(run, to_yaml(config), MAY_CHANGE)
@@ -42,20 +43,26 @@ def train(config: Config) -> Path:
     extra = build.build_extra_rewards(config, samples, accelerator.device)
     learner = Learner(config, accelerator, bundle, reward, conditions, extra)
     checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
-    if found := checkpoints.latest():
+    if found := broadcast(checkpoints.latest()):
+        if not found.exists():
+            raise UserError(f"{found} is not on this machine: give a run.out that all machines share")
         learner.load(found)
     if not accelerator.is_main_process:
+        meet(learner, evaluator)
         with StopSignals() as learner.signals:
-            loop(learner, None)
+            loop(learner, None, evaluator)
+        meet(learner, evaluator)
     else:
         watch = Watch(run, learner, checkpoints, evaluator, samples[:SAMPLES])
         watch.before()
+        meet(learner, evaluator)
         with watch.display, StopSignals() as learner.signals:
-            loop(learner, watch)
+            loop(learner, watch, evaluator)
         if learner.interrupted:
             watch.stop()
         else:
             watch.after()
+        meet(learner, evaluator)
     accelerator.state.destroy_process_group()
     if learner.interrupted:
         raise Interrupted(f"stopped after step {learner.counters.step}; the same command goes on from there")
@@ -70,21 +77,43 @@ def start(config: Config | RFNetTraining, run: Path, broadcast_buffers: bool = F
     kind = config.tracker.kind
     if kind != "none" and find_spec(kind) is None:
         raise UserError(f"tracker.kind={kind}: {kind} is not installed; run `pip install rfft[{kind}]`")
-    return Accelerator(
-        cpu=not torch.accelerator.is_available(),  # or several processes on CPUs would not know of each other
-        mixed_precision=trainer.mixed_precision,
-        gradient_accumulation_steps=trainer.accumulation,
+    check_launch(trainer.mixed_precision)
+    on_cpu = not torch.accelerator.is_available()
+    handlers: list[object] = [DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers)]
+    if on_cpu and uses_deepspeed():  # else every process would think it is alone
+        handlers.append(InitProcessGroupKwargs(backend="gloo"))
+    accelerator = Accelerator(
+        # Or several processes on CPUs would not know of each other; with it, accelerate forgets DeepSpeed.
+        cpu=on_cpu and not uses_deepspeed(),
+        # DeepSpeed's half precision is one of the weights.
+        mixed_precision="no" if uses_deepspeed() else trainer.mixed_precision,
         log_with=None if kind == "none" else kind,
         project_dir=run,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers)],
+        kwargs_handlers=handlers,
     )
+    accelerator.gradient_accumulation_steps = trainer.accumulation  # not what a launch file says
+    return accelerator
 
 
-def loop(learner: Learner, watch: Watch | None) -> None:
+def meet(learner: Learner, evaluator: Evaluator | None) -> None:
+    """The other processes take part in the main process's evaluations until it comes here too."""
+    if evaluator is None:
+        return
+    if learner.accelerator.is_main_process:
+        broadcast(None)
+        return
+    while (reference := broadcast(None)) is not None:
+        with learner.averaged():
+            evaluator(reference)
+
+
+def loop(learner: Learner, watch: Watch | None, evaluator: Evaluator | None) -> None:
     """Step until finished; `watch` in the main process."""
     limit = MAX_SKIPPED if learner.accelerator.scaler is None else MAX_SKIPPED_FP16
     while not learner.finished():
         scalars = learner.step()
+        if learner.to_be_saved():
+            learner.engine.collect()
         if scalars is None:
             return
         if learner.counters.skipped_in_a_row >= limit:
@@ -95,3 +124,5 @@ def loop(learner: Learner, watch: Watch | None) -> None:
             )
         if watch is not None:
             watch.after_step(scalars)
+        if learner.config.evaluate.every:
+            meet(learner, evaluator)

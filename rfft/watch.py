@@ -21,6 +21,7 @@ from rfft.export import export_run
 from rfft.generate import paint
 from rfft.learner import REGULARIZERS, Learner
 from rfft.log import MetricsFile, TrainingDisplay, write_atomically
+from rfft.processes import broadcast
 from rfft.report import write_report
 from rfft.tracking import Tracker
 from rfft.types import label_names
@@ -115,7 +116,7 @@ class Watch:
         noise = noise_for(SAMPLE_SEED, picks, tuple(chosen.x_o.shape[1:]))
         batch = replace(chosen, noise=noise).to(learner.accelerator.device)
         scale = self.config.rollout.guidance_scale
-        with torch.no_grad(), learner.averaged(), learner.accelerator.autocast():
+        with torch.no_grad(), learner.averaged(), learner.autocast():
             images = paint(learner.bundle, batch, learner.schedule, scale)
             logits = learner.reward(images, batch).cpu()
         verdicts, names = logits.argmax(-1), label_names(logits.shape[-1])
@@ -143,6 +144,7 @@ class Watch:
         self._write_figures("tuned", self.learner.counters.step)
 
     def _evaluate(self, evaluator: Evaluator, state: str) -> None:
+        broadcast(state == "base")  # the other processes take part, see trainer.meet
         with Progress(console=self.console) as progress, self.learner.averaged():
             task = progress.add_task(f"evaluating the {state} model", total=None)
             found = evaluator(reference=state == "base", report=partial(show, progress, task))
@@ -157,6 +159,7 @@ class Watch:
     def evaluate_now(self, evaluator: Evaluator) -> None:
         """In the middle of training: keep the best above the red lines; below one warn, or stop the run."""
         settings, step = self.config.evaluate, self.learner.counters.step
+        broadcast(False)
         with self.learner.averaged():
             figures = evaluator().figures
         scalars = results.scalars(figures)

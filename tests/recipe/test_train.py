@@ -257,6 +257,12 @@ def test_no_secret_goes_to_the_tracker(world: Path, tmp_path: Path, monkeypatch:
     assert "0123456789" not in repr(sent) and "'a': '[1, None]'" in repr(sent)
 
 
+def evaluated(run: str, state: str) -> list[float]:
+    """RFNet's probabilities for all pictures of the grid."""
+    found = json.loads(Path("runs", run, "evaluation.json").read_text())[state]["probabilities"]["rfnet"]
+    return [p for row in found for p in row]
+
+
 ACCELERATE = ("accelerate.commands.launch", "--cpu", "--num_processes=1")
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
@@ -284,12 +290,17 @@ def test_accelerate_launch(world: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_two_processes_are_one_with_twice_the_accumulation(rfft: Rfft, world: Path, tmp_path: Path) -> None:
     same = ["rollout.steps=8", "rollout.last=6", "trainer.steps=2", "rollout.shared_draw=2"]
+    same += ["evaluate.enabled=true", "evaluate.reference=null", "evaluate.every=2"]
     launch(TORCHRUN, world, tmp_path, *same, "run.name=two", "trainer.accumulation=1")
     assert rfft(*PLAIN, *same, "run.name=one", "trainer.accumulation=2")[0] == 0
-    assert [row["step"] for row in rows("two")] == [1, 2]
-    assert rows("one")[0] == pytest.approx(rows("two")[0], rel=1e-5, abs=1e-7)
+    assert [row["step"] for row in rows("two")] == [0, 1, 2, 2]
+    assert rows("one")[1] == pytest.approx(rows("two")[1], rel=1e-5, abs=1e-7)
     # The first steps of Adam are all sign: where gradients cancel out, rounding decides it.
-    assert rows("one")[1] == pytest.approx(rows("two")[1], rel=2e-2, abs=1e-5)
+    assert rows("one")[2] == pytest.approx(rows("two")[2], rel=2e-2, abs=1e-5)
+    assert rows("one")[0] == pytest.approx(rows("two")[0], rel=1e-6)  # the base model's evaluation, shared
+    for name in ("base", "tuned"):
+        one, both = (evaluated(run, name) for run in ("one", "two"))
+        assert one == pytest.approx(both, abs=1e-6 if name == "base" else 1e-3)
     two = weights("two", 2)
     assert all(
         torch.allclose(tensor, two[name], rtol=0, atol=5e-5) for name, tensor in weights("one", 2).items()

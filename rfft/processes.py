@@ -1,0 +1,56 @@
+"""Work that the processes of a job share outside of training; with one process, plain calls."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+@contextmanager
+def joined() -> Iterator[torch.device]:
+    """This process's device; within it, the processes that torchrun started know of each other."""
+    on_gpu, several = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1")) > 1
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if several:
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield device
+    finally:
+        if several:
+            dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def count() -> int:
+    """Of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def spread(work: Callable[[int], T], pieces: int) -> list[T]:
+    """work(i) for every i below `pieces`, each in one of the processes; the results in all of them.
+
+    What comes out does not depend on the number of processes if work(i) depends on nothing but i.
+    """
+    found = {i: work(i) for i in range(rank(), pieces, count())}
+    return [broadcast(found.get(i), source=i % count()) for i in range(pieces)]
+
+
+def broadcast(value: Any, source: int = 0) -> Any:
+    """The value that the process `source` has."""
+    if count() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, source)
+    return box[0]

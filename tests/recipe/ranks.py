@@ -1,0 +1,24 @@
+"""`rfft` for the processes of a job, each of which leaves its trained weights in $RANKS/RANK.safetensors."""
+
+from __future__ import annotations
+
+import os
+
+from safetensors.torch import save_file
+
+from rfft import cli
+from rfft.learner import Learner
+
+step = Learner.step
+
+
+def step_and_save(self: Learner) -> dict[str, float] | None:
+    scalars = step(self)
+    weights = {name: weight.clone() for name, weight in self.bundle.adapter_state_dict().items()}
+    save_file(weights, f"{os.environ['RANKS']}/{os.environ['RANK']}.safetensors")
+    return scalars
+
+
+if __name__ == "__main__":
+    Learner.step = step_and_save  # type: ignore[method-assign]
+    cli.main()

@@ -1,0 +1,214 @@
+"""The launch files: each can be read, and those that can start on two CPU processes are started."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rfft.distributed import check_launch
+from rfft.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
+FILES = {
+    "single_gpu": ("NO", 1),
+    "multi_gpu": ("MULTI_GPU", 8),
+    "multi_node": ("MULTI_GPU", 16),
+    "deepspeed_zero2": ("DEEPSPEED", 8),
+    "cpu_zero2": ("DEEPSPEED", 2),
+}
+TINY = (
+    *("data.count=6", "trainer.steps=2", "trainer.batch_size=2", "trainer.sample_every=0"),
+    *("rollout.steps=8", "rollout.last=4", "evaluate.enabled=false"),
+)
+ACCELERATE = (sys.executable, "-m", "accelerate.commands.launch", "--config_file")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+
+
+def test_every_file_is_known_here() -> None:
+    assert {file.stem for file in LAUNCH.glob("*.yaml")} == FILES.keys()
+    assert {file.name for file in LAUNCH.iterdir()} - {f"{name}.yaml" for name in FILES} == {
+        "cpu_ddp.sh",
+        "slurm.sbatch",
+    }
+
+
+@pytest.mark.parametrize(("name", "expected"), FILES.items())
+def test_accelerate_reads(name: str, expected: tuple[str, int]) -> None:
+    read = load_config_from_file(str(LAUNCH / f"{name}.yaml"))
+    assert (read.distributed_type, read.num_processes) == expected
+
+
+@pytest.mark.parametrize("name", ["cpu_ddp.sh", "slurm.sbatch"])
+def test_bash_reads(name: str) -> None:
+    subprocess.run(["bash", "-n", LAUNCH / name], check=True)
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (75, True)])
+def test_slurm_requeues_what_was_interrupted(tmp_path: Path, code: int, requeued: bool) -> None:
+    """srun and scontrol are stand-ins; the one runs the task, whose python notes what it was given."""
+    commands = {
+        "srun": 'SLURM_PROCID=3 SLURM_NTASKS=16 SLURM_LOCALID=1 exec "$@"',
+        "scontrol": 'echo "$@" >> scontrol.log; [ "$1" = show ] && printf "first\\nsecond\\n"',
+        "python": 'echo "$RANK/$WORLD_SIZE/$LOCAL_RANK@$MASTER_ADDR:$MASTER_PORT $@" > task.log\n'
+        f"exit {code}",
+    }
+    for name, body in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "123456", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_CPUS_PER_TASK": "8"}
+    environment = os.environ | slurm | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", LAUNCH / "slurm.sbatch", "tiny", "run.name=a b"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == code
+    assert (tmp_path / "task.log").read_text() == "3/16/1@first:23456 -m rfft train tiny run.name=a b\n"
+    assert ("requeue 123456" in (tmp_path / "scontrol.log").read_text()) == requeued
+
+
+@pytest.mark.parametrize(
+    ("environment", "precision", "message"),
+    [
+        ({"ACCELERATE_USE_FSDP": "true"}, "no", "FSDP"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "no", "ZeRO-3"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "fp16", "trainer.mixed_precision=bf16"),
+    ],
+)
+def test_what_cannot_train_is_refused(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], precision: str, message: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        check_launch(precision)
+
+
+# ---- real starts, two processes each ----
+
+
+def start(command: list[str], folder: Path) -> subprocess.Popen[str]:
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "RANKS": str(folder),
+        "CUDA_VISIBLE_DEVICES": "",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # torchrun, ninja
+    }
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stderr=subprocess.PIPE)
+
+
+def launch(folder: Path, *command: object) -> None:
+    job = start([str(part) for part in command], folder)
+    _, told = job.communicate(timeout=3000)
+    assert job.returncode == 0, told
+
+
+def steps(run: Path) -> list[float]:
+    return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """Mean over all weights. The largest says little: where gradients cancel out, Adam amplifies rounding."""
+    return float(torch.cat([(a[name] - b[name]).abs().flatten() for name in a]).mean())
+
+
+def checkpoint(run: Path, step: int) -> dict[str, Tensor]:
+    return load_file(run / "checkpoints" / f"step-{step:06}" / "adapter.safetensors")
+
+
+def ranks(folder: Path) -> list[dict[str, Tensor]]:
+    """What tests/recipe/ranks.py left; copies, as the next job writes the same files."""
+    files = [load_file(folder / f"{rank}.safetensors") for rank in (0, 1)]
+    return [{name: tensor.clone() for name, tensor in weights.items()} for weights in files]
+
+
+def exported(run: Path) -> dict[str, Tensor]:
+    return load_file(run / "export" / "diffusers" / "pytorch_lora_weights.safetensors")
+
+
+@pytest.mark.launch
+def test_rf_tiny_by_ddp_and_by_zero2(tmp_path: Path) -> None:
+    """Both launch files start, and export the same LoRA."""
+    pytest.importorskip("deepspeed")
+    launch(tmp_path, LAUNCH / "cpu_ddp.sh", "tiny", *TINY, "run.name=ddp")
+    zero2 = (*ACCELERATE, LAUNCH / "cpu_zero2.yaml", "-m", "rfft", "train", "tiny")
+    launch(tmp_path, *zero2, *TINY, "run.name=zero2")
+    ddp, zero = tmp_path / "runs/ddp", tmp_path / "runs/zero2"
+    assert steps(ddp) == steps(zero) == [1, 2]
+    moved = {name: tensor for name, tensor in exported(ddp).items() if "lora_B" in name}  # from zero
+    assert distance(exported(ddp), exported(zero)) < 0.01 * distance(moved, _zeros(moved))
+
+
+def _zeros(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+
+
+@pytest.mark.launch
+def test_two_machines_end_with_the_same_weights(world: Path, tmp_path: Path) -> None:
+    """Two agents of torchrun meet over the loopback, one process each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    agents = [
+        [*TORCHRUN, "--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1"]
+        + ["--master_addr=127.0.0.1", f"--master_port={port}", str(ROOT / "tests/recipe/ranks.py"), "train"]
+        + [str(world / "config.yaml"), *TINY, "rollout.grad_steps=2"]
+        for rank in (0, 1)
+    ]
+    jobs = [start(agent, tmp_path) for agent in agents]
+    told = [job.communicate(timeout=3000)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], told
+    first, second = ranks(tmp_path)
+    assert same(first, second)
+    assert same(first, checkpoint(tmp_path / "runs/small", 2))
+
+
+@pytest.mark.launch
+def test_zero2_goes_on_under_itself_and_under_ddp(world: Path, tmp_path: Path) -> None:
+    """Weights are alike on both ranks, bit for bit, and after a resume those of the uninterrupted run."""
+    pytest.importorskip("deepspeed")
+    settings = [*TINY, "rollout.grad_steps=2", "trainer.accumulation=2", "ema.enabled=true"]
+    every = ["trainer.steps=4", "trainer.checkpoint_every=2", "trainer.keep=9"]
+    command = (ROOT / "tests/recipe/ranks.py", "train", world / "config.yaml", *settings, *every)
+    zero2, ddp = (*ACCELERATE, LAUNCH / "cpu_zero2.yaml"), (*TORCHRUN, "--standalone", "--nproc_per_node=2")
+    launch(tmp_path, *zero2, *command, "run.out=whole")
+    first, second = ranks(tmp_path)
+    assert same(first, second)
+    assert same(first, checkpoint(tmp_path / "whole/small", 4))
+
+    moved = distance(first, checkpoint(tmp_path / "whole/small", 2))
+    for out, launcher in (("zero2", zero2), ("ddp", ddp)):
+        shutil.copytree(tmp_path / "whole", tmp_path / out)
+        shutil.rmtree(tmp_path / out / "small/checkpoints/step-000004")
+        launch(tmp_path, *launcher, *command, f"run.out={out}")
+        assert steps(tmp_path / out / "small") == [1, 2, 3, 4]
+        last = checkpoint(tmp_path / out / "small", 4)
+        assert same(first, last) if out == "zero2" else distance(first, last) < 0.01 * moved
+
+
+@pytest.mark.launch
+def test_two_processes_generate_what_one_does(world: Path, tmp_path: Path) -> None:
+    command = ("-m", "rfft", "generate", "--products", "adworld:train", "--config", world / "config.yaml")
+    for out, launcher in (
+        ("one", (sys.executable,)),
+        ("two", (*TORCHRUN, "--standalone", "--nproc_per_node=2")),
+    ):
+        launch(tmp_path, *launcher, *command, "--out", out, "data.count=5")
+    one, two = tmp_path / "one", tmp_path / "two"
+    files = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
+    assert len(files) == 12 and {path.relative_to(two) for path in two.rglob("*") if path.is_file()} == files
+    assert all((one / file).read_bytes() == (two / file).read_bytes() for file in files)
