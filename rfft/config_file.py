@@ -26,6 +26,7 @@ def load(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
     for key, line, is_group in _settings(node):
         _check_key(schema, key, is_group, f"{path}:{line}")
         lines[key] = line
+    OmegaConf.clear_resolver("oc.env")  # a config is shown and sent to trackers: it reads no environment
     settings = OmegaConf.structured(schema)
     settings = _merge(settings, tree, lambda key: f"{path}:{lines[key]}" if key in lines else str(path))
     for override in overrides:
@@ -53,6 +54,8 @@ def _parse(path: Path) -> tuple[yaml.Node | None, Any]:
     """The YAML node tree (for line numbers) and the values."""
     try:
         text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise UserError(f"{path}: anchors and aliases (&, *) are not for configs; write it out")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None and not isinstance(node, yaml.MappingNode):
             raise UserError(f"{path}: expected settings like `run:` with `name: ...` below it")

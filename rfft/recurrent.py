@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from rfft import build, grid
 from rfft.conditions import noise_for
 from rfft.config import Config
 from rfft.data.cutout import paste_back, product_layer
-from rfft.data.samples import Sample
+from rfft.data.samples import Sample, Skipped
 from rfft.draft import new_folder, refuse_existing
 from rfft.errors import UserError
 from rfft.generate import Paint, Painted, autocast, paint, recur
+from rfft.log import write_skipped
 from rfft.metrics.wilson import wilson_interval
 from rfft.models.bundle import Bundle, load_bundle
 from rfft.models.lora import lora_layers
@@ -44,12 +45,14 @@ def generate(config: Config, lora: Path | None, out: Path) -> None:
     refuse_existing(out)
     console = Console(stderr=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    samples = build.build_samples(config, "train")
+    skipped: list[Skipped] = []
+    samples = build.build_samples(config, "train", skipped)
     draw = painter(config, load_generator(config, lora, device), samples, device)
     with new_folder(out) as draft:
         for kind in ("images", "products"):
             (draft / kind).mkdir()
         rows = _paint_all(config, draw, samples, draft, console)
+        write_skipped(draft, [asdict(product) for product in skipped])
     accepted = sum(row["accepted"] for row in rows)
     low, high = wilson_interval(accepted, len(rows))
     attempts = sum(row["attempts"] for row in rows) / len(rows)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import timedelta
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from rfft import build
+from rfft import build, check
 from rfft.checkpoint import Checkpoints
 from rfft.config import MAY_CHANGE, Config, to_yaml
+from rfft.data.samples import Skipped
 from rfft.errors import Interrupted, UserError
 from rfft.evaluate import Evaluator
+from rfft.faults import explained, require_agreement
 from rfft.learner import Learner
-from rfft.log import open_run, write_environment
+from rfft.log import open_run, write_environment, write_skipped
 from rfft.rfnet_config import RFNetTraining
 from rfft.signals import StopSignals
 from rfft.watch import SAMPLES, Watch
@@ -27,16 +32,23 @@ MAX_SKIPPED_FP16 = 20  # there the loss scale has to find its level first
 def train(config: Config) -> Path:
     """Train, or go on with, the run that the config describes; returns its folder."""
     run = Path(config.run.out) / config.run.name
+    with explained(partial(memory_advice, config)):
+        return _train(config, run)
+
+
+def _train(config: Config, run: Path) -> Path:
     accelerator = start(config, run)
     bundle = build.build_bundle(config, accelerator.device)
     reward = build.build_reward(config, accelerator.device)
-    samples = build.build_samples(config, "train")
+    skipped: list[Skipped] = []
+    samples = build.build_samples(config, "train", skipped)
     evaluates = config.evaluate.enabled and accelerator.is_main_process
     evaluator = Evaluator(config, bundle, reward) if evaluates else None
     conditions = build.build_conditions(config, bundle, samples)
     if accelerator.is_main_process:  # only now: a mistake in the config leaves no folder behind
         open_run(run, to_yaml(config), MAY_CHANGE)
         write_environment(run)
+        write_skipped(run, [asdict(product) for product in skipped])
     accelerator.wait_for_everyone()
 
     extra = build.build_extra_rewards(config, samples, accelerator.device)
@@ -44,6 +56,7 @@ def train(config: Config) -> Path:
     checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
     if found := checkpoints.latest():
         learner.load(found)
+    require_agreement(accelerator, run, learner.counters.step, [sample.id for sample in samples])
     if not accelerator.is_main_process:
         with StopSignals() as learner.signals:
             loop(learner, None)
@@ -76,7 +89,21 @@ def start(config: Config | RFNetTraining, run: Path, broadcast_buffers: bool = F
         gradient_accumulation_steps=trainer.accumulation,
         log_with=None if kind == "none" else kind,
         project_dir=run,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers),
+            InitProcessGroupKwargs(timeout=timedelta(minutes=trainer.timeout_minutes)),
+        ],
+    )
+
+
+def memory_advice(config: Config) -> str:
+    """What needs less memory, cheapest first, and where it goes; one line."""
+    facts = check.costs(config)  # without the generator's weights, on the CPU
+    phases = [f"{name[8:]} {size}" for name, size in facts.items() if name.startswith("memory: ")]
+    return (
+        "Try in this order: trainer.decode_batch=1 (the same result), model.gradient_checkpointing=true (the "
+        "same, a third more time), half of trainer.batch_size with twice trainer.accumulation; the same "
+        f"command with these goes on from the last checkpoint. Memory of a process: {', '.join(phases)}"
     )
 
 
