@@ -1,4 +1,4 @@
-"""`python -m tests.attempts kill|full|wandb ARGUMENTS...`: the real command, `rfft ARGUMENTS...`, with bad luck.
+"""`python -m tests.attempts FAULT ARGUMENTS...`: the real command, `rfft ARGUMENTS...` in bad luck.
 
 Every attempt is a fork of this process, so that imports are paid once. Prints what happened as JSON.
 """
