@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from torch.distributed import DistError
 
 from rfft.errors import Interrupted, UserError
 
+log = logging.getLogger(__name__)
 # gloo raises plain RuntimeErrors; the words are those of its transports and of torch's stores.
 _LOST = ("gloo", "connection closed by peer", "connection reset by peer", "broken pipe", "timed out waiting")
 
@@ -52,6 +54,14 @@ def is_lost_process(error: BaseException) -> bool:
 def _first_sentence(error: BaseException) -> str:
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return line.partition(". ")[0]
+
+
+def warn_of_hanging_restarts() -> None:
+    """torchrun's restarted processes find the addresses of the dead ones in its shared store, and hang."""
+    known = os.environ.get
+    restarts = int(known("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if restarts and known("TORCHELASTIC_USE_AGENT_STORE") == "True" and known("RANK", "0") == "0":
+        log.warning("a restart by torchrun would hang: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun")
 
 
 def require_agreement(accelerator: Any, run: Path, step: int, ids: Sequence[str]) -> None:

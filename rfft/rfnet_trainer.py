@@ -19,6 +19,7 @@ from rfft.checkpoint import Checkpoints
 from rfft.config import to_yaml
 from rfft.data.labelled import Labelled
 from rfft.errors import UserError
+from rfft.faults import explained
 from rfft.grid import read_png
 from rfft.log import MetricsFile, TrainingDisplay, open_run, write_atomically, write_environment
 from rfft.results import SUMMARY, read_json
@@ -44,7 +45,11 @@ NOBODY = -1  # the label of a row that only fills up a process's part
 
 def train(config: RFNetTraining) -> Path:
     """Train, or go on with, the run that the config describes; returns its folder."""
-    run = Path(config.run.out) / config.run.name
+    with explained(lambda: "Set half of trainer.batch_size and twice trainer.accumulation, in a new run"):
+        return _train(config, Path(config.run.out) / config.run.name)
+
+
+def _train(config: RFNetTraining, run: Path) -> Path:
     accelerator = start(config, run, broadcast_buffers=True)  # batch norm's
     tokenizer = build_tokenizer(config.rfnet.text_encoder)
     model = build_rfnet(config, tokenizer)

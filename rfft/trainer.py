@@ -18,7 +18,7 @@ from rfft.config import MAY_CHANGE, Config, to_yaml
 from rfft.data.samples import Skipped
 from rfft.errors import Interrupted, UserError
 from rfft.evaluate import Evaluator
-from rfft.faults import explained, require_agreement
+from rfft.faults import explained, require_agreement, warn_of_hanging_restarts
 from rfft.learner import Learner
 from rfft.log import open_run, write_environment, write_skipped
 from rfft.rfnet_config import RFNetTraining
@@ -83,6 +83,7 @@ def start(config: Config | RFNetTraining, run: Path, broadcast_buffers: bool = F
     kind = config.tracker.kind
     if kind != "none" and find_spec(kind) is None:
         raise UserError(f"tracker.kind={kind}: {kind} is not installed; run `pip install rfft[{kind}]`")
+    warn_of_hanging_restarts()
     return Accelerator(
         cpu=not torch.accelerator.is_available(),  # or several processes on CPUs would not know of each other
         mixed_precision=trainer.mixed_precision,
@@ -102,8 +103,9 @@ def memory_advice(config: Config) -> str:
     phases = [f"{name[8:]} {size}" for name, size in facts.items() if name.startswith("memory: ")]
     return (
         "Try in this order: trainer.decode_batch=1 (the same result), model.gradient_checkpointing=true (the "
-        "same, a third more time), half of trainer.batch_size with twice trainer.accumulation; the same "
-        f"command with these goes on from the last checkpoint. Memory of a process: {', '.join(phases)}"
+        "same, a third more time), half of trainer.batch_size with twice trainer.accumulation; for an "
+        "evaluation, a smaller evaluate.batch_size. The same command with these goes on from the last "
+        f"checkpoint. Memory of a process: {', '.join(phases)}"
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rfft.errors import UserError
 from rfft.faults import is_lost_process, require_agreement
+from rfft.tracking import Tracker
 from tests.recipe.test_train import PLAIN, Rfft, rfft, rows, weights  # noqa: F401
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1")
@@ -26,6 +27,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "ACCELERATE_USE_CPU": "1",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=3000, check=False
@@ -203,6 +205,23 @@ def test_wandb_unreachable_then_dying(world: Path, tmp_path: Path, monkeypatch: 
     assert done.stderr.count("W&B cannot be reached") == done.stderr.count("wandb failed") == 1
     for file in (path for path in Path("runs").rglob("*") if path.is_file()):
         assert not any(secret.encode() in file.read_bytes() for secret in secrets.values()), file
+
+
+def test_a_resumed_run_keeps_its_wandb_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    started: list[dict[str, object]] = []
+
+    class Accelerator:
+        is_main_process = True
+
+        def init_trackers(self, *_: object, init_kwargs: dict[str, dict[str, object]], **__: object) -> None:
+            started.append(init_kwargs["wandb"])
+
+    config = {"tracker": {"project": "p", "group": None, "tags": []}, "run": {"name": "n"}}
+    for _ in range(2):
+        Tracker(Accelerator(), "wandb", tmp_path, config)
+    assert started[0]["id"] == started[1]["id"] and started[1]["resume"] == "allow"
 
 
 # ---- products ----
