@@ -4,7 +4,7 @@ EXTRAS ?= dev
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation test test-launch lint format clean
+.PHONY: help setup demo ablation test test-launch test-faults lint format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /\1\t/' | expand -t 12
@@ -37,6 +37,10 @@ test: setup  ## the whole test suite
 test-launch: setup  ## start the launch files for CPUs: DDP, ZeRO-2, two torchrun agents (minutes; needs g++)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS),deepspeed]"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m launch
+
+test-faults: setup  ## faults injected: killed at 20 points, lost processes, full disks, malformed input (20 minutes)
+	KILLS=20 FUZZ=3000 OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "faults or not faults" \
+	    tests/recipe/test_faults.py tests/unit/test_malformed.py tests/unit/test_checkpoint.py
 
 lint: setup  ## style, undefined names, complexity, the dependency rule, types
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from rfft.conditions import encode_samples
 from rfft.config import Config
-from rfft.data.samples import Framing, Sample, load_samples
+from rfft.data.samples import Framing, Sample, Skipped, load_samples
 from rfft.errors import UserError
 from rfft.models.auxiliary import load_depth, load_saliency
 from rfft.models.bundle import Bundle, load_bundle
@@ -70,7 +70,10 @@ def caption_tokenizer(rfnet: str) -> Any:
     return tokenizer
 
 
-def build_samples(config: Config, purpose: Literal["train", "evaluate"]) -> list[Sample]:
+def build_samples(
+    config: Config, purpose: Literal["train", "evaluate"], skipped: list[Skipped] | None = None
+) -> list[Sample]:
+    """`skipped` is given the products that cannot be used, with data.on_error=skip; None: they are errors."""
     data, evaluate = config.data, config.evaluate
     framing = Framing(
         size=data.image_size,
@@ -78,9 +81,10 @@ def build_samples(config: Config, purpose: Literal["train", "evaluate"]) -> list
         white_level=data.white_level if data.white_to_alpha else None,
         max_pixels=data.max_pixels,
     )
+    skipped = skipped if data.on_error == "skip" else None
     if purpose == "train":
         source, count, turns = data.products, data.count, data.prompts_per_product
-        return load_samples(source, data.prompts, framing, count, turns, config.run.seed)
+        return load_samples(source, data.prompts, framing, count, turns, config.run.seed, skipped)
     source, count, turns = evaluate.products, evaluate.count, evaluate.prompts_per_product
     return load_samples(source, evaluate.prompts, framing, count, turns, EVALUATION_SEED)
 

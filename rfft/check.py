@@ -11,6 +11,7 @@ from rfft.config import Config, Data
 from rfft.data.cutout import load_cutout
 from rfft.data.products import read_products, read_prompts
 from rfft.diffusion import cfg_eps
+from rfft.errors import UserError
 from rfft.estimate import Cost, cost, fake, imagine, weight_bytes
 from rfft.models.auxiliary import find_depth
 from rfft.models.bundle import Bundle
@@ -51,9 +52,16 @@ def products(data: Data, source: str, prompts: str | None) -> str:
     if source.startswith("adworld:"):
         return source + prompted
     found = read_products(source)
+    unusable = 0
     for product in found:
-        load_cutout(product.image, data.white_level if data.white_to_alpha else None, data.max_pixels)
-    return f"{len(found)} of {source}{prompted}"
+        try:
+            load_cutout(product.image, data.white_level if data.white_to_alpha else None, data.max_pixels)
+        except UserError:
+            if data.on_error == "stop" or source != data.products:
+                raise
+            unusable += 1
+    noted = f", {unusable} of them cannot be used" if unusable else ""
+    return f"{len(found)} of {source}{noted}{prompted}"
 
 
 def forwards(config: Config) -> str:

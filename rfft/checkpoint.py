@@ -47,8 +47,11 @@ class Checkpoints:
     def save(self, step: int, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]) -> Path:
         """Write weights (NAME.safetensors each) and objects."""
         path = self._write(f"step-{step:06}", weights, objects)
-        for old in self._found()[self.keep :]:
-            shutil.rmtree(old)
+        found = self._found()
+        here = found.index(path)
+        # Those of later steps are damaged, or the run would have gone on from them; they must not count.
+        for other in (*found[:here], *found[here + self.keep :]):
+            shutil.rmtree(other)
         return path
 
     def save_best(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rfft.commands import adworld, data, products, rfnet
-from rfft.errors import Interrupted, UserError
+from rfft.errors import Interrupted, UserError, disk_problem
 
 if TYPE_CHECKING:
     from rfft.config import Config
@@ -155,3 +155,8 @@ def main() -> None:
     except Interrupted as stop:
         typer.echo(f"rfft: {stop}", err=True)
         sys.exit(75)
+    except OSError as error:
+        if not (problem := disk_problem(error)):
+            raise
+        typer.echo(f"rfft: {problem}; make room and run the same command again", err=True)
+        sys.exit(2)

@@ -65,6 +65,7 @@ class Data:
     white_to_alpha: bool = False  # images without alpha: white becomes transparent
     white_level: int = setting(255, least=1, most=255)  # least value of all three channels to count as white
     max_pixels: int = setting(50_000_000, least=1)  # larger pictures are refused
+    on_error: Literal["stop", "skip"] = "stop"  # a picture that cannot be used; skipped: RUN/skipped.jsonl
     canny_low: int = setting(100, least=0)  # thresholds of the edge detector, on an 8-bit scale
     canny_high: int = setting(200, least=1)
 
@@ -134,6 +135,7 @@ class Trainer:
     keep: int = setting(2, least=1)  # newest checkpoints kept
     sample_every: int = setting(100, least=0)  # image grids at fixed seeds; 0: none
     max_minutes: float | None = setting(None, above=0)  # stop training in time, whatever `steps` says
+    timeout_minutes: float = setting(30, above=0)  # so long a process waits for another one, then it gives up
 
 
 @dataclass
@@ -189,7 +191,10 @@ class Config:
 # A run may be continued with other values of these; any other difference makes it another run.
 MAY_CHANGE = (
     *("run.out", "trainer.steps", "trainer.max_minutes", "trainer.checkpoint_every", "trainer.keep"),
-    *("trainer.sample_every", "evaluate", "tracker"),
+    *("trainer.sample_every", "trainer.timeout_minutes", "data.on_error", "evaluate", "tracker"),
+    # For another number of processes, or less memory; the maths stay, see docs/faults.md.
+    *("trainer.batch_size", "trainer.accumulation", "rollout.shared_draw"),
+    *("trainer.decode_batch", "model.gradient_checkpointing"),
 )
 
 

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import Field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -26,10 +27,12 @@ def load(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
     for key, line, is_group in _settings(node):
         _check_key(schema, key, is_group, f"{path}:{line}")
         lines[key] = line
+    OmegaConf.clear_resolver("oc.env")  # a config is shown and sent to trackers: it reads no environment
     settings = OmegaConf.structured(schema)
     settings = _merge(settings, tree, lambda key: f"{path}:{lines[key]}" if key in lines else str(path))
     for override in overrides:
-        settings = _merge(settings, _parse_override(schema, override), lambda key: COMMAND_LINE)
+        place = partial(_place_of_override, override)
+        settings = _merge(settings, _parse_override(schema, override), place)
     try:
         result = OmegaConf.to_object(settings)
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
@@ -53,6 +56,8 @@ def _parse(path: Path) -> tuple[yaml.Node | None, Any]:
     """The YAML node tree (for line numbers) and the values."""
     try:
         text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise UserError(f"{path}: anchors and aliases (&, *) are not for configs; write it out")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None and not isinstance(node, yaml.MappingNode):
             raise UserError(f"{path}: expected settings like `run:` with `name: ...` below it")
@@ -64,6 +69,8 @@ def _parse(path: Path) -> tuple[yaml.Node | None, Any]:
         place = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or _first_line(error)
         raise UserError(f"{place}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid YAML: nested too deeply") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a UTF-8 text file") from None
     except OSError as error:
@@ -94,9 +101,14 @@ def _parse_override(schema: type, override: str) -> DictConfig:
 def _merge(settings: Any, new: DictConfig, place: Callable[[str], str]) -> Any:
     try:
         return OmegaConf.merge(settings, new)
-    except OmegaConfBaseException as error:
-        key = str(error.full_key)
-        raise UserError(f"{place(key)}: {key}: {_first_line(error)}") from None
+    except (OmegaConfBaseException, TypeError, ValueError, RecursionError) as error:
+        key = getattr(error, "full_key", None) or ""  # {} where a list belongs, for one, comes without a key
+        named = f"{place(key)}: {key}" if key else place(key)
+        raise UserError(f"{named}: {_first_line(error)}") from None
+
+
+def _place_of_override(override: str, key: str) -> str:
+    return COMMAND_LINE if key else f"{COMMAND_LINE}: {override}"
 
 
 def _first_line(error: Exception) -> str:

@@ -178,8 +178,9 @@ class Evaluator:
             for seed in range(self.settings.seeds)
         ]
         probabilities = {key: p.flatten(0, 1).tolist() for key, p in evaluation.probabilities.items()}
-        results.record(run, name, cells, evaluation.figures, probabilities)
+        # Figures last: where they are, a run that was cut off takes the pictures for granted.
         results.save_pictures(run, name, evaluation.images)
+        results.record(run, name, cells, evaluation.figures, probabilities)
 
 
 def in_batches(

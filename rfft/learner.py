@@ -6,6 +6,7 @@ resume nor the number of processes changes what comes next. B batch, N samples.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -29,6 +30,7 @@ from rfft.signals import StopSignals
 from rfft.step import Draw, Objective, train_step
 from rfft.types import Batch, ExtraRewards, Reward, StepOutput
 
+log = logging.getLogger(__name__)
 REGULARIZERS = {"cc": "l_cc", "kl": "l_kl", "none": ""}
 
 
@@ -37,6 +39,7 @@ class Counters:
     """What the run has done so far, in all processes together."""
 
     step: int = 0  # optimizer steps
+    place: int = 0  # samples drawn: where in their order the next step begins
     skipped: int = 0  # of these, for want of a finite gradient
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # training alone
@@ -179,10 +182,9 @@ class Learner:
     def batch(self, micro: int) -> Batch:
         """This process's samples: the place in the order of all samples decides product and noise."""
         trainer, processes = self.config.trainer, self.accelerator.num_processes
-        part = (
-            self.counters.step * trainer.accumulation + micro
-        ) * processes + self.accelerator.process_index
-        places = range(part * trainer.batch_size, (part + 1) * trainer.batch_size)
+        part = micro * processes + self.accelerator.process_index
+        first = self.counters.place + part * trainer.batch_size
+        places = range(first, first + trainer.batch_size)
         seed = self.config.run.seed
         chosen = self.conditions.index([product_for(seed, place, len(self.conditions)) for place in places])
         return replace(chosen, noise=noise_for(seed, list(places), tuple(chosen.x_o.shape[1:])))
@@ -190,11 +192,18 @@ class Learner:
     def _count(self, outputs: list[StepOutput], finite: bool, seconds: float) -> None:
         counters, processes = self.counters, self.accelerator.num_processes
         counters.step += 1
+        counters.place += self.samples_per_step
         counters.seconds += seconds
         counters.skipped += not finite
         counters.skipped_in_a_row = 0 if finite else counters.skipped_in_a_row + 1
         counters.grad_samples += processes * sum(output.logits[..., 0].numel() for output in outputs)
         counters.forwards += processes * sum(output.forwards for output in outputs)
+
+    @property
+    def samples_per_step(self) -> int:
+        """Of all processes."""
+        trainer = self.config.trainer
+        return trainer.batch_size * trainer.accumulation * self.accelerator.num_processes
 
     def finished(self) -> bool:
         """All steps done, the time over, or a stop asked for? The same in all processes."""
@@ -232,3 +241,10 @@ class Learner:
         if self.ema is not None:
             self.ema.load(load_weights(checkpoint, "ema"))
         load_objects(checkpoint, self.objects())
+        done = self.counters
+        if done.place != done.step * self.samples_per_step and self.accelerator.is_main_process:
+            log.warning(
+                "%d samples were drawn in %d steps, now it is %d a step; to keep their number, keep "
+                "processes x trainer.accumulation x trainer.batch_size",
+                *(done.place, done.step, self.samples_per_step),
+            )

@@ -66,7 +66,10 @@ def _show(value: Any) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Readers, and a restart after a crash, see the old file or the new one, never half of it."""
     draft = path.with_name(f".{path.name}.part")
-    draft.write_text(text, encoding="utf-8")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     draft.replace(path)
 
 
@@ -96,6 +99,18 @@ def write_environment(folder: Path) -> None:
     write_atomically(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
 
+def write_skipped(folder: Path, skipped: Sequence[dict[str, str]]) -> None:
+    """skipped.jsonl: the products that were left out, and why; one line on the terminal if there are any."""
+    file = folder / "skipped.jsonl"
+    lines = [json.dumps(product, ensure_ascii=False) + "\n" for product in skipped]
+    if skipped or file.exists():
+        write_atomically(file, "".join(lines))
+    if skipped:
+        first = skipped[0]["reason"]
+        text = f"warning: products left out: {len(skipped)}, listed in {file.name}; first: {first}"
+        Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
 class MetricsFile:
     """metrics.jsonl: a JSON object a line, written at once. A resumed run drops rows it will repeat."""
 
@@ -115,6 +130,10 @@ class MetricsFile:
             self.evaluated.add(step)
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
+
+    def sync(self) -> None:
+        """Onto the disk: what a checkpoint goes on from must not be lost with the machine's cache."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from rfft import build, grid
 from rfft.conditions import noise_for
 from rfft.config import Config
 from rfft.data.cutout import paste_back, product_layer
-from rfft.data.samples import Sample
+from rfft.data.samples import Sample, Skipped
 from rfft.draft import new_folder, refuse_existing
 from rfft.errors import UserError
 from rfft.generate import Paint, Painted, autocast, paint, recur
+from rfft.log import write_skipped
 from rfft.metrics.wilson import wilson_interval
 from rfft.models.bundle import Bundle, load_bundle
 from rfft.models.lora import lora_layers
@@ -45,14 +46,17 @@ def generate(config: Config, lora: Path | None, out: Path) -> None:
     out/products/ID.png, the product as it lies there (RGBA), out/manifest.jsonl, out/contact_sheet.png.
     """
     refuse_existing(out)
+    skipped: list[Skipped] = []
     with joined() as device:
         console = Console(stderr=True, quiet=rank() > 0)
-        samples = build.build_samples(config, "train")
+        samples = build.build_samples(config, "train", skipped)
         draw = painter(config, load_generator(config, lora, device), samples, device)
         with _folder_for_all(out) as draft:
             for kind in ("images", "products"):
                 (draft / kind).mkdir(exist_ok=True)
             rows = _paint_all(config, draw, samples, draft, console)
+            if rank() == 0:
+                write_skipped(draft, [asdict(product) for product in skipped])
     accepted = sum(row["accepted"] for row in rows)
     low, high = wilson_interval(accepted, len(rows))
     attempts = sum(row["attempts"] for row in rows) / len(rows)

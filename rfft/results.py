@@ -82,11 +82,11 @@ def finish(run: Path, counters: dict[str, float]) -> dict[str, Any]:
     old = read_json(run / SUMMARY)
     kept = {name: counters.get(name, old.get(name)) for name in COUNTERS}
     summary = {state: recorded(run, state) for state in STATES} | kept
-    write_atomically(run / SUMMARY, json.dumps(summary, indent=2) + "\n")
     pictures = [load_pictures(run, state) for state in STATES]
     verdicts = (accepted(run, "base"), accepted(run, "tuned"))
     columns = min(COLUMNS, len(verdicts[0]))
     grid.save_png(run / COMPARISON, grid.before_after(pictures[0], pictures[1], verdicts, columns))
+    write_atomically(run / SUMMARY, json.dumps(summary, indent=2) + "\n")  # last: says that all is there
     return summary
 
 

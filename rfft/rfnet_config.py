@@ -110,6 +110,7 @@ class Trainer:
     patience: int = setting(3, least=0)  # validations in a row without a better AP that end it; 0: any number
     checkpoint_every: int = setting(500, least=1)
     keep: int = setting(2, least=1)  # newest checkpoints kept
+    timeout_minutes: float = setting(30, above=0)  # so long a process waits for another one, then it gives up
 
 
 @dataclass
@@ -127,7 +128,8 @@ class RFNetTraining:
 # A run may be continued with other values of these; any other difference makes it another run.
 MAY_CHANGE = (
     *("run.out", "trainer.epochs", "trainer.steps", "trainer.max_minutes", "trainer.patience"),
-    *("trainer.checkpoint_every", "trainer.keep", "data.workers", "maps.cache", "tracker"),
+    *("trainer.checkpoint_every", "trainer.keep", "trainer.timeout_minutes", "data.workers"),
+    *("maps.cache", "tracker"),
 )
 
 

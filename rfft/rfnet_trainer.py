@@ -20,6 +20,7 @@ from rfft.config import to_yaml
 from rfft.data.labelled import Labelled
 from rfft.distributed import uses_deepspeed
 from rfft.errors import UserError
+from rfft.faults import explained
 from rfft.grid import read_png
 from rfft.log import MetricsFile, TrainingDisplay, open_run, write_atomically, write_environment
 from rfft.results import SUMMARY, read_json
@@ -45,7 +46,11 @@ NOBODY = -1  # the label of a row that only fills up a process's part
 
 def train(config: RFNetTraining) -> Path:
     """Train, or go on with, the run that the config describes; returns its folder."""
-    run = Path(config.run.out) / config.run.name
+    with explained(lambda: "Set half of trainer.batch_size and twice trainer.accumulation, in a new run"):
+        return _train(config, Path(config.run.out) / config.run.name)
+
+
+def _train(config: RFNetTraining, run: Path) -> Path:
     if uses_deepspeed():
         raise UserError("RFNet is small and trains under DDP alone: take launch/multi_gpu.yaml")
     accelerator = start(config, run, broadcast_buffers=True)  # batch norm's

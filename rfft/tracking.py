@@ -6,6 +6,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rfft.config_file import flatten
 from rfft.log import write_atomically
 
 FILE = "tracker.json"
+INIT, FINISH = 60.0, 300.0  # seconds that W&B has to answer at first, and for the last uploads
 
 
 class Tracker:
@@ -37,21 +39,35 @@ class Tracker:
         config = {
             key: v if isinstance(v, (int, float, str)) else str(v) for key, v in flatten(self._config).items()
         }
-        options: dict[str, dict[str, Any]] = {}
-        if self._kind == "wandb":
-            from wandb import Settings
+        start = partial(self._accelerator.init_trackers, settings["project"], config=config)
+        if self._kind != "wandb":
+            start(init_kwargs={})
+            return
+        mode = wandb_mode()
+        try:
+            start(init_kwargs={"wandb": self._wandb_options(mode)})
+        except Exception as error:  # unreachable, or the key is refused
+            if mode != "online":
+                raise
+            self._console.print(f"warning: W&B cannot be reached ({_reason(error)}); recording offline")
+            start(init_kwargs={"wandb": self._wandb_options("offline")})
 
-            options["wandb"] = {
-                "name": self._config["run"]["name"],
-                "id": self._run_id(),
-                "resume": "allow",
-                "group": settings["group"],
-                "tags": settings["tags"],
-                "dir": str(self._run),
-                "mode": wandb_mode(),
-                "settings": Settings(silent=True, init_timeout=60),
-            }
-        self._accelerator.init_trackers(settings["project"], config=config, init_kwargs=options)
+    def _wandb_options(self, mode: str) -> dict[str, Any]:
+        from wandb import Settings
+
+        return {
+            "name": self._config["run"]["name"],
+            "id": self._run_id(),
+            "resume": "allow",
+            "group": self._config["tracker"]["group"],
+            "tags": self._config["tracker"]["tags"],
+            "dir": str(self._run),
+            "mode": mode,
+            # Without a network it would wait at the end for ever; what is not sent stays on disk.
+            "settings": Settings(
+                silent=True, init_timeout=INIT, finish_timeout=FINISH, finish_timeout_raises=True
+            ),
+        }
 
     def _run_id(self) -> str:
         """Kept in the run's folder, so that a resumed run goes on in W&B as well."""
@@ -113,10 +129,14 @@ class Tracker:
             action()
         except Exception as error:  # whatever the service throws: a run must not die of its log
             self._alive = False
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
             self._console.print(
-                f"warning: {self._kind} failed ({reason}); going on without it, metrics.jsonl has it all"
+                f"warning: {self._kind} failed ({_reason(error)}); going on without it, metrics.jsonl has "
+                "it all"
             )
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def wandb_mode() -> str:
@@ -126,6 +146,7 @@ def wandb_mode() -> str:
     import wandb
 
     try:
-        return "online" if wandb.login(prompt=False) else "offline"
+        # Not verified here: without a network that takes minutes.
+        return "online" if wandb.login(prompt=False, verify=False) else "offline"
     except Exception:  # a key that is not one
         return "offline"

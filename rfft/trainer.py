@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import timedelta
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,14 +12,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from rfft import build
+from rfft import build, check
 from rfft.checkpoint import Checkpoints
 from rfft.config import MAY_CHANGE, Config, to_yaml
+from rfft.data.samples import Skipped
 from rfft.distributed import check_launch, uses_deepspeed
 from rfft.errors import Interrupted, UserError
 from rfft.evaluate import Evaluator
+from rfft.faults import explained, require_agreement, warn_of_hanging_restarts
 from rfft.learner import Learner
-from rfft.log import open_run, write_environment
+from rfft.log import open_run, write_environment, write_skipped
 from rfft.processes import broadcast
 from rfft.rfnet_config import RFNetTraining
 from rfft.signals import StopSignals
@@ -29,15 +34,22 @@ MAX_SKIPPED_FP16 = 20  # there the loss scale has to find its level first
 def train(config: Config) -> Path:
     """Train, or go on with, the run that the config describes; returns its folder."""
     run = Path(config.run.out) / config.run.name
+    with explained(partial(memory_advice, config)):
+        return _train(config, run)
+
+
+def _train(config: Config, run: Path) -> Path:
     accelerator = start(config, run)
     bundle = build.build_bundle(config, accelerator.device)
     reward = build.build_reward(config, accelerator.device)
-    samples = build.build_samples(config, "train")
+    skipped: list[Skipped] = []
+    samples = build.build_samples(config, "train", skipped)
     evaluator = Evaluator(config, bundle, reward) if config.evaluate.enabled else None
     conditions = build.build_conditions(config, bundle, samples)
     if accelerator.is_main_process:  # only now: a mistake in the config leaves no folder behind
         open_run(run, to_yaml(config), MAY_CHANGE)
         write_environment(run)
+        write_skipped(run, [asdict(product) for product in skipped])
     accelerator.wait_for_everyone()
 
     extra = build.build_extra_rewards(config, samples, accelerator.device)
@@ -47,6 +59,7 @@ def train(config: Config) -> Path:
         if not found.exists():
             raise UserError(f"{found} is not on this machine: give a run.out that all machines share")
         learner.load(found)
+    require_agreement(accelerator, run, learner.counters.step, [sample.id for sample in samples])
     if not accelerator.is_main_process:
         meet(learner, evaluator)
         with StopSignals() as learner.signals:
@@ -77,11 +90,12 @@ def start(config: Config | RFNetTraining, run: Path, broadcast_buffers: bool = F
     kind = config.tracker.kind
     if kind != "none" and find_spec(kind) is None:
         raise UserError(f"tracker.kind={kind}: {kind} is not installed; run `pip install rfft[{kind}]`")
+    warn_of_hanging_restarts()
     check_launch(trainer.mixed_precision)
     on_cpu = not torch.accelerator.is_available()
-    handlers: list[object] = [DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers)]
-    if on_cpu and uses_deepspeed():  # else every process would think it is alone
-        handlers.append(InitProcessGroupKwargs(backend="gloo"))
+    timeout = timedelta(minutes=trainer.timeout_minutes)
+    # DeepSpeed's processes on CPUs would each think they are alone without being told how to talk.
+    backend = "gloo" if on_cpu and uses_deepspeed() else None
     accelerator = Accelerator(
         # Or several processes on CPUs would not know of each other; with it, accelerate forgets DeepSpeed.
         cpu=on_cpu and not uses_deepspeed(),
@@ -89,7 +103,10 @@ def start(config: Config | RFNetTraining, run: Path, broadcast_buffers: bool = F
         mixed_precision="no" if uses_deepspeed() else trainer.mixed_precision,
         log_with=None if kind == "none" else kind,
         project_dir=run,
-        kwargs_handlers=handlers,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers),
+            InitProcessGroupKwargs(backend, timeout=timeout),
+        ],
     )
     accelerator.gradient_accumulation_steps = trainer.accumulation  # not what a launch file says
     return accelerator
@@ -105,6 +122,18 @@ def meet(learner: Learner, evaluator: Evaluator | None) -> None:
     while (reference := broadcast(None)) is not None:
         with learner.averaged():
             evaluator(reference)
+
+
+def memory_advice(config: Config) -> str:
+    """What needs less memory, cheapest first, and where it goes; one line."""
+    facts = check.costs(config)  # without the generator's weights, on the CPU
+    phases = [f"{name[8:]} {size}" for name, size in facts.items() if name.startswith("memory: ")]
+    return (
+        "Try in this order: trainer.decode_batch=1 (the same result), model.gradient_checkpointing=true (the "
+        "same, a third more time), half of trainer.batch_size with twice trainer.accumulation; for an "
+        "evaluation, a smaller evaluate.batch_size. The same command with these goes on from the last "
+        f"checkpoint. Memory of a process: {', '.join(phases)}"
+    )
 
 
 def loop(learner: Learner, watch: Watch | None, evaluator: Evaluator | None) -> None:

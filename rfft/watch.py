@@ -63,6 +63,8 @@ class Watch:
         trainer, step = self.config.trainer, self.learner.counters.step
         self.metrics.write(step, scalars)
         self.tracker.log(scalars, step)
+        if self.learner.counters.skipped_in_a_row:
+            self.console.print(f"step {step} is skipped: its loss or gradient is not finite", style="red")
         regularizer = scalars.get(f"train/{REGULARIZERS[self.config.objective.regularizer]}", 0.0)
         self.display.update(step, scalars["train/f_ac"], regularizer, scalars["train/available"])
         if trainer.sample_every and step % trainer.sample_every == 0:
@@ -82,6 +84,7 @@ class Watch:
         self.tracker.close()
 
     def save(self) -> None:
+        self.metrics.sync()
         self.checkpoints.save(self.learner.counters.step, self.learner.weights(), self.learner.objects())
 
     def after(self) -> None:

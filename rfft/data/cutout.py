@@ -7,6 +7,7 @@ Boxes are (left, top, right, bottom).
 
 from __future__ import annotations
 
+import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,18 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from rfft.errors import UserError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")  # Pillow knows more, and runs Ghostscript for one of them
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    struct.error,
+)  # what Pillow's decoders raise on broken files
 
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -41,14 +54,14 @@ def load_cutout(path: Path, white_level: int | None, max_pixels: int) -> Pixels:
     """
     image = open_upright(path, max_pixels)
     if image.has_transparency_data:
-        source = np.asarray(image.convert("RGBA"))
+        source = _as(image, "RGBA", path)
     elif white_level is None:
         raise UserError(
             f"{path}: image without alpha; cut the product out, or make white transparent with "
             "data.white_to_alpha=true (--white-to-alpha)"
         )
     else:
-        colour = np.asarray(image.convert("RGB"))
+        colour = _as(image, "RGB", path)
         alpha = np.where((colour >= white_level).all(axis=2), 0, 255).astype(np.uint8)
         source = np.dstack([colour, alpha])
     if not (source[..., 3] > 127).any():
@@ -56,12 +69,19 @@ def load_cutout(path: Path, white_level: int | None, max_pixels: int) -> Pixels:
     return source
 
 
+def _as(image: Image.Image, mode: str, path: Path) -> Pixels:
+    try:
+        return np.asarray(image.convert(mode))
+    except ValueError as error:  # CIE Lab, for example
+        raise UserError(f"{path}: {error}; save the picture as {mode}") from None
+
+
 def open_upright(path: Path, max_pixels: int) -> Image.Image:
     """Decode a picture, upright; nothing is decoded before its size is known to be sane."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-            image = Image.open(path)
+            image = Image.open(path, formats=FORMATS)
         width, height = image.size
         if width * height > max_pixels:
             raise UserError(f"{path}: {width} x {height} pixels are more than max_pixels={max_pixels}")
@@ -70,7 +90,7 @@ def open_upright(path: Path, max_pixels: int) -> Image.Image:
         raise UserError(f"{path}: no such image") from None
     except Image.DecompressionBombError:
         raise UserError(f"{path}: far more pixels than max_pixels={max_pixels}") from None
-    except (OSError, SyntaxError, ValueError, EOFError):  # what Pillow's decoders raise on broken files
+    except DECODER_ERRORS:
         raise UserError(f"{path}: not a readable image") from None
 
 

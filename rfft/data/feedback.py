@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rfft.data.pictures import BrokenFile, read_header
 from rfft.errors import UserError
 from rfft.types import LABELS
 
@@ -26,6 +27,7 @@ Pixels = NDArray[np.uint8]
 UNSUITABLE = 2  # the product photo itself is broken: left out
 CODE_OF_CLASS = (1, 3, 4, 5, 6)  # RF1M's label of each class, in the order of LABELS
 CLASS_OF_CODE = {str(code): label for label, code in enumerate(CODE_OF_CLASS)}
+LONGEST_NAME = 250  # bytes; what file systems take
 LABEL_FILE, PROMPT_FILE = "label.txt", "prompts.jsonl"
 
 
@@ -92,7 +94,7 @@ def _columns(line: str, place: str) -> tuple[str, int | None, str]:
             f"{place}: {len(columns)} columns; expected name, label and caption, separated by tabs"
         )
     name, code, caption = (column.strip() for column in columns)
-    if not name or Path(name).name != name:
+    if Path(name).name != name or name in ("", "..") or "\0" in name or len(name.encode()) > LONGEST_NAME:
         raise UserError(f"{place}: {name!r} is no plain file name")
     label = class_of(code, place)
     if label is not None and not caption:
@@ -116,7 +118,7 @@ def _prompts(file: Path) -> dict[str, str]:
         try:
             row = json.loads(line)
             prompts[str(row["id"])] = str(row["prompt"])
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f"{place}: expected a JSON object with id and prompt") from None
     return prompts
 
@@ -135,8 +137,15 @@ def _lines(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_picture(path: Path, flags: int) -> Pixels:
-    """`flags`: of cv2.imread."""
-    picture = cv2.imread(str(path), flags) if path.is_file() else None
+    """`flags`: of cv2.imread; nothing is decoded before its size is known to be sane."""
+    try:
+        data = path.read_bytes()
+        read_header(data)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except BrokenFile as error:
+        raise UserError(f"{path}: {error}") from None
+    except (OSError, ValueError, cv2.error):
+        picture = None
     if picture is None:
         raise UserError(f"{path}: missing or not a readable image")
     return picture.astype(np.uint8, copy=False)

@@ -66,7 +66,7 @@ def _rows(generated: Path) -> dict[str, dict[str, Any]]:
                 raise TypeError
     except FileNotFoundError:
         raise UserError(f"{generated}: no {GENERATED}; give a folder that `rfft generate` wrote") from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{file}: damaged; give a folder that `rfft generate` wrote") from None
     if any("product" not in row for row in rows):
         raise UserError(f"{file}: written before products were kept beside the pictures; generate again")
@@ -107,6 +107,8 @@ def _read_labels(file: Path) -> list[tuple[str, str, str]]:
             ]
     except UnicodeDecodeError:
         raise UserError(f"{file}: not a UTF-8 text file") from None
+    except csv.Error as error:
+        raise UserError(f"{file}: no CSV file: {error}") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
 

@@ -6,7 +6,6 @@ Arrays are uint8: RGB [H,W,3], RGBA [H,W,4] with straight alpha, grey [H,W].
 from __future__ import annotations
 
 import io
-import struct
 import warnings
 from typing import Any, Literal
 
@@ -15,23 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rfft.data.cutout import resize_rgba
+from rfft.data.cutout import DECODER_ERRORS, resize_rgba
 
 Pixels = NDArray[np.uint8]
 Mode = Literal["RGB", "RGBA", "L"]
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # formats that are read at all
 MAX_PIXELS = 50_000_000
-_DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    struct.error,
-)  # what Pillow's decoders raise on broken files
 
 
 class BrokenFile(Exception):
@@ -46,7 +35,7 @@ def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=tuple(EXTENSIONS))
     except Image.DecompressionBombError:
         raise BrokenFile(f"more than {max_pixels} pixels") from None
-    except _DECODER_ERRORS:
+    except DECODER_ERRORS:
         raise BrokenFile("not a readable picture (JPEG, PNG or WebP)") from None
     if image.width * image.height > max_pixels:
         raise BrokenFile(f"more than {max_pixels} pixels: {image.width} x {image.height}")
@@ -67,7 +56,7 @@ def decode(image: Image.Image, mode: Mode, size: tuple[int, int] | None = None) 
             pixels = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
         else:
             pixels = np.asarray(image.convert(mode))
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise BrokenFile(f"damaged picture: {error}") from None
     return resize(pixels, size) if size else pixels
 

@@ -13,6 +13,7 @@ from typing import Any
 from rfft.errors import UserError
 
 SUFFIXES = (".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg")
+LONGEST_ID = 200  # bytes; file systems take 255, and something is added
 COLOURS = ("cream", "beige", "ivory", "light grey", "pale pink", "pale yellow", "sky blue", "sage green")
 
 
@@ -83,9 +84,10 @@ def _from_manifest(manifest: Path) -> Iterator[Product]:
         if not isinstance(row, dict):
             raise UserError(f"{place}: expected a JSON object with id, image and caption")
         name = _text(row, "id", place)
-        if not re.fullmatch(r"\w[\w. -]*", name):
+        if not re.fullmatch(r"\w[\w. -]*", name) or len(name.encode()) > LONGEST_ID:
             raise UserError(
-                f"{place}: id {name!r} must be fit for a file name: letters, digits, '-', '_', '.'"
+                f"{place}: id {name!r} must be fit for a file name: letters, digits, '-', '_', '.'; "
+                f"{LONGEST_ID} bytes at most"
             )
         yield Product(
             id=name,
@@ -100,11 +102,16 @@ def _from_manifest(manifest: Path) -> Iterator[Product]:
 def inside(folder: Path, name: str, place: str) -> Path:
     """A picture below the manifest's folder; neither `..` nor a link may lead out of it."""
     path = folder / name
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        within = not Path(name).is_absolute() and path.resolve().is_relative_to(folder.resolve())
+        exists = path.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, links in a circle
+        within, exists = True, False
+    if not within:
         raise UserError(
             f"{place}: image {name!r} leads out of the manifest's folder; put the picture inside it"
         )
-    if not path.is_file():
+    if not exists:
         raise UserError(f"{place}: image {name!r} does not exist below {folder}")
     return path
 
@@ -152,6 +159,8 @@ def _optional_text(row: dict[str, Any], key: str, place: str) -> str | None:
     text = row.get(key)
     if text is not None and not isinstance(text, str):
         raise UserError(f"{place}: {key} is {text!r}; it must be a text")
+    if text is not None and not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError(f"{place}: {key} is no text: half of a pair of UTF-16 escapes in it")
     return text
 
 
@@ -182,3 +191,5 @@ def _parse_json(text: str, file: Path, line: int = 1) -> Any:
         raise UserError(f"{place}: broken JSON at column {error.colno}: {error.msg}") from None
     except RecursionError:
         raise UserError(f"{file}:{line}: broken JSON: nested too deeply") from None
+    except ValueError:  # Python's own limit
+        raise UserError(f"{file}:{line}: broken JSON: a number of too many digits") from None

@@ -217,7 +217,7 @@ def _add_prompts(db: sqlite3.Connection, source: Source, entry: Entry) -> None:
         try:
             row = json.loads(line)
             db.execute("INSERT OR REPLACE INTO prompt VALUES (?, ?)", (str(row["id"]), str(row["prompt"])))
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f"{entry}:{number}: expected a JSON object with id and prompt") from None
 
 

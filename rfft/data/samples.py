@@ -6,6 +6,7 @@ Shapes: H W source pixels, S the side of the square canvas.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -35,6 +36,14 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A product that was left out, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Framing:
     """How products come onto the canvas."""
 
@@ -51,35 +60,48 @@ def load_samples(
     count: int | None = None,
     prompts_per_product: int = 1,
     seed: int = 0,
+    skipped: list[Skipped] | None = None,
 ) -> list[Sample]:
     """Samples of the first `count` products (None: all), each with `prompts_per_product` prompts.
 
     source: a folder, a manifest or adworld:SPLIT; prompts: a prompt file, dealt out in turn, or None for the
-    products' own prompts (one each).
+    products' own prompts (one each); skipped: is given the products that cannot be used, None: the first of
+    them is an error.
     """
     if source.startswith(ADWORLD):
         samples = _from_adworld(source, framing.size, count or ADWORLD_PRODUCTS, prompts_per_product, seed)
         return samples if prompts is None else _with_prompts(samples, read_prompts(prompts), seed)
     products = read_products(source)[:count]
     if prompts is None:
-        return [_sample(product, _own_prompt(product, source), "", framing, seed) for product in products]
-    known = read_prompts(prompts)
-    turns = min(prompts_per_product, len(known))
-    return [
-        _sample(product, known[(i * turns + turn) % len(known)], f"-{turn}" * (turns > 1), framing, seed)
-        for i, product in enumerate(products)
-        for turn in range(turns)
-    ]
+        dealt = [[_own_prompt(product, source)] for product in products]
+    else:
+        known = read_prompts(prompts)
+        turns = min(prompts_per_product, len(known))
+        dealt = [
+            [known[(i * turns + turn) % len(known)] for turn in range(turns)] for i in range(len(products))
+        ]
+    found: list[Sample] = []
+    for product, chosen in zip(products, dealt, strict=True):
+        try:
+            found += _samples_of(product, chosen, framing, seed)
+        except UserError as error:
+            if skipped is None:
+                raise
+            skipped.append(Skipped(product.id, str(error)))
+    if skipped and not found:
+        raise UserError(f"{source}: none of the {len(products)} products can be used: {skipped[0].reason}")
+    return found
 
 
-def _sample(product: Product, prompt: Prompt, suffix: str, framing: Framing, seed: int) -> Sample:
+def _samples_of(product: Product, prompts: list[Prompt], framing: Framing, seed: int) -> Iterator[Sample]:
     source = load_cutout(product.image, framing.white_level, framing.max_pixels)
-    scale = framing.scale and (product.image_scale or prompt.image_scale or framing.scale)
-    canvas, placement = place(source, framing.size, scale, prompt.matting)
-    name = product.id + suffix
-    text = prompt.fill(random.Random(f"{seed}/{name}"))
-    negative = product.negative_prompt or prompt.negative
-    return Sample(name, canvas, product.caption, text, negative, {}, source, placement)
+    for turn, prompt in enumerate(prompts):
+        scale = framing.scale and (product.image_scale or prompt.image_scale or framing.scale)
+        canvas, placement = place(source, framing.size, scale, prompt.matting)
+        name = product.id + f"-{turn}" * (len(prompts) > 1)
+        text = prompt.fill(random.Random(f"{seed}/{name}"))
+        negative = product.negative_prompt or prompt.negative
+        yield Sample(name, canvas, product.caption, text, negative, {}, source, placement)
 
 
 def _own_prompt(product: Product, source: str) -> Prompt:

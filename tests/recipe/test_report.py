@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from rfft import results
@@ -120,7 +121,10 @@ def test_nothing_is_loaded_from_elsewhere(run: Path) -> None:
     assert "@import" not in text and not re.search(r"url\(\s*['\"]?(?!data:)", text)
 
 
-def test_captions_cannot_be_html(run: Path) -> None:
+def test_captions_and_names_cannot_be_html(run: Path) -> None:
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings["run"]["name"] = EVIL  # no config that is loaded may have such a name
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
     text = write_report(run).read_text()
     page = Page(text)
     assert "script" not in page.tags

@@ -98,6 +98,15 @@ def test_a_damaged_one_is_passed_over(
     assert checkpoints.latest() == tmp_path / "step-000002"
 
 
+def test_damaged_newer_ones_do_not_push_out_the_good_one(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (10, 20):
+        checkpoints.save(step, {"adapter": {"w": torch.ones(1)}}, {})
+    (tmp_path / "step-000020" / "state.pt").unlink()
+    Checkpoints(tmp_path, keep=1).save(15, {"adapter": {"w": torch.ones(1)}}, {})  # resumed, interrupted
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000015"]
+
+
 @pytest.mark.parametrize("writer", ["save_file", "_sync"])
 def test_a_full_disk_costs_nothing_but_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str

@@ -59,6 +59,7 @@ def test_a_record_loads_its_pictures(folder):
         ("a.png\t1\tx\nb.png\t7\tx\n", "label.txt:2: label '7' is none of 1 available"),
         ("a.png\t1\t \n", "label.txt:1: a.png has no caption"),
         ("../a.png\t1\tx\n", "no plain file name"),
+        ("..\t1\tx\n", "no plain file name"),
         ("a.png\t1\tx\n\na.png\t1\tx\n", "label.txt:3: a.png occurs twice"),
         ("a.png\t2\tx\n", "no usable record"),
         ("", "no usable record"),
@@ -82,6 +83,13 @@ def test_a_product_without_alpha_is_refused(folder):
     cv2.imwrite(str(folder / "products/a.png"), np.zeros((8, 6, 3), np.uint8))
     (record,) = read_feedback(labels(folder, "a.png\t1\tx\n"))
     with pytest.raises(UserError, match=r"products/a.png: a product needs an alpha channel"):
+        record.load()
+
+
+def test_a_bomb_is_not_decoded(folder):
+    cv2.imwrite(str(folder / "images/a.png"), np.zeros((7100, 7100), np.uint8))  # 50 million pixels, 50 kB
+    (record,) = read_feedback(labels(folder, "a.png\t1\tx\n"))
+    with pytest.raises(UserError, match=r"images/a.png: more than 50000000 pixels"):
         record.load()
 
 

@@ -35,7 +35,8 @@ def test_a_resumed_run_has_every_step_once(tmp_path):
 
 
 def test_environment_tells_versions_but_no_names(monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    for name in ("WANDB_API_KEY", "HF_TOKEN"):
+        monkeypatch.setenv(name, "0123456789abcdef")
     facts = environment()
     assert facts["packages"]["torch"] and facts["cpus"] == os.cpu_count()
     text = json.dumps(facts)

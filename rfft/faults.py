@@ -1,0 +1,75 @@
+"""What ends a training run from outside of the maths, said in one line: memory, and other processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed import DistError
+
+from rfft.errors import Interrupted, UserError
+
+log = logging.getLogger(__name__)
+# gloo raises plain RuntimeErrors; the words are those of its transports and of torch's stores.
+_LOST = ("gloo", "connection closed by peer", "connection reset by peer", "broken pipe", "timed out waiting")
+
+
+@contextmanager
+def explained(advice: Callable[[], str]) -> Iterator[None]:
+    """Within it, lack of memory and the loss of another process end a run with one line.
+
+    `advice`: what helps against lack of memory; asked for only then.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise UserError(f"out of memory ({_first_sentence(error)}). {advice()}") from error
+        if is_lost_process(error):
+            raise Interrupted(
+                f"process {os.environ.get('RANK', 0)}: another process has ended or hangs "
+                f"({_first_sentence(error)}); the launcher names it. The same command goes on from the last "
+                "checkpoint, torchrun with --max-restarts by itself"
+            ) from error
+        raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of an accelerator, or of the machine."""
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def is_lost_process(error: BaseException) -> bool:
+    said = str(error).lower()
+    return isinstance(error, DistError) or any(words in said for words in _LOST)
+
+
+def _first_sentence(error: BaseException) -> str:
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return line.partition(". ")[0]
+
+
+def warn_of_hanging_restarts() -> None:
+    """torchrun's restarted processes find the addresses of the dead ones in its shared store, and hang."""
+    known = os.environ.get
+    restarts = int(known("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if restarts and known("TORCHELASTIC_USE_AGENT_STORE") == "True" and known("RANK", "0") == "0":
+        log.warning("a restart by torchrun would hang: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun")
+
+
+def require_agreement(accelerator: Any, run: Path, step: int, ids: Sequence[str]) -> None:
+    """All processes must go on from one checkpoint with one list of products; machines may differ."""
+    here = torch.tensor([[step, zlib.crc32("\n".join(ids).encode())]], device=accelerator.device)
+    for found, what in zip(accelerator.gather(here).T, ("checkpoint", "products"), strict=True):
+        if (found != found[0]).any():
+            raise UserError(
+                f"{run}: the processes see different {what}; run folder and data must lie where all machines "
+                "see the same files"
+            )

@@ -1,0 +1,133 @@
+"""`python -m tests.attempts FAULT ARGUMENTS...`: the real command, `rfft ARGUMENTS...` in bad luck.
+
+Every attempt is a fork of this process, so that imports are paid once. Prints what happened as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import psutil
+
+from rfft import cli, evaluate, learner, tracking, trainer
+
+SAVED = ("adapter.safetensors", "ema.safetensors", "state.pt", "sha256.json")
+SAME = ("metrics.jsonl", "export/diffusers/pytorch_lora_weights.safetensors")
+Luck = Callable[[], object]
+
+
+def attempt(arguments: list[str], luck: Luck = lambda: None) -> int:
+    """Exit code; below zero: the signal that ended it. `luck` is called first, in the new process."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code: object = 1
+    try:
+        luck()
+        sys.argv = ["rfft", *arguments]
+        cli.main()
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+    return 1
+
+
+def on_writes(act: Callable[[int], object]) -> Luck:
+    """Calls act(n) at the n-th step of writing and rotating checkpoints, as Python's audit events tell."""
+    steps = count(1)
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" or event.startswith(("os.", "shutil.")):
+            paths = [str(path) for path in arguments[:2] if isinstance(path, (str, os.PathLike))]
+            if any("checkpoints" in path or path in SAVED for path in paths):
+                act(next(steps))
+
+    return lambda: sys.addaudithook(watch)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def after(seconds: float) -> Luck:
+    timer = threading.Timer(seconds, die)
+    timer.daemon = True
+    return timer.start
+
+
+def at_write(wanted: int) -> Luck:
+    return on_writes(lambda step: die() if step == wanted else None)
+
+
+def kill(arguments: list[str], kills: int) -> dict[str, int]:
+    """Killed at random moments and within checkpoints, again and again; the result must not change."""
+    rng, notes, began = random.Random(kills), Path("writes"), time.monotonic()
+    writing = on_writes(lambda step: notes.write_text(str(step)))
+    assert attempt([*arguments, "run.name=whole"], writing) == 0
+    seconds, writes = time.monotonic() - began, int(notes.read_text())
+    done = {"kills": 0, "in_a_write": 0, "runs": 0}
+    while done["kills"] < kills:
+        name = f"killed-{done['runs']}"
+        code = -signal.SIGKILL
+        while code == -signal.SIGKILL:
+            in_a_write = done["kills"] % 2 == 0
+            luck = at_write(rng.randint(1, writes)) if in_a_write else after(rng.uniform(0, seconds))
+            code = attempt([*arguments, f"run.name={name}"], luck if done["kills"] < kills else lambda: None)
+            done["kills"] += code == -signal.SIGKILL
+            done["in_a_write"] += code == -signal.SIGKILL and in_a_write
+        assert code == 0, code
+        whole, killed = Path("runs/whole"), Path("runs", name)
+        last = max(path.name for path in (whole / "checkpoints").glob("step-*"))
+        for file in (*SAME, *(f"checkpoints/{last}/{part}" for part in SAVED[:2])):
+            assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
+        done["runs"] += 1
+    return done
+
+
+def full(arguments: list[str]) -> dict[str, object]:
+    """The disk is full while a checkpoint is saved (by tests.toys:Faulty); then there is space again."""
+    first = attempt(arguments)
+    kept = sorted(path.name for path in Path("runs/small/checkpoints").iterdir())
+    Path("runs/ballast").unlink()
+    return {"first": first, "kept": kept, "second": attempt(arguments)}
+
+
+def without_wandb() -> None:
+    """W&B does not answer; then, before the second micro-batch, its process dies."""
+    tracking.INIT = 2.0
+    micro_batch, calls = learner.Learner.micro_batch, count(1)
+
+    def disturbed(self: learner.Learner, micro: int) -> object:
+        if next(calls) == 2:
+            for child in psutil.Process().children(recursive=True):
+                if "wandb" in child.name():
+                    child.kill()
+                    child.wait()
+        return micro_batch(self, micro)
+
+    learner.Learner.micro_batch = disturbed  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    evaluate.REFERENCE_IMAGES = 8
+    assert trainer.train  # imported here, not in every attempt
+    what, *rest = sys.argv[1:]
+    found: object = None
+    if what == "kill":
+        found = kill(rest, int(os.environ.get("KILLS", "1")))
+    elif what == "full":
+        found = full(rest)
+    else:
+        found = attempt(rest, without_wandb)
+    sys.stdout.write(json.dumps(found) + "\n")
