@@ -190,3 +190,33 @@ def test_two_processes_validate_as_one(rfft: Rfft, settings: Path, scenes: Path,
     assert rfft("rfnet", "evaluate", "runs/small", "--data", str(scenes / "val"))[0] == 0
     assert figures("runs/small")["confusion"] == validated["confusion"]
     assert figures("runs/small")["loss"] == pytest.approx(validated["loss"], rel=1e-5)
+
+
+def test_from_shards_a_resume_is_exact_too(rfft: Rfft, settings: Path, scenes: Path) -> None:
+    """Prepared with the networks' own maps, as maps.known=false asks."""
+    config = yaml.safe_load(settings.read_text())
+    networks = [f"--{kind}={config['maps'][kind]}" for kind in ("depth", "saliency")]
+    for part in ("train", "val"):
+        prepare = ["data", "prepare-rf1m", str(scenes / part), part, "--size=32", "--raw", "--shard-size=4"]
+        code, told = rfft(*prepare, *networks, "--workers=1", "--no-known-maps")
+        assert code == 0, told
+    data = ["data.train=[train]", "data.validation=[val]"]
+    every = ["rfnet", "train", str(settings), "trainer.checkpoint_every=2", "data.workers=1"]
+    for overrides in (
+        ["run.name=whole", "trainer.steps=4"],
+        ["run.name=parts", "trainer.steps=2"],
+        ["run.name=parts", "trainer.steps=4"],
+    ):
+        code, told = rfft(*every, *data, *overrides)
+        assert code == 0, told
+    for name in ("metrics.jsonl", "checkpoints/step-000004/rfnet.safetensors", "evaluation.json"):
+        assert Path("runs/whole", name).read_bytes() == Path("runs/parts", name).read_bytes(), name
+    assert figures("runs/whole")["pictures"] == 11
+
+    code, told = rfft("rfnet", "evaluate", "runs/whole", "--data", "val", "--out", "again")
+    assert code == 0, told
+    assert figures("again")["confusion"] == figures("runs/whole")["confusion"]
+    code, told = rfft(*every, "data.train=[train]", "data.validation=[]", "run.name=new")
+    assert code == 2 and "name others for validation with data.validation" in told
+    code, told = rfft(*every, *data, "maps.depth=rf-tiny-depth", "run.name=new")
+    assert code == 2 and "prepare it with --no-known-maps --depth rf-tiny-depth" in told
