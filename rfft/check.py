@@ -75,7 +75,7 @@ def rolled(config: Config) -> tuple[int, int]:
 def costs(config: Config) -> dict[str, str]:
     """Parameters, FLOPs of an optimizer step and memory of a process, without the generator's weights."""
     model, trainer = config.model, config.trainer
-    bundle = load_skeleton(model.bundle, model.controlnet)
+    bundle = load_skeleton(model.bundle, model.controlnet, model.tiny_vae)
     bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
     if model.gradient_checkpointing:
         bundle.enable_gradient_checkpointing()
@@ -118,9 +118,9 @@ def _calls(config: Config, bundle: Bundle, reward: RewardModel) -> tuple[Cost, C
             denoiser = cost(lambda: torch.cat(cfg_eps(bundle.denoiser, batch.noise, t, batch)), weights)
         part = batch.index(slice(trainer.decode_batch or trainer.batch_size))
         x0 = part.noise.requires_grad_()
-        frozen = [*bundle.vae.parameters(), *reward.parameters()]
+        frozen = [p for module in (*bundle.modules, reward) for p in module.parameters()]
         with torch.autocast("cpu", half, enabled=half is not None):
-            return denoiser, cost(lambda: reward(render(bundle, x0, part), part), frozen)
+            return denoiser, cost(lambda: reward(render(bundle, x0, part, preview=True), part), frozen)
 
 
 def _gib(size: float) -> str:

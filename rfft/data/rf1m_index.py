@@ -27,7 +27,7 @@ ROLES = {  # in this order: "rgba_images" holds products
     "image": {"image", "images", "img", "imgs", "picture", "pictures"},
 }
 MAPS = ("depth", "saliency")
-MADE = "made-(depth|saliency)-"  # a folder of maps that networks made for plain files (data/maps.py): left alone
+MADE = "made-(depth|saliency)-"  # folders of maps that training made (data/maps.py): left alone
 
 _SCHEMA = """
 CREATE TABLE file(id INTEGER PRIMARY KEY, role TEXT, stem TEXT, archive TEXT, member TEXT, size INT,
