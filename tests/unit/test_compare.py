@@ -1,11 +1,15 @@
 """`rfft compare` reads finished runs and leaves a table and a figure."""
 
 import json
+import re
+from dataclasses import asdict
+from pathlib import Path
 
 import cv2
 import pytest
 
 from rfft.compare import compare, method_of
+from rfft.config import load_config
 from rfft.errors import UserError
 
 
@@ -57,6 +61,14 @@ def test_table_has_the_base_model_and_every_run(tmp_path):
 def test_methods_have_the_papers_names(objective, state, evaluate, name):
     config = {"objective": objective, "rollout": {"grad_steps": 4}, "evaluate": evaluate}
     assert method_of(config, state) == name
+
+
+def test_make_compare_trains_the_papers_methods():
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text().replace("\\\n", " ")
+    methods = re.search("^METHODS := (.*)$", makefile, re.MULTILINE)[1].split()
+    configs = [load_config("tiny", method.split(":")[1:]) for method in methods]
+    names = [method_of(asdict(config), "tuned") for config in configs]
+    assert names == ["ReFL", "DRaFT-4", "kl, beta 10", "cc, beta 0.02"]
 
 
 def test_a_run_that_is_not_finished_is_named(tmp_path):
