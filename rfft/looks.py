@@ -52,8 +52,8 @@ class Looks:
         return found
 
     def fid_figures(self, images: Tensor) -> dict[str, Any]:
-        """FID of pictures [P,3,H,W], if it is wanted."""
-        if self.reference is None:
+        """FID of pictures [P,3,H,W], if it is wanted and they are enough for a covariance."""
+        if self.reference is None or len(images) < 2:
             return {}
         return {"fid": fid(self._embed(images), self.reference), "fid_space": self.space}
 
