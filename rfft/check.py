@@ -14,6 +14,7 @@ from rfft.diffusion import cfg_eps
 from rfft.estimate import Cost, cost, fake, imagine, weight_bytes
 from rfft.models.auxiliary import find_depth
 from rfft.models.bundle import Bundle
+from rfft.models.lora import merged_bytes
 from rfft.models.pretrained import find_folder
 from rfft.models.reward import RewardModel
 from rfft.models.skeleton import load_skeleton, skeleton_batch
@@ -92,15 +93,18 @@ def costs(config: Config) -> dict[str, str]:
     flops = trainer.accumulation * (forwards * denoiser.forward + trained * denoiser.backward + judged)
     weights = weight_bytes([*bundle.modules, bundle.unwrapped, reward])
     adam = 12 * sum(sizes)  # gradient and two moments, fp32
+    # The rollout's merged copy is gone before the forward with gradient.
+    merged, waiting = merged_bytes(bundle.unwrapped), denoiser.activations + judge.activations
     return {
         "trained": f"{', '.join(model.train)}: {sum(sizes):,} parameters in {len(sizes)} tensors",
         "parameters in all": f"{total:,}",
         "per optimizer step and process": f"{flops / 1e12:,.2f} TFLOP",
         "memory: weights": _gib(weights),
         "memory: gradients and optimizer": _gib(adam),
+        "memory: rollout's merged weights": _gib(merged),
         "memory: denoiser's activations": _gib(denoiser.activations),
         "memory: decoder's and reward's": _gib(judge.activations),
-        "memory: together, at least": _gib(weights + adam + denoiser.activations + judge.activations),
+        "memory: together, at least": _gib(weights + adam + max(merged, waiting)),
     }
 
 

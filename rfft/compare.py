@@ -63,7 +63,7 @@ def _read(run: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
 
 def _rows(read: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]]) -> list[Row]:
     """The base model of the first training run, then every run."""
-    rows = []
+    rows: list[Row] = []
     for run, _, summary in read:
         if "tuned" in summary and not rows:
             rows.append(Row("base", "base", "base", "", summary["base"], run, "base"))

@@ -78,11 +78,9 @@ def build_data(config: RFNetTraining, accelerator: Any) -> tuple[Pictures, Pictu
     if are_shards([*config.data.train, *config.data.validation]):
         if not config.data.validation:
             raise UserError("data.train names shards: name others for validation with data.validation")
-        training, validation = (
-            open_shards(folders, size, config.maps, coarse)
-            for folders in (config.data.train, config.data.validation)
-        )
-        return training, validation
+        both = config.data.train, config.data.validation
+        train, held_out = (open_shards(folders, size, config.maps, coarse) for folders in both)
+        return train, held_out
     records = split_records(config.data)
     maps = build_maps(config.maps, config.rfnet.drop)
     part = slice(accelerator.process_index, None, accelerator.num_processes)

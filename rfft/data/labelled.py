@@ -44,7 +44,7 @@ class Reading:
 class Pictures(Protocol):
     """Labelled pictures, wherever they lie."""
 
-    counts: Sequence[int]  # of each class
+    counts: list[int]  # of each class
 
     def endless(self, reading: Reading, first: int, seed: int, mirror: bool) -> DataLoader[Item]:
         """This process's micro-batches from number `first` on: a function of seed and place alone."""

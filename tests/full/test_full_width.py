@@ -31,12 +31,13 @@ def test_a_step_takes_the_memory_that_was_foretold(name: str, mode: str, tmp_pat
     assert math.isfinite(found["loss"]) and found["grad_norm"] > 0
     assert found["moved"] > 0.99 * found["watched"]
 
-    foretold = float(costs(settings(name, mode, tmp_path, []))[TOGETHER].removesuffix(" GiB"))
+    facts = costs(settings(name, mode, tmp_path, []))
+    foretold = float(facts[TOGETHER].removesuffix(" GiB"))
     taken = (found["peak"] - found["before"]) / 2**30
     gib = {key: found[key] / 2**30 for key in ("peak", "before")}
     print(
         f"\n{name} {mode}: {found['parameters'] / 1e6:,.0f} M parameters; peak {gib['peak']:.2f} GiB, of it "
         f"libraries and rewards {gib['before']:.2f}; foretold without libraries {foretold:.2f}; "
-        f"{found['cpu_seconds']:.0f} CPU seconds"
+        f"{found['cpu_seconds']:.0f} CPU seconds\n{facts}"
     )
     assert taken == pytest.approx(foretold, rel=TOLERANCE)
