@@ -52,7 +52,7 @@ compare: setup  ## base, prompt engineering, ReFL, DRaFT-K, RFFT-KL, RFFT-CC: th
 test: setup  ## the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q  # small tensors: more threads only wait for each other
 
-test-full: setup  ## one step of full-width SD 1.5 and SDXL in each mode (8 GB of memory, minutes each)
+test-full: setup  ## one step of full-width SD 1.5 and SDXL in each mode (up to 8 GB of memory, minutes each)
 	$(BIN)/pytest -q -m full -s tests/full
 
 lint: setup  ## style, undefined names, complexity, the dependency rule, types
