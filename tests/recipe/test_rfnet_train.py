@@ -178,12 +178,7 @@ def test_a_mistake_leaves_nothing_behind(rfft: Rfft, settings: Path, override: s
 @pytest.mark.slow
 def test_two_processes_validate_as_one(rfft: Rfft, settings: Path, scenes: Path, tmp_path: Path) -> None:
     """Batch statistics are each process's own, so the weights differ from one process's; the figures hold."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, *TORCHRUN, "rfnet", "train", str(settings), "trainer.steps=2"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    two_processes(tmp_path, "rfnet", "train", str(settings), "trainer.steps=2")
     validated = figures("runs/small")
     assert [row["step"] for row in rows("small")] == [1, 2, 2] and validated["pictures"] == 11
     assert json.loads(Path("runs/small/summary.json").read_text())["pictures"] == 2 * 4 * 2
@@ -220,3 +215,25 @@ def test_from_shards_a_resume_is_exact_too(rfft: Rfft, settings: Path, scenes: P
     assert code == 2 and "name others for validation with data.validation" in told
     code, told = rfft(*every, *data, "maps.depth=rf-tiny-depth", "run.name=new")
     assert code == 2 and "prepare it with --no-known-maps --depth rf-tiny-depth" in told
+
+
+@pytest.mark.slow
+def test_two_processes_share_shards(rfft: Rfft, settings: Path, scenes: Path, tmp_path: Path) -> None:
+    """The one shard of the validation is read by the first process; the second has nothing to judge."""
+    for part, size in (("train", 12), ("val", 100)):
+        options = ["--size=32", "--raw", f"--shard-size={size}", "--workers=1"]
+        code, told = rfft("data", "prepare-rf1m", str(scenes / part), part, *options)
+        assert code == 0, told
+    data = ["data.train=[train]", "data.validation=[val]", "maps.known=true"]
+    two_processes(tmp_path, "rfnet", "train", str(settings), "trainer.steps=2", *data)
+    assert figures("runs/small")["pictures"] == 11
+    assert json.loads(Path("runs/small/summary.json").read_text())["pictures"] == 2 * 4 * 2
+
+
+def two_processes(folder: Path, *arguments: str) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, *TORCHRUN, *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr
