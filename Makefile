@@ -4,7 +4,7 @@ EXTRAS ?= dev
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation test test-launch test-faults lint format clean
+.PHONY: help setup demo ablation compare test test-launch test-faults test-full lint format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /\1\t/' | expand -t 12
@@ -31,6 +31,25 @@ ablation: setup  ## no regulariser, KL and CC compared: a table and a figure in 
 	    $(BIN)/rfft train configs/tiny.yaml run.name=ablation-$$(echo $$arm | tr ':' ' ') $(ABLATION); done
 	$(BIN)/rfft compare $(foreach arm,$(ARMS),runs/ablation-$(firstword $(subst :, ,$(arm)))) --out runs/ablation
 
+# The paper's table: the base model, the same with other words, and one run for each way to train it. SETTINGS go
+# to all of them, CONFIG may be any base's.
+CONFIG ?= configs/tiny.yaml
+METHODS := refl:objective.regularizer=none:objective.guidance_scale=1 \
+           draft:objective.through=draft:objective.regularizer=none:rollout.grad_steps=4 \
+           kl:objective.regularizer=kl:objective.beta=10 cc:objective.regularizer=cc:objective.beta=0.02
+WORDS := a sharp professional product photo, high quality
+UNWANTED := floating, wrong size, cluttered, deformed, extra legs
+SETTINGS :=
+TABLE := runs/compare
+
+compare: setup  ## base, prompt engineering, ReFL, DRaFT-K, RFFT-KL, RFFT-CC: the paper's table (an hour on two cores)
+	$(BIN)/rfft evaluate $(CONFIG) run.name=compare-prompteng "evaluate.quality_words=$(WORDS)" \
+	    "evaluate.negative_prompt=$(UNWANTED)" $(SETTINGS)
+	@set -e; for method in $(METHODS); do \
+	    $(BIN)/rfft train $(CONFIG) run.name=compare-$$(echo $$method | tr ':' ' ') $(SETTINGS); done
+	$(BIN)/rfft compare runs/compare-prompteng \
+	    $(foreach method,$(METHODS),runs/compare-$(firstword $(subst :, ,$(method)))) --out $(TABLE)
+
 test: setup  ## the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q  # small tensors: more threads only wait for each other
 
@@ -41,6 +60,9 @@ test-launch: setup  ## start the launch files for CPUs: DDP, ZeRO-2, two torchru
 test-faults: setup  ## faults injected: killed at 20 points, lost processes, full disks, malformed input (20 minutes)
 	KILLS=20 FUZZ=3000 OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "faults or not faults" \
 	    tests/recipe/test_faults.py tests/unit/test_malformed.py tests/unit/test_checkpoint.py
+
+test-full: setup  ## one step of full-width SD 1.5 and SDXL in each mode (up to 8 GB of memory, minutes each)
+	$(BIN)/pytest -q -m full -s tests/full
 
 lint: setup  ## style, undefined names, complexity, the dependency rule, types
 	$(BIN)/ruff check .

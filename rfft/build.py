@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -12,8 +13,8 @@ from rfft.config import Config
 from rfft.data.samples import Framing, Sample, Skipped, load_samples
 from rfft.errors import UserError
 from rfft.models.auxiliary import load_depth, load_saliency
-from rfft.models.bundle import Bundle, load_bundle
-from rfft.models.extra_rewards import WeightedRewards, load_extra
+from rfft.models.bundle import Bundle, load_bundle, load_tiny_vae
+from rfft.models.extra_rewards import PickScore, TextMatch, WeightedRewards, load_extra
 from rfft.models.pretrained import find_folder, read_config
 from rfft.models.reward import RewardModel
 from rfft.models.rfnet import RFNet
@@ -27,6 +28,8 @@ def build_bundle(config: Config, device: torch.device | str, trained: bool = Tru
     model = config.model
     bundle = load_bundle(model.bundle, getattr(torch, model.dtype), model.controlnet)
     if trained:
+        if model.tiny_vae is not None:
+            bundle.set_tiny_vae(load_tiny_vae(model.tiny_vae, getattr(torch, model.dtype)))
         torch.manual_seed(config.run.seed)  # of the adapters' first weights
         bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
         if model.gradient_checkpointing:
@@ -50,6 +53,29 @@ def build_extra_rewards(
     terms = [(term.use, term.weight, load_extra(term.use, term.options)) for term in config.reward.extra]
     texts = [sample.caption for sample in samples], [sample.prompt for sample in samples]
     return WeightedRewards(terms, *texts).to(device)
+
+
+def build_scorers(config: Config, device: torch.device | str) -> dict[str, TextMatch]:
+    """What scores pictures by their prompts in an evaluation, by the name of its figure; frozen."""
+    settings, scorers = config.evaluate, {}
+    if settings.clip is not None:
+        scorers["clip_score"] = TextMatch(settings.clip)
+    if settings.pickscore is not None:
+        scorers["pickscore"] = PickScore(settings.pickscore)
+    return {name: scorer.requires_grad_(False).eval().to(device) for name, scorer in scorers.items()}
+
+
+def engineered(config: Config, samples: list[Sample]) -> list[Sample]:
+    """The samples with the prompts that are painted in an evaluation."""
+    settings = config.evaluate
+    return [
+        replace(
+            sample,
+            prompt=", ".join(part for part in (sample.prompt, settings.quality_words) if part),
+            negative=sample.negative if settings.negative_prompt is None else settings.negative_prompt,
+        )
+        for sample in samples
+    ]
 
 
 def load_tokenizer(network: str) -> Any:

@@ -15,6 +15,7 @@ from rfft.errors import UserError
 from rfft.estimate import Cost, cost, fake, imagine, weight_bytes
 from rfft.models.auxiliary import find_depth
 from rfft.models.bundle import Bundle
+from rfft.models.lora import merged_bytes
 from rfft.models.pretrained import find_folder
 from rfft.models.reward import RewardModel
 from rfft.models.skeleton import load_skeleton, skeleton_batch
@@ -83,7 +84,7 @@ def rolled(config: Config) -> tuple[int, int]:
 def costs(config: Config) -> dict[str, str]:
     """Parameters, FLOPs of an optimizer step and memory of a process, without the generator's weights."""
     model, trainer = config.model, config.trainer
-    bundle = load_skeleton(model.bundle, model.controlnet)
+    bundle = load_skeleton(model.bundle, model.controlnet, model.tiny_vae)
     bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
     if model.gradient_checkpointing:
         bundle.enable_gradient_checkpointing()
@@ -101,15 +102,18 @@ def costs(config: Config) -> dict[str, str]:
     copies = filter(None, [bundle.frozen_controlnet])  # the reference, where a whole module is trained
     weights = weight_bytes([*bundle.modules, bundle.unwrapped, *copies, reward])
     adam = 12 * sum(sizes)  # gradient and two moments, fp32
+    # The rollout's merged copy is gone before the forward with gradient.
+    merged, waiting = merged_bytes(bundle.unwrapped), denoiser.activations + judge.activations
     return {
         "trained": f"{', '.join(model.train)}: {sum(sizes):,} parameters in {len(sizes)} tensors",
         "parameters in all": f"{total:,}",
         "per optimizer step and process": f"{flops / 1e12:,.2f} TFLOP",
         "memory: weights": _gib(weights),
         "memory: gradients and optimizer": _gib(adam),
+        "memory: rollout's merged weights": _gib(merged),
         "memory: denoiser's activations": _gib(denoiser.activations),
         "memory: decoder's and reward's": _gib(judge.activations),
-        "memory: together, at least": _gib(weights + adam + denoiser.activations + judge.activations),
+        "memory: together, at least": _gib(weights + adam + max(merged, waiting)),
     }
 
 
@@ -127,9 +131,9 @@ def _calls(config: Config, bundle: Bundle, reward: RewardModel) -> tuple[Cost, C
             denoiser = cost(lambda: torch.cat(cfg_eps(bundle.denoiser, batch.noise, t, batch)), weights)
         part = batch.index(slice(trainer.decode_batch or trainer.batch_size))
         x0 = part.noise.requires_grad_()
-        frozen = [*bundle.vae.parameters(), *reward.parameters()]
+        frozen = [p for module in (*bundle.modules, reward) for p in module.parameters()]
         with torch.autocast("cpu", half, enabled=half is not None):
-            return denoiser, cost(lambda: reward(render(bundle, x0, part), part), frozen)
+            return denoiser, cost(lambda: reward(render(bundle, x0, part, preview=True), part), frozen)
 
 
 def _gib(size: float) -> str:

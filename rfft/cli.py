@@ -56,12 +56,20 @@ def check(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def evaluate(run: RunFolder, overrides: Overrides = None) -> None:
+def evaluate(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of a run, or a config: its base model alone.")
+    ],
+    overrides: Overrides = None,
+) -> None:
     """Compare the base model and a run's tuned one on the same products, prompts and seeds."""
-    settings = _load(_config_of(run), overrides)
-    from rfft import evaluate as evaluation
+    settings = _load(_config_of(run) if run.is_dir() else run, overrides)
+    from rfft import evaluate_runs
 
-    evaluation.evaluate(settings, run)
+    if run.is_dir():
+        evaluate_runs.evaluate(settings, run)
+    else:
+        evaluate_runs.evaluate_base(settings)
 
 
 @app.command()
@@ -117,11 +125,14 @@ def report(run: RunFolder) -> None:
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
     out: Annotated[Path, typer.Option(help="Folder for comparison.md and comparison.png.")],
+    tie: Annotated[
+        float, typer.Option(min=0, max=1, help="PickScore's two probabilities closer than this: a tie.")
+    ] = 0.05,
 ) -> None:
     """Put finished runs side by side: a table, and a figure of what each gained and paid."""
     from rfft import compare as comparison
 
-    typer.echo(comparison.compare(runs, out))
+    typer.echo(comparison.compare(runs, out, tie))
 
 
 def _load(path: Path, overrides: list[str] | None) -> Config:

@@ -10,10 +10,10 @@ import yaml
 
 from rfft.errors import UserError
 from rfft.log import write_atomically
+from rfft.ranking import Figures, Row, ranking_section
 from rfft.results import SUMMARY, read_json
 
 TABLE, FIGURE = "comparison.md", "comparison.png"
-Figures = dict[str, Any]
 METRICS: dict[str, Callable[[Figures], float | None]] = {
     "available, RFNet": lambda f: _rate(f["available_rate"].get("rfnet")),
     "available, judge": lambda f: _rate(f["available_rate"].get("judge")),
@@ -25,6 +25,11 @@ METRICS: dict[str, Callable[[Figures], float | None]] = {
     "diversity": lambda f: f.get("diversity"),
     "colourfulness": lambda f: f.get("colourfulness"),
     "KID": lambda f: f.get("kid"),
+    "FID": lambda f: f.get("fid"),
+    "CLIP score": lambda f: f.get("clip_score"),
+    "PickScore": lambda f: f.get("pickscore"),
+    "product PSNR": lambda f: f.get("product_psnr"),
+    "product SSIM": lambda f: f.get("product_ssim"),
 }
 SHARES = ("available, RFNet", "available, judge", "alignment", "surface", "place", "prop", "light")
 PAID = ("prop", "diversity", "colourfulness", "KID")  # what collapses; each has a panel of the figure
@@ -35,72 +40,87 @@ def _rate(share: dict[str, float] | None) -> float | None:
     return None if share is None else share["rate"]
 
 
-def compare(runs: Sequence[Path], out: Path) -> Path:
-    """Write comparison.md and comparison.png of finished runs into `out`; returns the table's path."""
-    read = [_read(run) for run in runs]
+def compare(runs: Sequence[Path], out: Path, tie: float = 0.05) -> Path:
+    """Write comparison.md and comparison.png of finished runs into `out`; returns the table's path.
+
+    tie: of PickScore's verdicts on two pictures, see metrics/ranking.py.
+    """
+    rows = _rows([_read(run) for run in runs])
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / TABLE, _table(read))
-    _figure(read, out / FIGURE)
+    parts = [_table(rows), ranking_section(rows, tie)]
+    write_atomically(out / TABLE, "\n".join(part for part in parts if part))
+    _figure(rows, out / FIGURE)
     return out / TABLE
 
 
-def _read(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Config and summary of one run."""
+def _read(run: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Folder, config and summary of one run; of a base model that was evaluated alone, too."""
     summary = read_json(run / SUMMARY)
-    if "tuned" not in summary or not (run / "config.yaml").is_file():
+    if not ("tuned" in summary or "base" in summary) or not (run / "config.yaml").is_file():
         raise UserError(f"{run}: no finished run (it has no {SUMMARY}); train it first")
-    return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), summary
+    return run, yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), summary
 
 
-def _name(config: dict[str, Any]) -> str:
-    objective = config["objective"]
+def _rows(read: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]]) -> list[Row]:
+    """The base model of the first training run, then every run."""
+    rows: list[Row] = []
+    for run, _, summary in read:
+        if "tuned" in summary and not rows:
+            rows.append(Row("base", "base", "base", "", summary["base"], run, "base"))
+    for run, config, summary in read:
+        state = "tuned" if "tuned" in summary else "base"
+        kind = config["objective"]["regularizer"] if state == "tuned" else "base"
+        steps = str(summary.get("steps", ""))
+        name, method = config["run"]["name"], method_of(config, state)
+        rows.append(Row(name, method, kind, steps, summary[state], run, state))
+    return rows
+
+
+def method_of(config: dict[str, Any], state: str) -> str:
+    """What was done to the base model."""
+    objective, evaluate = config["objective"], config.get("evaluate", {})
+    if state == "base":
+        engineered = evaluate.get("quality_words") or evaluate.get("negative_prompt")
+        return "prompt engineering" if engineered else "base"
+    if objective.get("through") == "draft":
+        return f"DRaFT-{config['rollout']['grad_steps']}"
     if objective["regularizer"] == "none":
-        return "none"
+        return "ReFL" if objective.get("guidance_scale") == 1 else "none"
     return f"{objective['regularizer']}, beta {objective['beta']:g}"
 
 
-def _table(read: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> str:
-    header = ["run", "regularizer", "steps", *METRICS]
-    lines = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
-    lines.append("| " + " | ".join(["base", "", "", *_cells(read[0][1]["base"])]) + " |")
-    for config, summary in read:
-        first = [config["run"]["name"], _name(config), str(summary["steps"])]
-        lines.append("| " + " | ".join([*first, *_cells(summary["tuned"])]) + " |")
-    return "\n".join(lines) + "\n"
+def _table(rows: Sequence[Row]) -> str:
+    shown = [name for name, metric in METRICS.items() if any(metric(row.figures) is not None for row in rows)]
+    lines = [["run", "method", "steps", *shown], ["---"] * (3 + len(shown))]
+    lines += [[row.name, row.method, row.steps, *_cells(row.figures, shown)] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _cells(figures: Figures) -> list[str]:
-    cells = []
-    for name, metric in METRICS.items():
-        value = metric(figures)
-        if value is None:
-            cells.append("")
-        else:
-            cells.append(f"{100 * value:.1f} %" if name in SHARES else f"{value:.3g}")
-    return cells
+def _cells(figures: Figures, shown: Sequence[str]) -> list[str]:
+    values = {name: METRICS[name](figures) for name in shown}
+    return [
+        "" if value is None else f"{100 * value:.1f} %" if name in SHARES else f"{value:.3g}"
+        for name, value in values.items()
+    ]
 
 
-def _figure(read: Sequence[tuple[dict[str, Any], dict[str, Any]]], path: Path) -> None:
+def _figure(rows: Sequence[Row], path: Path) -> None:
     """One panel for each thing that may be paid: its value over the available rate, a point for each run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(PAID), 3.6), layout="constrained")
     axes = figure.subplots(1, len(PAID))
-    gained = METRICS["available, judge"] if _judged(read) else METRICS["available, RFNet"]
-    points = [("base", "base", read[0][1]["base"])]
-    points += [(config["objective"]["regularizer"], _name(config), s["tuned"]) for config, s in read]
+    judge = all("judge" in row.figures["available_rate"] for row in rows)
+    gained = METRICS["available, judge" if judge else "available, RFNet"]
     for axis, name in zip(axes, PAID, strict=True):
-        for kind, label, figures in points:
-            x, y = gained(figures), METRICS[name](figures)
+        for row in rows:
+            x, y = gained(row.figures), METRICS[name](row.figures)
             if x is None or y is None:
                 continue
-            axis.scatter(x, y, color=COLOURS[kind], marker="*" if kind == "base" else "o", s=60, label=label)
-            axis.annotate(label, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
-        axis.set_xlabel("available rate" + (" (judge)" if _judged(read) else " (RFNet)"))
+            marker = "*" if row.kind == "base" else "o"
+            axis.scatter(x, y, color=COLOURS[row.kind], marker=marker, s=60, label=row.method)
+            axis.annotate(row.method, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
+        axis.set_xlabel("available rate" + (" (judge)" if judge else " (RFNet)"))
         axis.set_title(f"{name} (less is better)" if name == "KID" else name, fontsize=10)
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
-
-
-def _judged(read: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> bool:
-    return all("judge" in summary["tuned"]["available_rate"] for _, summary in read)

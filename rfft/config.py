@@ -47,6 +47,7 @@ class Lora:
 class Model:
     bundle: str = "rf-tiny"  # rf-tiny (embedded), a local folder, or a hub id
     controlnet: str | None = None  # folder or hub id, for a base model that comes without a ControlNet
+    tiny_vae: str | None = None  # small decoder, in the training step alone: madebyollin/taesd
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # of the frozen weights
     train: list[TrainMode] = setting(["unet_lora"])
     lora: Lora = field(default_factory=Lora)
@@ -159,6 +160,16 @@ class Evaluate:
     judge: str | None = "rf-tiny-judge"  # a second network, never trained against; null: none
     probe: str | None = "rf-tiny-probe"  # reads surface, place, props and light off the image; null: none
     reference: str | None = "adworld:test"  # held-out available images for KID, or a folder; null: no KID
+    # For real bases (docs/metrics.md); each null or false: not measured.
+    clip: str | None = (
+        None  # CLIP model of the CLIP score, a folder or a hub id: openai/clip-vit-large-patch14
+    )
+    pickscore: str | None = None  # the same for PickScore: yuvalkirstain/PickScore_v1
+    fid: Literal["none", "efficientnet", "clip"] = "none"  # whose features; compares with `reference`
+    fidelity: bool = False  # PSNR and SSIM of the product, as the generator shows it before it is pasted
+    # Prompt engineering: what is painted, while pictures are judged by the prompts as they are.
+    quality_words: str = ""  # added to every prompt
+    negative_prompt: str | None = None  # in place of the prompts' own; null: these
     every: int = setting(0, least=0)  # also during training, in optimizer steps; 0: only before and after
     min_alignment: float = setting(0.9, least=0)  # red lines, as shares of the base model's
     min_diversity: float = setting(0.9, least=0)
@@ -239,6 +250,7 @@ def check_config(config: Config) -> None:
     """Combinations that cannot work; each error names the fix."""
     model, rollout, data = config.model, config.rollout, config.data
     _check_trained_parts(model)
+    _check_fid(config.evaluate)
     require(
         model.dtype == "float32" or config.trainer.mixed_precision != "no",
         f"model.dtype={model.dtype} needs autocast: set trainer.mixed_precision=bf16, or model.dtype=float32",
@@ -270,6 +282,17 @@ def check_config(config: Config) -> None:
     require(
         config.evaluate.judge != config.reward.rfnet,
         "evaluate.judge is the network of reward.rfnet itself: name another one, or evaluate.judge=null",
+    )
+
+
+def _check_fid(evaluate: Evaluate) -> None:
+    require(
+        evaluate.fid == "none" or evaluate.reference,
+        "evaluate.fid compares with held-out pictures: name them with evaluate.reference, or set it to none",
+    )
+    require(
+        evaluate.fid != "clip" or evaluate.clip,
+        "evaluate.fid=clip needs a CLIP model: name it with evaluate.clip, or set evaluate.fid=efficientnet",
     )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,25 @@ from rfft.conditions import noise_for
 from rfft.config import Config
 from rfft.data.products import SUFFIXES
 from rfft.data.samples import ADWORLD, Sample
+from rfft.diffusion import paste
 from rfft.errors import UserError
-from rfft.export import load_trained
-from rfft.generate import autocast, paint
+from rfft.generate import autocast, paint_bare
 from rfft.grid import read_square, to_bytes
+from rfft.looks import Looks, score_figures
 from rfft.metrics.colour import colourfulness
 from rfft.metrics.features import fill_product, image_features, load_efficientnet_lite0
+from rfft.metrics.fidelity import product_fidelity
+from rfft.metrics.library import torchmetrics
 from rfft.models.bundle import Bundle
 from rfft.models.judge import Judge
 from rfft.models.probe import Probe
-from rfft.processes import joined, rank, spread
+from rfft.processes import spread
 from rfft.types import Batch, Reward
 
 NOISE_SEED = 24080418  # seed s of the grid is NOISE_SEED + s: no run trains on this noise
 REFERENCE_SEED, REFERENCE_IMAGES = 418, 128
 FEWEST = 4  # pictures that KID needs
+FIDELITY = ("product_psnr", "product_ssim")
 
 Cells = list[tuple[int, int]]  # (sample, attempt)
 Report = Callable[[int, int], object]  # pictures done, pictures in all
@@ -50,6 +53,7 @@ class Evaluation:
     figures: dict[str, Any]
     images: Tensor  # uint8 [N,S,3,H,W]
     probabilities: dict[str, Tensor]  # [N,S,5] by "rfnet" and, if there is one, "judge"
+    scores: dict[str, Tensor]  # [N,S] by "clip_score", "pickscore", "product_psnr", "product_ssim", if wanted
 
 
 class Evaluator:
@@ -59,7 +63,7 @@ class Evaluator:
         self.config, self.settings = config, config.evaluate
         self.bundle, self.reward, self.device = bundle, reward, bundle.device
         self.samples: list[Sample] = build.build_samples(config, "evaluate")
-        self.batch: Batch = build.build_conditions(config, bundle, self.samples)
+        self.batch: Batch = build.build_conditions(config, bundle, build.engineered(config, self.samples))
         self.schedule = bundle.schedule(config.rollout.steps)
         settings = self.settings
         self.judge = self._network(Judge, settings.judge)
@@ -67,7 +71,13 @@ class Evaluator:
         self.probe = self._network(Probe, settings.probe) if self.samples[0].attributes else None
         # channels_last: 40 % less time on a CPU, the same numbers
         self.features = load_efficientnet_lite0().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.reference = self._reference_features(settings.reference)
+        held_out = self._held_out(settings.reference)
+        self.reference = None if held_out is None else image_features(self.features, held_out)
+        scorers = build.build_scorers(config, self.device)
+        space = None if settings.fid == "none" else settings.fid
+        self.looks = Looks(scorers, space, self.features, held_out, settings.batch_size)
+        if settings.fidelity:
+            torchmetrics("functional.image")  # missing? Say so before painting.
 
     def _network(self, kind: Any, name: str | None) -> Any:
         if name is None:
@@ -82,18 +92,15 @@ class Evaluator:
         found = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
         return found.input_ids, found.attention_mask
 
-    def _reference_features(self, source: str | None) -> Tensor | None:
-        if source is None:
-            return None
-        images = reference_images(source, self.config.data.image_size)
-        return image_features(self.features, images.float() / 255)
+    def _held_out(self, source: str | None) -> Tensor | None:
+        return None if source is None else reference_images(source, self.config.data.image_size).float() / 255
 
     @torch.no_grad()
     def __call__(self, reference: bool = False, report: Report | None = None) -> Evaluation:
         """Evaluate the bundle as it is, in all processes together; `reference`: the model before training."""
         count, seeds = len(self.samples), self.settings.seeds
         grid = [(i, seed) for i in range(count) for seed in range(seeds)]
-        images, logits = self._paint(grid, reference, report)
+        images, logits, scores = self._paint(grid, reference, report)
         judged = {name: found.unflatten(0, (count, seeds)) for name, found in logits.items()}
         verdicts = {name: found.argmax(-1) for name, found in judged.items()}
         accepted = self._attempts(verdicts["rfnet"] == 0, reference, report)
@@ -101,27 +108,46 @@ class Evaluator:
         figures = {"images": len(grid), **score.verdict_figures(verdicts, outputs)}
         figures |= score.attempt_figures(accepted)
         figures |= self._look(images)
+        scores |= self.looks.scores(images, [self.samples[i].prompt for i, _ in grid])
+        scores = {name: found.unflatten(0, (count, seeds)) for name, found in scores.items()}
+        figures |= score_figures(scores) | self.looks.fid_figures(images)
         probabilities = {name: found.softmax(-1) for name, found in judged.items()}
-        return Evaluation(figures, to_bytes(images).unflatten(0, (count, seeds)), probabilities)
+        return Evaluation(figures, to_bytes(images).unflatten(0, (count, seeds)), probabilities, scores)
 
     def _paint(
         self, cells: Cells, reference: bool, report: Report | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Pictures [len(cells),3,H,W] on the CPU and every network's logits for them; processes share it."""
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Pictures [len(cells),3,H,W] on the CPU, every network's logits for them, the product's fidelity.
+
+        The processes share it.
+        """
         size = self.settings.batch_size
 
-        def paint_part(number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        def paint_part(number: int) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
             part = cells[number * size : (number + 1) * size]
-            batch = self._batch(part)
-            with autocast(self.device, self.config.trainer.mixed_precision):
-                scale = self.config.rollout.guidance_scale
-                image = paint(self.bundle, batch, self.schedule, scale, reference)
+            found = self._paint_batch(self._batch(part), reference)
             if report is not None:
                 report(number * size + len(part), len(cells))
-            return image.cpu(), self._judge(image, batch)
+            return found
 
-        pictures, verdicts = zip(*spread(paint_part, -(-len(cells) // size)), strict=True)
-        return torch.cat(pictures), {name: torch.cat([v[name] for v in verdicts]) for name in verdicts[0]}
+        pictures, *named = zip(*spread(paint_part, -(-len(cells) // size)), strict=True)
+        verdicts, fidelity = (
+            {name: torch.cat([p[name] for p in parts]) for name in parts[0]} for parts in named
+        )
+        return torch.cat(pictures), verdicts, fidelity
+
+    def _paint_batch(
+        self, batch: Batch, reference: bool
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        with autocast(self.device, self.config.trainer.mixed_precision):
+            scale = self.config.rollout.guidance_scale
+            bare = paint_bare(self.bundle, batch, self.schedule, scale, reference)
+        image = paste(bare, batch.product)
+        fidelity: dict[str, Tensor] = {}
+        if self.settings.fidelity:
+            found = product_fidelity(bare.cpu(), image.cpu(), batch.product[:, 3:].cpu())
+            fidelity = dict(zip(FIDELITY, found, strict=True))
+        return image.cpu(), self._judge(image, batch), fidelity
 
     def _batch(self, cells: Cells) -> Batch:
         """The cells' conditions, with noise that depends on nothing but sample and attempt."""
@@ -149,7 +175,7 @@ class Evaluator:
             pending = [i for i in range(count) if not tried[i].any()]
             if not pending:
                 break
-            _, logits = self._paint([(i, attempt) for i in pending], reference, report)
+            _, logits, _ = self._paint([(i, attempt) for i in pending], reference, report)
             tried[pending, attempt] = logits["rfnet"].argmax(-1) == 0
         return tried[:, : self.settings.max_attempts]
 
@@ -160,7 +186,7 @@ class Evaluator:
         alpha = products[:, 3:]
         backgrounds = image_features(self.features, fill_product(images, alpha))
         figures = score.diversity_figures(backgrounds.unflatten(0, shape))
-        figures |= score.colour_figures(colourfulness(images, alpha).unflatten(0, shape))
+        figures |= score.mean_figures("colourfulness", colourfulness(images, alpha).unflatten(0, shape))
         if self.probe is not None:
             found = in_batches(self.probe, images, products, self.settings.batch_size, self.device)
             read = {name: logits.argmax(-1).unflatten(0, shape) for name, logits in found.items()}
@@ -172,15 +198,19 @@ class Evaluator:
 
     def record(self, run: Path, name: str, evaluation: Evaluation) -> None:
         """Keep a state's figures and pictures in the run folder, as "base" or "tuned"."""
+        settings = self.settings
+        added = {"quality_words": settings.quality_words, "negative_prompt": settings.negative_prompt}
+        engineered = {name: words for name, words in added.items() if words}
         cells = [
-            {"id": sample.id, "prompt": sample.prompt, "caption": sample.caption, "seed": seed}
+            {"id": sample.id, "prompt": sample.prompt, "caption": sample.caption, "seed": seed} | engineered
             for sample in self.samples
             for seed in range(self.settings.seeds)
         ]
         probabilities = {key: p.flatten(0, 1).tolist() for key, p in evaluation.probabilities.items()}
+        scores = {key: found.flatten().tolist() for key, found in evaluation.scores.items()}
         # Figures last: where they are, a run that was cut off takes the pictures for granted.
         results.save_pictures(run, name, evaluation.images)
-        results.record(run, name, cells, evaluation.figures, probabilities)
+        results.record(run, name, cells, evaluation.figures, probabilities, scores)
 
 
 def in_batches(
@@ -204,26 +234,6 @@ def reference_images(source: str, size: int) -> Tensor:
             f"evaluate.reference: {source} must be a folder of {FEWEST} pictures at least, or null for no KID"
         )
     return torch.stack([read_square(file, size) for file in files])
-
-
-def evaluate(config: Config, run: Path) -> None:
-    """Evaluate a run's last checkpoint beside its base model; leaves the figures and pictures in the run."""
-    with joined() as device:
-        console = Console(stderr=True, quiet=rank() > 0)
-        bundle, step = load_trained(config, run, device)
-        evaluator = Evaluator(config, bundle, build.build_reward(config, device))
-        with Progress(console=console) as progress:
-            for name in ("base", "tuned"):
-                task = progress.add_task(f"{name} model", total=None)
-                done = partial(show, progress, task)
-                found = evaluator(reference=name == "base", report=done)
-                if rank() == 0:
-                    evaluator.record(run, name, found)
-        if rank() > 0:
-            return
-    summary = results.finish(run, {"steps": step})
-    show_result(console, config, summary)
-    console.print(f"written: {run / results.EVALUATION}, {run / results.SUMMARY}, {run / results.COMPARISON}")
 
 
 def show(progress: Progress, task: TaskID, done: int, total: int) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rfft.diffusion import rollout
-from rfft.step import render
+from rfft.diffusion import paste, rollout
+from rfft.step import render_bare
 from rfft.types import Batch, Policy, Schedule
 
 AVAILABLE = 0  # index in LABELS
@@ -27,12 +27,20 @@ def paint(
     bundle: Policy, batch: Batch, schedule: Schedule, guidance_scale: float, reference: bool = False
 ) -> Tensor:
     """Pictures [B,3,H,W] in [0,1] after the whole rollout; `reference`: by the model before training."""
+    return paste(paint_bare(bundle, batch, schedule, guidance_scale, reference), batch.product)
+
+
+@torch.no_grad()
+def paint_bare(
+    bundle: Policy, batch: Batch, schedule: Schedule, guidance_scale: float, reference: bool = False
+) -> Tensor:
+    """The same before the product's own pixels are pasted."""
     # Not one inside the other: merged weights stay merged when the adapters are off.
     with bundle.reference() if reference else bundle.merged():
         x = rollout(bundle.denoiser, batch, schedule, guidance_scale)
     # Decoded in full precision: eight bits of mantissa would show as banding.
     with torch.autocast(x.device.type, enabled=False):
-        return render(bundle, x, batch)
+        return render_bare(bundle, x, batch)
 
 
 def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:

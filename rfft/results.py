@@ -24,19 +24,36 @@ COMPARISON = "samples/before_after.png"
 STATES = ("base", "tuned")
 COUNTERS = ("seconds", "steps", "grad_samples", "denoiser_forwards")
 COLUMNS = 12  # of the comparison
-TITLES = {"vendi": "Vendi score", "kid": "KID to held-out available images"}
+LOOKS = (  # figures of the pictures themselves; digits; is more better?
+    *(("diversity", 3, 1), ("vendi", 2, 1), ("colourfulness", 1, 1), ("kid", 4, -1), ("fid", 1, -1)),
+    *(("clip_score", 2, 1), ("pickscore", 2, 1), ("product_psnr", 1, 1), ("product_ssim", 3, 1)),
+)
+TITLES = {
+    "vendi": "Vendi score",
+    "kid": "KID to held-out available images",
+    "fid": "FID to held-out available images",
+    "clip_score": "CLIP score",
+    "pickscore": "PickScore",
+    "product_psnr": "product before pasting, PSNR in dB",
+    "product_ssim": "product before pasting, SSIM",
+}
 
 Figures = dict[str, Any]
 
 
 def record(
-    run: Path, state: str, cells: list[dict[str, Any]], figures: Figures, probabilities: dict[str, Any]
+    run: Path,
+    state: str,
+    cells: list[dict[str, Any]],
+    figures: Figures,
+    probabilities: dict[str, Any],
+    scores: dict[str, list[float]],
 ) -> None:
     """Write one state into evaluation.json; the other one stays if it was painted on the same grid."""
     known = read_json(run / EVALUATION)
     if known.get("cells") != cells:
         known = {"cells": cells}
-    known[state] = {"figures": figures, "probabilities": probabilities}
+    known[state] = {"figures": figures, "probabilities": probabilities, "scores": scores}
     write_atomically(run / EVALUATION, json.dumps(known, indent=1) + "\n")
 
 
@@ -90,6 +107,11 @@ def finish(run: Path, counters: dict[str, float]) -> dict[str, Any]:
     return summary
 
 
+def finish_base(run: Path) -> None:
+    """summary.json of a folder in which only the base model was evaluated."""
+    write_atomically(run / SUMMARY, json.dumps({"base": recorded(run, "base")}, indent=2) + "\n")
+
+
 def scalars(figures: Figures) -> dict[str, float]:
     """The figures under the names that trackers and metrics.jsonl have them by."""
     flat = {f"available_rate_{name}": value["rate"] for name, value in figures["available_rate"].items()}
@@ -97,7 +119,7 @@ def scalars(figures: Figures) -> dict[str, float]:
         flat |= {f"{label}_{network}": value["rate"] for label, value in failures.items()}
     flat |= {f"alignment_{name}": value["rate"] for name, value in figures.get("alignment_by", {}).items()}
     flat |= {f"success_at_{k}": value for k, value in enumerate(figures["success_at"], start=1)}
-    plain = ("attempts", "diversity", "vendi", "alignment", "colourfulness", "kid")
+    plain = ("attempts", "alignment", *(name for name, _, _ in LOOKS))
     flat |= {name: figures[name] for name in plain if name in figures}
     return {f"eval/{name}": value for name, value in flat.items()}
 
@@ -168,7 +190,7 @@ def _shown(figures: Figures) -> dict[str, _Shown]:
     if "alignment" in figures:
         shown["alignment"] = _Shown(figures["alignment"])
         shown |= {f"alignment: {name}": _share(rate) for name, rate in figures["alignment_by"].items()}
-    for name, digits, sign in (("diversity", 3, 1), ("vendi", 2, 1), ("colourfulness", 1, 1), ("kid", 4, -1)):
+    for name, digits, sign in LOOKS:
         if name in figures:
             shown[TITLES.get(name, name)] = _number(figures, name, digits, sign)
     return shown

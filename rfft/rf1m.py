@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,6 +41,7 @@ class Settings:
     shard_size: int = 1000  # samples
     depth: str = "rf-tiny-depth"  # networks for the maps that the source does not have
     saliency: str = "rf-tiny-saliency"
+    known_maps: bool = True  # keep the source's own maps; False: compute all of them
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,8 @@ def write_job(job: Job) -> tuple[int, Shard, list[Problem]]:
     settings = job.settings
     start = job.number * settings.shard_size
     rows = Index(job.out / WORK / INDEX).rows(start, start + settings.shard_size)
+    if not settings.known_maps:
+        rows = (replace(row, maps={}) for row in rows)
     source, maps = _opened(job.source), _networks(settings.depth, settings.saliency)
     path = job.out / f"shard-{job.number:06}.tar"
     shard, problems = write_shard(path, rows, source, maps, settings.size, settings.raw)

@@ -58,10 +58,10 @@ class Network:
 
 @dataclass
 class Data:
-    """Folders in RF1M's form (rfft/data/feedback.py)."""
+    """Folders in RF1M's form (rfft/data/feedback.py), or of shards (`rfft data prepare-rf1m`)."""
 
     train: list[str] = setting([])
-    validation: list[str] = setting([])  # empty: a share of the training folders' captions
+    validation: list[str] = setting([])  # empty: a share of the training folders' captions (not of shards)
     validation_share: float = setting(0.05, above=0, most=0.5)
     image_size: int | None = setting(None, least=16)  # pictures are brought to it; null: rfnet.image_size
     mirror: bool = True  # half of the training pictures, by chance
@@ -72,7 +72,7 @@ class Data:
 class Maps:
     """Depth and saliency: made once by frozen networks where the data has none, and kept."""
 
-    depth: str = "rf-tiny-depth"  # the name of an embedded network, or a folder
+    depth: str = "rf-tiny-depth"  # as reward.depth and reward.saliency in rfft/config.py
     saliency: str = "rf-tiny-saliency"
     known: bool = True  # use the maps that come with the data; false: make all of them
     cache: str | None = None  # where made maps are kept; null: beside the data

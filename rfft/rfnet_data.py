@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,24 +14,49 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from rfft import rfnet_config
 from rfft.conditions import product_for
 from rfft.data.feedback import Record, read_feedback
-from rfft.data.labelled import PICTURES, Item, Labelled, mirrored, split_by_caption
+from rfft.data.labelled import PICTURES, Item, Labelled, Reading, mirrored, split_by_caption
 from rfft.data.maps import Maps, make_maps
+from rfft.data.shard_format import read_manifest
+from rfft.data.shard_stream import ShardPictures, holds_shards
 from rfft.errors import UserError
-from rfft.models.auxiliary import MapNet
-from rfft.models.pretrained import WEIGHTS_NAME, find_folder
+from rfft.models import auxiliary
+from rfft.models.pretrained import find_folder
+from rfft.types import COARSE_LABELS, LABELS
 
 KINDS = {"d": "depth", "s": "saliency"}
-AT_ONCE = 32  # pictures whose maps are made together
+LOAD = {"depth": auxiliary.load_depth, "saliency": auxiliary.load_saliency}
+AT_ONCE = 32  # pictures that are read and kept together while their maps are made
 MIRROR = 2  # keeps this draw apart from others of the same seed
 
 
 def read_folders(folders: Sequence[str]) -> list[Record]:
     return [record for folder in folders for record in read_feedback(folder)]
+
+
+def are_shards(folders: Sequence[str]) -> bool:
+    """Folders of shards, or of plain files? UserError for a mixture."""
+    kinds = {holds_shards(folder): folder for folder in folders}
+    if len(kinds) == 2:
+        raise UserError(f"{kinds[True]} holds shards and {kinds[False]} does not: name folders of one kind")
+    return True in kinds
+
+
+def open_shards(folders: Sequence[str], size: int, maps: rfnet_config.Maps, coarse: bool) -> ShardPictures:
+    """Shards carry their maps: where the networks' own are wanted, they must have been made by these."""
+    wanted = {"known_maps": False, "depth": maps.depth, "saliency": maps.saliency}
+    for folder in folders:
+        settings = read_manifest(Path(folder)).settings
+        if not maps.known and any(settings.get(name) != value for name, value in wanted.items()):
+            raise UserError(
+                f"maps.known=false, but {folder} was prepared with other maps: prepare it with "
+                f"--no-known-maps --depth {maps.depth} --saliency {maps.saliency}, or set maps.known=true"
+            )
+    return ShardPictures(folders, size, coarse)
 
 
 def split_records(data: rfnet_config.Data) -> tuple[list[Record], list[Record]]:
@@ -49,18 +76,24 @@ def split_records(data: rfnet_config.Data) -> tuple[list[Record], list[Record]]:
 def build_maps(settings: rfnet_config.Maps, drop: Sequence[str]) -> dict[str, Maps]:
     """By kind, for the modalities that are not dropped."""
     return {
-        kind: Maps(kind, _mark(getattr(settings, kind)), settings.cache, settings.known)
+        kind: Maps(kind, _mark(kind, getattr(settings, kind)), settings.cache, settings.known)
         for modality, kind in KINDS.items()
         if modality not in drop
     }
 
 
-def _mark(network: str) -> str:
-    """Maps of another network are other maps: a short digest of its weights."""
-    weights = find_folder(network) / WEIGHTS_NAME
-    if not weights.is_file():
-        raise UserError(f"{weights.parent}: {WEIGHTS_NAME} is missing")
-    return hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
+def _mark(kind: str, network: str) -> str:
+    """Maps of another network are other maps: a short digest of its weights, or of its hub id."""
+    folder = Path(auxiliary.find_depth(network) if kind == "depth" else find_folder(network))
+    digest = hashlib.sha256()
+    if not folder.is_dir():
+        digest.update(network.encode())
+    elif weights := sorted(folder.glob("*.safetensors")):
+        for file in weights:
+            digest.update(file.read_bytes())
+    else:
+        raise UserError(f"{folder}: there are no weights (*.safetensors) in it")
+    return digest.hexdigest()[:8]
 
 
 def fill_maps(
@@ -75,10 +108,28 @@ def fill_maps(
         missing = known.missing(records[part])
         if not missing:
             continue
-        network = MapNet.from_pretrained(getattr(settings, kind)).to(device)
+        network = LOAD[kind](getattr(settings, kind)).to(device)
         chunks = [missing[i : i + AT_ONCE] for i in range(0, len(missing), AT_ONCE)]
         for chunk in track(chunks, f"making {kind} of {len(missing)} pictures", console=Console(stderr=True)):
-            make_maps(known, chunk, network, device)
+            make_maps(known, chunk, partial(auxiliary.make_maps, network), device)
+
+
+class FolderPictures:
+    """Pictures of plain folders (see Pictures)."""
+
+    def __init__(self, items: Labelled, coarse: bool = False) -> None:
+        self.items = items
+        classes = len(COARSE_LABELS if coarse else LABELS)
+        self.counts: list[int] = np.bincount(items.labels, minlength=classes).tolist()
+
+    def endless(self, reading: Reading, first: int, seed: int, mirror: bool) -> DataLoader[Item]:
+        places = Places(first, reading.batch_size, reading.process, reading.processes)
+        items = Shuffled(self.items, seed, mirror)
+        return DataLoader(items, batch_sampler=places, num_workers=reading.workers)
+
+    def once(self, reading: Reading) -> DataLoader[Item]:
+        own = Subset(self.items, range(reading.process, len(self.items), reading.processes))
+        return DataLoader(own, reading.batch_size, num_workers=reading.workers)
 
 
 class Shuffled(Dataset[Item]):

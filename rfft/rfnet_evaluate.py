@@ -18,17 +18,25 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from rfft import rfnet_config
 from rfft.build import caption_tokenizer
-from rfft.data.labelled import Labelled
+from rfft.data.labelled import Labelled, Pictures, Reading
 from rfft.errors import UserError
 from rfft.log import write_atomically
 from rfft.metrics.classification import classification_report
 from rfft.models.pretrained import CONFIG_NAME
 from rfft.models.rfnet import RFNet
-from rfft.rfnet_data import build_maps, fill_maps, network_inputs, read_folders
+from rfft.rfnet_data import (
+    FolderPictures,
+    are_shards,
+    batches,
+    build_maps,
+    fill_maps,
+    network_inputs,
+    open_shards,
+    read_folders,
+)
 from rfft.types import label_names
 
 EXPORT, EVALUATION, CONFUSION = "rfnet", "evaluation.json", "confusion.png"
@@ -37,11 +45,11 @@ Report = dict[str, Any]
 
 @torch.no_grad()
 def predict(
-    model: RFNet, batches: Iterable[dict[str, Any]], tokenizer: Any, device: torch.device
+    model: RFNet, source: Iterable[dict[str, Any]], tokenizer: Any, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Probabilities [N,K] and labels [N], on the CPU."""
-    found = []
-    for batch in batches:
+    """Probabilities [N,K] and labels [N], on the CPU; N is 0 for a process without a part."""
+    found = [(torch.empty(0, model.config.num_labels), torch.empty(0, dtype=torch.long))]
+    for batch in source:
         logits = model(**network_inputs(batch, tokenizer, device))
         found.append((logits.float().softmax(-1).cpu(), batch["label"]))
     probabilities, labels = zip(*found, strict=True)
@@ -118,7 +126,7 @@ def confusion_picture(figures: Report) -> Figure:
 
 
 def evaluate(source: Path, data: Path, out: Path | None, changes: dict[str, Any], batch_size: int) -> Report:
-    """Judge the pictures of a folder in RF1M's form; writes into `out` (None: the run's folder).
+    """Judge a folder's pictures, in RF1M's form or in shards; writes into `out` (None: the run's folder).
 
     source: a run of `rfft rfnet train`, an RFNet folder or the name of an embedded one; changes: of the
     settings in group `maps`, which are the run's, or the defaults.
@@ -130,14 +138,19 @@ def evaluate(source: Path, data: Path, out: Path | None, changes: dict[str, Any]
     folder, maps = source / EXPORT if is_run else source, replace(trained.maps, **changes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = RFNet.from_pretrained(folder).to(device)
-    records = read_folders([str(data)])
-    known = build_maps(maps, model.config.drop)
-    fill_maps(known, records, maps, device)
-    size = trained.data.image_size or model.config.image_size
-    items = Labelled(records, size, known, coarse=model.config.num_labels == 2)
-    console = Console(stderr=True)
-    batches = track(DataLoader(items, batch_size), "judging", console=console, transient=True)
-    figures = {"data": str(data), **report(*predict(model, batches, caption_tokenizer(str(folder)), device))}
+    size, coarse = trained.data.image_size or model.config.image_size, model.config.num_labels == 2
+    pictures: Pictures
+    if are_shards([str(data)]):
+        pictures = open_shards([str(data)], size, maps, coarse)
+    else:
+        records = read_folders([str(data)])
+        known = build_maps(maps, model.config.drop)
+        fill_maps(known, records, maps, device)
+        pictures = FolderPictures(Labelled(records, size, known, coarse), coarse)
+    console, found = Console(stderr=True), batches(pictures.once(Reading(batch_size)))
+    total = -(-sum(pictures.counts) // batch_size)
+    shown = track(found, "judging", total=total, console=console, transient=True)
+    figures = {"data": str(data), **report(*predict(model, shown, caption_tokenizer(str(folder)), device))}
     write(out or source, figures)
     console.print(table(figures))
     console.print(f"written: {(out or source) / EVALUATION}, {(out or source) / CONFUSION}", soft_wrap=True)

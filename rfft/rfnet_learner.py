@@ -28,11 +28,11 @@ WEIGHTS = "rfnet"
 DROPOUT = 3  # keeps these draws apart from others of the same seed
 
 
-def class_weights(labels: Sequence[int], classes: int) -> Tensor:
+def class_weights(counts: Sequence[int]) -> Tensor:
     """[K], inverse to each class's share; 1 on average over the samples, 0 for a class without any."""
-    counts = np.bincount(labels, minlength=classes)
-    present = (counts > 0).sum()
-    return torch.from_numpy(len(labels) / (present * np.maximum(counts, 1)) * (counts > 0)).float()
+    found = torch.tensor(counts, dtype=torch.float64)
+    present = found > 0
+    return (found.sum() / (present.sum() * found.clamp(min=1)) * present).float()
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -75,18 +75,17 @@ class RFNetLearner:
     """All that changes while training, and the optimizer step."""
 
     def __init__(
-        self, config: RFNetTraining, accelerator: Any, model: RFNet, tokenizer: Any, labels: Sequence[int]
+        self, config: RFNetTraining, accelerator: Any, model: RFNet, tokenizer: Any, counts: Sequence[int]
     ) -> None:
-        """`labels`: of all training pictures."""
+        """`counts`: training pictures of each class."""
         self.config, self.accelerator, self.tokenizer = config, accelerator, tokenizer
         self.counters = Counters()
         trainer, optimizer = config.trainer, config.optimizer
-        classes = model.config.num_labels
         balanced = config.objective.class_weights == "balanced"
-        weights = class_weights(labels, classes) if balanced else torch.ones(classes)
+        weights = class_weights(counts) if balanced else torch.ones(len(counts))
         self.class_weights = weights.to(accelerator.device)
         per_step = trainer.batch_size * trainer.accumulation * accelerator.num_processes
-        self.steps_per_epoch = max(1, len(labels) // per_step)
+        self.steps_per_epoch = max(1, sum(counts) // per_step)
         self.rfnet = model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         adamw = torch.optim.AdamW(
             model.parameters(),

@@ -9,15 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import broadcast
 from rich.console import Console
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
 from rfft.checkpoint import Checkpoints
 from rfft.config import to_yaml
-from rfft.data.labelled import Labelled
+from rfft.data.labelled import Labelled, Pictures, Reading
 from rfft.distributed import uses_deepspeed
 from rfft.errors import UserError
 from rfft.faults import explained
@@ -26,7 +24,15 @@ from rfft.log import MetricsFile, TrainingDisplay, open_run, write_atomically, w
 from rfft.results import SUMMARY, read_json
 from rfft.rfnet_build import build_rfnet, build_tokenizer
 from rfft.rfnet_config import MAY_CHANGE, RFNetTraining
-from rfft.rfnet_data import Places, Shuffled, batches, build_maps, fill_maps, split_records
+from rfft.rfnet_data import (
+    FolderPictures,
+    are_shards,
+    batches,
+    build_maps,
+    fill_maps,
+    open_shards,
+    split_records,
+)
 from rfft.rfnet_evaluate import (
     CONFUSION,
     EVALUATION,
@@ -62,7 +68,7 @@ def _train(config: RFNetTraining, run: Path) -> Path:
         write_environment(run)
     accelerator.wait_for_everyone()
 
-    learner = RFNetLearner(config, accelerator, model, tokenizer, training.labels)
+    learner = RFNetLearner(config, accelerator, model, tokenizer, training.counts)
     checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
     if found := checkpoints.latest():
         learner.load(found)
@@ -74,26 +80,37 @@ def _train(config: RFNetTraining, run: Path) -> Path:
     return run
 
 
-def build_data(config: RFNetTraining, accelerator: Any) -> tuple[Labelled, Labelled]:
+def build_data(config: RFNetTraining, accelerator: Any) -> tuple[Pictures, Pictures]:
     """Training and validation pictures, with all their maps."""
+    size, coarse = config.data.image_size or config.rfnet.image_size, config.objective.labels == "coarse"
+    if are_shards([*config.data.train, *config.data.validation]):
+        if not config.data.validation:
+            raise UserError("data.train names shards: name others for validation with data.validation")
+        both = config.data.train, config.data.validation
+        train, held_out = (open_shards(folders, size, config.maps, coarse) for folders in both)
+        return train, held_out
     records = split_records(config.data)
     maps = build_maps(config.maps, config.rfnet.drop)
     part = slice(accelerator.process_index, None, accelerator.num_processes)
     for some in records:
         fill_maps(maps, some, config.maps, accelerator.device, part)
     accelerator.wait_for_everyone()
-    size, coarse = config.data.image_size or config.rfnet.image_size, config.objective.labels == "coarse"
-    training, validation = (Labelled(some, size, maps, coarse) for some in records)
+    training, validation = (FolderPictures(Labelled(some, size, maps, coarse), coarse) for some in records)
     return training, validation
 
 
-def training_batches(learner: RFNetLearner, training: Labelled) -> Iterator[dict[str, Any]]:
+def reading(config: RFNetTraining, accelerator: Any) -> Reading:
+    """This process's part of the pictures."""
+    part = accelerator.process_index, accelerator.num_processes
+    return Reading(config.trainer.batch_size, config.data.workers, *part)
+
+
+def training_batches(learner: RFNetLearner, training: Pictures) -> Iterator[dict[str, Any]]:
     """This process's micro-batches from the learner's step on, without end."""
-    config, accelerator = learner.config, learner.accelerator
-    first, batch_size = learner.counters.step * config.trainer.accumulation, config.trainer.batch_size
-    places = Places(first, batch_size, accelerator.process_index, accelerator.num_processes)
-    items = Shuffled(training, config.run.seed, config.data.mirror)
-    return batches(DataLoader(items, batch_sampler=places, num_workers=config.data.workers))
+    config = learner.config
+    first = learner.counters.step * config.trainer.accumulation
+    own = reading(config, learner.accelerator)
+    return batches(training.endless(own, first, config.run.seed, config.data.mirror))
 
 
 def loop(learner: RFNetLearner, watch: Watch, source: Iterator[dict[str, Any]]) -> None:
@@ -114,7 +131,7 @@ class Watch:
     """What is done beside training: all processes validate, the main one writes and shows."""
 
     def __init__(
-        self, run: Path, learner: RFNetLearner, checkpoints: Checkpoints, validation: Labelled
+        self, run: Path, learner: RFNetLearner, checkpoints: Checkpoints, validation: Pictures
     ) -> None:
         self.run, self.learner, self.checkpoints, self.validation = run, learner, checkpoints, validation
         self.is_main = learner.accelerator.is_main_process
@@ -160,22 +177,17 @@ class Watch:
     def judge(self) -> tuple[Tensor, Tensor]:
         """Probabilities [N,K] and labels [N] of all validation pictures, in every process."""
         learner, accelerator = self.learner, self.learner.accelerator
-        own = range(accelerator.process_index, len(self.validation), accelerator.num_processes)
-        part = Subset(self.validation, own or [0])
-        batch_size, workers = learner.config.trainer.batch_size, learner.config.data.workers
-        loader = DataLoader(part, batch_size, num_workers=workers)
+        loader = self.validation.once(reading(learner.config, accelerator))
         broadcast(list(learner.rfnet.buffers()))  # each process's own since the last step; 0's are exported
         learner.rfnet.eval()
         with accelerator.autocast():
             judged = predict(learner.rfnet, batches(loader), learner.tokenizer, accelerator.device)
-        probabilities, labels = judged
         learner.rfnet.train()
-        labels = labels if own else torch.full_like(labels, NOBODY)
         everywhere = [
             accelerator.gather(
                 accelerator.pad_across_processes(t.to(accelerator.device), pad_index=NOBODY)
             ).cpu()
-            for t in (probabilities, labels)
+            for t in judged
         ]
         real = everywhere[1] != NOBODY
         return everywhere[0][real], everywhere[1][real]

@@ -94,13 +94,10 @@ def diversity_figures(backgrounds: Tensor) -> dict[str, Any]:
     return figures
 
 
-def colour_figures(colourfulness: Tensor) -> dict[str, Any]:
-    """Colourfulness of the backgrounds [N,S]."""
-    per_prompt = colourfulness.double().mean(dim=1).numpy()
-    return {
-        "colourfulness": float(per_prompt.mean()),
-        "colourfulness_interval": list(bootstrap_interval(per_prompt)),
-    }
+def mean_figures(name: str, values: Tensor) -> dict[str, Any]:
+    """A figure of every picture [N,S]: its mean, and the interval of that over the N."""
+    per_prompt = values.double().mean(dim=1).numpy()
+    return {name: float(per_prompt.mean()), f"{name}_interval": list(bootstrap_interval(per_prompt))}
 
 
 def kid_figures(features: Tensor, reference: Tensor) -> dict[str, Any]:

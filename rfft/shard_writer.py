@@ -15,6 +15,7 @@ from typing import IO
 
 import numpy as np
 import torch
+from torch import nn
 
 from rfft.data.feedback import Pixels, Sample
 from rfft.data.pictures import EXTENSIONS, BrokenFile, decode, read_header
@@ -23,12 +24,11 @@ from rfft.data.shard_format import MODES, Feedback, Shard, encode_sample
 from rfft.data.shards import webdataset
 from rfft.data.sources import Source
 from rfft.errors import UserError
-from rfft.models.auxiliary import MapNet
+from rfft.models.auxiliary import find_depth, load_depth, load_saliency, make_maps
 from rfft.models.pretrained import find_folder
 from rfft.types import LABELS
 
 CHUNK_SAMPLES, CHUNK_PIXELS = 64, 2**22  # held in memory at a time
-FORWARD_PIXELS = 2**18  # of all pictures in one forward pass
 MIN_SIDE = 16  # the networks halve a picture four times
 ASPECT_TOLERANCE = 0.02
 
@@ -60,17 +60,15 @@ class MapMaker:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @staticmethod
-    def check(*names: str) -> None:
-        """Raises UserError where there is no such network."""
-        for name in names:
-            find_folder(name)
+    def check(depth: str, saliency: str) -> None:
+        """Raises UserError for a folder or name that is none (hub ids: when they are loaded)."""
+        find_depth(depth)
+        find_folder(saliency)
 
     @cached_property
-    def networks(self) -> dict[str, MapNet]:
-        return {
-            kind: MapNet.from_pretrained(name).requires_grad_(False).to(self.device)
-            for kind, name in self.names.items()
-        }
+    def networks(self) -> dict[str, nn.Module]:
+        loaded = {"depth": load_depth(self.names["depth"]), "saliency": load_saliency(self.names["saliency"])}
+        return {kind: network.to(self.device) for kind, network in loaded.items()}
 
     def fill(self, samples: list[Loaded]) -> None:
         """Compute the maps that samples lack; pictures of one size go through together."""
@@ -79,16 +77,13 @@ class MapMaker:
             for sample in samples:
                 if kind not in sample.maps:
                     groups[sample.image.shape[:2]].append(sample)
-            for (height, width), group in groups.items():
-                step = max(1, FORWARD_PIXELS // (height * width))
-                for start in range(0, len(group), step):
-                    self._forward(kind, group[start : start + step])
+            for group in groups.values():
+                self._forward(kind, group)
 
-    @torch.inference_mode()
     def _forward(self, kind: str, samples: list[Loaded]) -> None:
         pictures = torch.from_numpy(np.stack([sample.image for sample in samples]))  # [B,H,W,3]
         image = pictures.to(self.device).permute(0, 3, 1, 2).float().div(255)
-        found = self.networks[kind](image)[:, 0].mul(255).round().byte().cpu().numpy()
+        found = make_maps(self.networks[kind], image)[:, 0].mul(255).round().byte().cpu().numpy()
         for sample, values in zip(samples, found, strict=True):
             sample.maps[kind] = values
 

@@ -106,7 +106,7 @@ def judge(policy: Policy, reward: Reward, x0: Tensor, batch: Batch, objective: O
     parts, total = [], len(batch)
     for rows in torch.arange(total, device=x0.device).split(objective.decode_batch or total):
         latent, products = x0[rows].detach().requires_grad_(), batch.index(rows)
-        image = render(policy, latent, products)
+        image = render(policy, latent, products, preview=True)
         logits = reward(image, products)
         extra, scalars = objective.extra(image, products) if objective.extra else (latent.new_zeros(1), {})
         verdict, extra, share = f_ac(logits), extra.mean(), len(rows) / total
@@ -135,11 +135,20 @@ def predict(
     return Prediction(eps, predict_x0(x, eps, ab), guidance_direction(eps_z, eps_null, ab))
 
 
-def render(policy: Policy, x0: Tensor, batch: Batch) -> Tensor:
-    """The picture [B,3,H,W] in [0,1] that x0 stands for, with the product's own latent and pixels in it."""
-    image = policy.decode(inpaint(x0, batch.x_o, batch.mask))
+def render(policy: Policy, x0: Tensor, batch: Batch, preview: bool = False) -> Tensor:
+    """The picture [B,3,H,W] in [0,1] that x0 stands for, with the product's own latent and pixels in it.
+
+    `preview`: by the decoder for training.
+    """
+    return paste(render_bare(policy, x0, batch, preview), batch.product)
+
+
+def render_bare(policy: Policy, x0: Tensor, batch: Batch, preview: bool = False) -> Tensor:
+    """The same as the decoder shows it, before the product's own pixels are pasted."""
+    decode = policy.preview if preview else policy.decode
+    image = decode(inpaint(x0, batch.x_o, batch.mask))
     # Judge what will be seen: saved pictures are clamped, and nothing is to be won outside [0,1].
-    return paste(image.clamp(0, 1), batch.product)
+    return image.clamp(0, 1)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from rfft.diffusion import latent_mask
 from rfft.models.bundle import Bundle, load_bundle
@@ -18,11 +19,35 @@ PIXELS = 32
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.2", "conv1", "proj_in"]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked full take gigabytes: they have to be asked for."""
+    if "full" not in config.getoption("-m"):
+        items[:] = [item for item in items if "full" not in item.keywords]
+
+
 @pytest.fixture(scope="session")
 def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a StableDiffusionControlNetInpaintPipeline: 32 px, VAE factor 4, the schedule of SD 1.5."""
     folder = tmp_path_factory.mktemp("pipeline")
     shapes.pipeline("sd15").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip(pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of random weights with the tokenizer of the tiny pipeline."""
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = CLIPTokenizer.from_pretrained(pipeline_folder / "tokenizer")
+    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
+    text = shared | special | sizes
+    vision = shared | {"image_size": 32, "patch_size": 8}
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
+        CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

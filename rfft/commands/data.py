@@ -23,13 +23,16 @@ def prepare_rf1m(
     raw: Annotated[bool, typer.Option(help="Store uint8 arrays: quickest to read; needs --size.")] = False,
     shard_size: Annotated[int, typer.Option(min=1, help="Samples in a shard.")] = 1000,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")] = None,
-    depth: Annotated[str, typer.Option(help="Network for depth maps that are not there.")] = "rf-tiny-depth",
+    depth: Annotated[str, typer.Option(help="Network for missing depth maps.")] = "rf-tiny-depth",
     saliency: Annotated[str, typer.Option(help="The same for saliency.")] = "rf-tiny-saliency",
+    known_maps: Annotated[
+        bool, typer.Option("--known-maps/--no-known-maps", help="Keep the maps of SRC, or compute all.")
+    ] = True,
 ) -> None:
     """Make WebDataset shards of a labelled data set; the same command goes on with what was cut off."""
     from rfft import rf1m
 
-    settings = rf1m.Settings(size, raw, shard_size, depth, saliency)
+    settings = rf1m.Settings(size, raw, shard_size, depth, saliency, known_maps)
     rf1m.prepare(source, out, settings, workers or os.cpu_count() or 1)
 
 

@@ -7,20 +7,21 @@ An item, S the side of the square pictures (bytes, because processes pass them o
     saliency uint8 [1,S,S]
     caption  str
     label    int
-Any Dataset or IterableDataset of such items can be trained on.
+RFNet is trained on anything that gives batches of such items as `Pictures` does.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from rfft.data.cutout import resize_rgba
 from rfft.data.feedback import Pixels, Record
@@ -28,6 +29,28 @@ from rfft.data.maps import Maps
 
 Item = dict[str, Any]
 PICTURES = ("image", "product", "depth", "saliency")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one process reads its part."""
+
+    batch_size: int
+    workers: int = 0  # of the DataLoader
+    process: int = 0
+    processes: int = 1
+
+
+class Pictures(Protocol):
+    """Labelled pictures, wherever they lie."""
+
+    counts: list[int]  # of each class
+
+    def endless(self, reading: Reading, first: int, seed: int, mirror: bool) -> DataLoader[Item]:
+        """This process's micro-batches from number `first` on: a function of seed and place alone."""
+
+    def once(self, reading: Reading) -> DataLoader[Item]:
+        """This process's part of one round: every picture comes once among all processes."""
 
 
 class Labelled(Dataset[Item]):

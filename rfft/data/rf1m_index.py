@@ -27,6 +27,7 @@ ROLES = {  # in this order: "rgba_images" holds products
     "image": {"image", "images", "img", "imgs", "picture", "pictures"},
 }
 MAPS = ("depth", "saliency")
+MADE = "made-(depth|saliency)-"  # folders of maps that training made (data/maps.py): left alone
 
 _SCHEMA = """
 CREATE TABLE file(id INTEGER PRIMARY KEY, role TEXT, stem TEXT, archive TEXT, member TEXT, size INT,
@@ -138,7 +139,8 @@ def _add_files(db: sqlite3.Connection, source: Source, listed: Callable[[int], o
     for number, entry in enumerate(source.entries()):
         path = PurePosixPath(entry.member)
         if path.suffix.lower() in PICTURES:
-            _add_picture(db, source, entry)
+            if not any(re.match(MADE, folder) for folder in path.parts):
+                _add_picture(db, source, entry)
         elif path.name.lower() in _TEXTS:
             texts.append(entry)
         if number % 1000 == 0:

@@ -109,6 +109,17 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{file}: damaged: {error}") from None
 
 
+def read_complete(folder: Path) -> Manifest:
+    """Raises UserError where shards are still to be written."""
+    manifest = read_manifest(folder)
+    if not manifest.complete:
+        raise UserError(
+            f"{folder}: {len(manifest.shards)} of {manifest.planned} shards are there; the command that "
+            "began it goes on"
+        )
+    return manifest
+
+
 def encode_sample(key: str, feedback: Feedback, raw: bool, originals: dict[str, bytes]) -> dict[str, Any]:
     """Members of a sample for TarWriter; not raw: `originals`, by names like image.jpg, go in as they are."""
     about = {

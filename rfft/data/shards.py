@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from rfft.data.feedback import Pixels
-from rfft.data.shard_format import Feedback, decode_sample, read_manifest
+from rfft.data.shard_format import Feedback, decode_sample, read_complete
 from rfft.errors import UserError
 
 
@@ -47,13 +47,7 @@ def read_shards(
     ranks can take as many batches as each other, although shards differ a little in what they hold.
     """
     wds = webdataset()
-    manifest = read_manifest(folder)
-    if not manifest.complete:
-        raise UserError(
-            f"{folder}: {len(manifest.shards)} of {manifest.planned} shards are there; the command that "
-            "began it goes on"
-        )
-    files = [str(folder.resolve() / s.file) for s in manifest.shards.values() if s.samples]
+    files = [str(folder.resolve() / s.file) for s in read_complete(folder).shards.values() if s.samples]
     return wds.DataPipeline(
         _Order(files, bool(shuffle), seed, repeat),
         wds.tarfile_to_samples(),
@@ -104,17 +98,18 @@ def collate(items: Iterable[Feedback]) -> FeedbackBatch:
     if len({sample.image.shape for sample in samples}) > 1:
         raise UserError("pictures of several sizes in one batch; read them with size=")
     return FeedbackBatch(
-        _stack([sample.image for sample in samples]),
-        _stack([sample.product for sample in samples]),
-        _stack([sample.depth[..., None] for sample in samples if sample.depth is not None]),
-        _stack([sample.saliency[..., None] for sample in samples if sample.saliency is not None]),
+        stack([sample.image for sample in samples]),
+        stack([sample.product for sample in samples]),
+        stack([sample.depth[..., None] for sample in samples if sample.depth is not None]),
+        stack([sample.saliency[..., None] for sample in samples if sample.saliency is not None]),
         torch.tensor([item.label for item in items]),
         [item.caption for item in items],
         [item.prompt for item in items],
     )
 
 
-def _stack(pictures: list[Pixels]) -> Tensor:
+def stack(pictures: list[Pixels]) -> Tensor:
+    """Pictures [H,W,C] of one size as a tensor [B,C,H,W]."""
     stacked: NDArray[np.uint8] = np.stack(pictures).transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(stacked))
 

@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rfft.models.depth import load_depth_estimator
+from rfft.models.depth import DepthEstimator, load_depth_estimator
 from rfft.models.layers import normalize, vgg_stage
 from rfft.models.pretrained import PretrainedModule, find_folder, read_json
 from rfft.models.u2net import U2Net
+
+FORWARD_PIXELS = 2**18  # of all pictures in one forward pass without gradient, at the network's own size
 
 
 @dataclass
@@ -74,3 +76,20 @@ def load_saliency(name: str) -> nn.Module:
     folder = find_folder(name)
     architecture = U2Net if read_json(folder).get("architecture") == U2Net.__name__ else MapNet
     return architecture.from_pretrained(folder).requires_grad_(False)
+
+
+@torch.inference_mode()
+def make_maps(network: nn.Module, image: Tensor) -> Tensor:
+    """Maps [B,1,H,W] of any number of pictures [B,3,H,W], a few at a time."""
+    height, width = _working_size(network, image)
+    at_once = max(1, FORWARD_PIXELS // (height * width))
+    return torch.cat([network(part) for part in image.split(at_once)])
+
+
+def _working_size(network: nn.Module, image: Tensor) -> tuple[int, int]:
+    """Height and width to which the network brings a picture."""
+    if isinstance(network, DepthEstimator):
+        return network.size
+    if isinstance(network, U2Net):
+        return network.config.image_size, network.config.image_size
+    return image.shape[-2], image.shape[-1]

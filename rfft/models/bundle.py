@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderTiny,
     ControlNetModel,
     DDIMScheduler,
     DiffusionPipeline,
@@ -53,6 +54,7 @@ class Bundle:
         self.unwrapped = Denoiser(pipe.unet, pipe.controlnet, pipe.scheduler)
         self.denoiser: Denoise = self.unwrapped
         self.frozen_controlnet: ControlNetModel | None = None
+        self.tiny_vae: AutoencoderTiny | None = None
         self.modes: list[str] = []
 
     @property
@@ -100,6 +102,27 @@ class Bundle:
             pixels = self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0]
         return pixels.to(latent.dtype) / 2 + 0.5
 
+    def preview(self, latent: Tensor) -> Tensor:
+        """decode() for the training step: by the small decoder, if there is one."""
+        if self.tiny_vae is None:
+            return self.decode(latent)
+        latent = latent / self.tiny_vae.config.scaling_factor
+        pixels = self.tiny_vae.decode(latent.to(self.tiny_vae.dtype), return_dict=False)[0]
+        return pixels.to(latent.dtype) / 2 + 0.5
+
+    def set_tiny_vae(self, tiny: AutoencoderTiny) -> None:
+        """Decode in the training step with a small distilled decoder (TAESD, say), frozen."""
+        config = tiny.config
+        factor = config.upsampling_scaling_factor ** (len(config.num_decoder_blocks) - 1)
+        own = self.latent_factor, self.vae.config.latent_channels
+        if (factor, config.latent_channels) != own:
+            raise UserError(
+                f"model.tiny_vae enlarges {config.latent_channels} channels {factor} times, the bundle's own "
+                f"decoder {own[1]} channels {own[0]} times: name one that was distilled from it"
+            )
+        self.tiny_vae = tiny.requires_grad_(False).eval()
+        self.modules.append(self.tiny_vae)
+
     def _vae_precision(self) -> AbstractContextManager[object]:
         kind = self.device.type
         half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
@@ -124,7 +147,7 @@ class Bundle:
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass: U-Net, ControlNet and VAE decoder."""
-        for module in (self.pipe.unet, self.pipe.controlnet, self.vae):
+        for module in (self.pipe.unet, self.pipe.controlnet, self.tiny_vae or self.vae):
             module.enable_gradient_checkpointing()
 
     def same_input(self) -> AbstractContextManager[None]:
@@ -200,6 +223,17 @@ def load_bundle(
     if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
         raise UserError(f"bundle {name}: an inpainting U-Net (9 channels); give one of 4 channels")
     return Bundle(pipe)
+
+
+def load_tiny_vae(path_or_id: str, dtype: torch.dtype = torch.float32) -> AutoencoderTiny:
+    """A folder or hub id that diffusers' AutoencoderTiny loads."""
+    try:
+        return AutoencoderTiny.from_pretrained(path_or_id, torch_dtype=dtype)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"model.tiny_vae {path_or_id}: neither a folder nor a hub id that loads ({reason})"
+        ) from error
 
 
 def source_of(path_or_id: str | Path) -> str:

@@ -50,14 +50,31 @@ class WeightedRewards(nn.Module):
         return total, scalars
 
 
-class PickScore(nn.Module):
-    """PickScore (arXiv 2305.01569): CLIP tuned on people's choices; 100 x cosine of picture and prompt."""
+class TextMatch(nn.Module):
+    """How well a picture fits its prompt, by a CLIP model."""
 
-    def __init__(self, model: str = "yuvalkirstain/PickScore_v1") -> None:
+    def __init__(self, model: str) -> None:
         """`model`: folder or hub id of a CLIP model with its tokenizer."""
         super().__init__()
         self.clip = _clip(model)
         self.tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def cosine(self, image: Tensor, prompts: list[str]) -> Tensor:
+        """[B]"""
+        tokens = self.tokenizer(prompts, padding=True, truncation=True, return_tensors="pt").to(image.device)
+        text = self.clip.text_projection(self.clip.text_model(**tokens).pooler_output)
+        return (F.normalize(picture_features(self.clip, image), dim=-1) * F.normalize(text, dim=-1)).sum(-1)
+
+    def score(self, image: Tensor, prompts: list[str]) -> Tensor:
+        """[B]: CLIP score (arXiv 2104.08718) on the scale that is usual, 100 x cosine, 0 at least."""
+        return 100 * self.cosine(image, prompts).clamp(min=0)
+
+
+class PickScore(TextMatch):
+    """PickScore (arXiv 2305.01569): CLIP tuned on people's choices; 100 x cosine of picture and prompt."""
+
+    def __init__(self, model: str = "yuvalkirstain/PickScore_v1") -> None:
+        super().__init__(model)
 
     def forward(
         self, image: Tensor, captions: list[str], prompts: list[str]
@@ -67,10 +84,7 @@ class PickScore(nn.Module):
 
     def score(self, image: Tensor, prompts: list[str]) -> Tensor:
         """[B]"""
-        tokens = self.tokenizer(prompts, padding=True, truncation=True, return_tensors="pt").to(image.device)
-        text = self.clip.text_projection(self.clip.text_model(**tokens).pooler_output)
-        cosine = (F.normalize(picture_features(self.clip, image), dim=-1) * F.normalize(text, dim=-1)).sum(-1)
-        return self.clip.logit_scale.exp() * cosine
+        return self.clip.logit_scale.exp() * self.cosine(image, prompts)
 
 
 class Aesthetic(nn.Module):

@@ -65,6 +65,11 @@ def merged(module: nn.Module) -> Iterator[None]:
             weight.data = original
 
 
+def merged_bytes(module: nn.Module) -> int:
+    """Memory that merged() takes: the merged weights beside the original ones."""
+    return sum(layer.get_base_layer().weight.nbytes for layer in lora_layers(module))
+
+
 @torch.no_grad()
 def _merged_weight(layer: Any, weight: Tensor) -> Tensor:
     # Outside autocast, which would round BA to half precision.

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderTiny,
     ControlNetModel,
     DDIMScheduler,
     DiffusionPipeline,
@@ -20,12 +21,16 @@ from rfft.types import Batch, Conditioning
 TOKENS = 77  # of CLIP's text encoders
 
 
-def load_skeleton(path_or_id: str, controlnet: str | None = None) -> Bundle:
+def load_skeleton(path_or_id: str, controlnet: str | None = None, tiny_vae: str | None = None) -> Bundle:
     """As models.bundle.load_bundle, but only the config files are read; there are no weights."""
     try:
-        return _assemble(source_of(path_or_id), controlnet)
+        bundle = _assemble(source_of(path_or_id), controlnet)
+        if tiny_vae is not None:
+            with torch.device("meta"):
+                bundle.set_tiny_vae(_from(AutoencoderTiny, tiny_vae))
     except (OSError, ValueError) as error:
         raise cannot_load(path_or_id, error) from error
+    return bundle
 
 
 def _assemble(source: str, controlnet: str | None) -> Bundle:

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from rfft.errors import UserError
 from rfft.models.bundle import Bundle, load_bundle
+from rfft.models.lora import merged_bytes
 from rfft.types import Batch
 
 MODES = [["unet_lora"], ["controlnet_lora"], ["controlnet"], ["unet_lora", "controlnet_lora"]]
@@ -34,8 +35,11 @@ def test_merged_is_unmerged(make_trained: Make, make_batch: Callable[..., Batch]
     bundle = make_trained(*modes)
     batch = make_batch(bundle)
     before, unmerged = weights(bundle), forward(bundle, batch)
+    known = {parameter.data_ptr() for parameter in bundle.unwrapped.parameters()}
     with bundle.merged():
         assert_close(forward(bundle, batch), unmerged, rtol=1e-4, atol=1e-5)
+        own = [p.nbytes for p in bundle.unwrapped.parameters() if p.data_ptr() not in known]
+        assert sum(own) == merged_bytes(bundle.unwrapped)
     after = weights(bundle)
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert torch.equal(forward(bundle, batch), unmerged)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import CLIPModel
 
 from rfft import build, cli, evaluate, results
 from rfft.checkpoint import Checkpoints
 from rfft.config import Config, load_config, to_yaml
 from rfft.errors import UserError
 from rfft.evaluate import Evaluator, reference_images
+from rfft.evaluate_runs import evaluate_base
 
 STATES = ("base", "tuned")
 
@@ -130,6 +133,53 @@ def test_evaluate_command(rfft: Callable[..., None], run: Path, capsys: pytest.C
     with Image.open(run / "samples/before_after.png") as grid:
         assert grid.size[0] > 12 * 128
     assert not list(run.rglob("*.part"))
+
+
+def test_figures_of_real_bases(rfft: Callable[..., None], run: Path, clip: Path, tmp_path: Path) -> None:
+    """CLIP score, PickScore, FID and fidelity of both states, and the ranking of these and a third model."""
+    measured = [f"evaluate.clip={clip}", f"evaluate.pickscore={clip}", "evaluate.fid=clip"]
+    few = ["evaluate.fidelity=true", "evaluate.max_attempts=1", "evaluate.probe=null", "evaluate.judge=null"]
+    rfft("evaluate", run, *measured, *few)
+    summary = json.loads((run / "summary.json").read_text())
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    for state in STATES:
+        found = summary[state]
+        assert found["fid"] > 0 and found["fid_space"] == "clip" and 5 < found["product_psnr"] < 60
+        scores = evaluation[state]["scores"]
+        assert set(scores) == {"clip_score", "pickscore", "product_psnr", "product_ssim"}
+        for name, values in scores.items():
+            assert len(values) == 12 and found[name] == pytest.approx(np.mean(values), rel=1e-5)
+        # One network of random weights for both, so that they differ by its scale alone.
+        scale = math.exp(CLIPModel.from_pretrained(clip).logit_scale.item()) / 100
+        expected = scale * np.array(scores["clip_score"])
+        np.testing.assert_allclose(np.maximum(scores["pickscore"], 0), expected, rtol=1e-4, atol=1e-5)
+    assert summary["base"]["pickscore"] != summary["tuned"]["pickscore"]
+
+    plain = ["run.name=engineered", f"run.out={tmp_path}", *measured, *few]
+    words = "evaluate.quality_words=a sharp photo, high quality"
+    rfft("evaluate", run / "config.yaml", *plain, words, "evaluate.negative_prompt=floating")
+    engineered = json.loads((tmp_path / "engineered/summary.json").read_text())
+    assert list(engineered) == ["base"] and engineered["base"]["clip_score"] != summary["base"]["clip_score"]
+    cells = json.loads((tmp_path / "engineered/evaluation.json").read_text())["cells"]
+    assert cells[0]["prompt"] == evaluation["cells"][0]["prompt"]  # judged by what was asked
+    assert cells[0]["quality_words"] == "a sharp photo, high quality"
+
+    rfft("compare", tmp_path / "engineered", run, "--out", tmp_path / "both", "--tie", "0.01")
+    lines = (tmp_path / "both/comparison.md").read_text().splitlines()
+    rows = [line.split(" | ")[:2] for line in lines[2:5]]
+    assert rows == [["| base", "base"], ["| engineered", "prompt engineering"], ["| small", "cc, beta 0.02"]]
+    assert "PickScore" in lines[0] and "place" not in lines[0]
+    ranking = [line for line in lines[7:] if line.startswith("| ")]
+    assert {line.split(" | ")[0] for line in ranking[2:]} == {"| base", "| engineered", "| small"}
+    rates = [float(line.split(" | ")[1].removesuffix(" %")) for line in ranking[2:]]
+    assert rates == sorted(rates, reverse=True) and sum(rates) == pytest.approx(150, abs=0.2)
+    assert any(line.startswith("- CLIP score: ") for line in lines)
+
+
+def test_a_training_run_is_not_taken_for_a_base_model(run: Path, config: Config) -> None:
+    config.run.out = str(run.parent)
+    with pytest.raises(UserError, match="is a training run"):
+        evaluate_base(config)
 
 
 def test_counters_of_the_training_stay(rfft: Callable[..., None], run: Path) -> None:

@@ -178,15 +178,62 @@ def test_a_mistake_leaves_nothing_behind(rfft: Rfft, settings: Path, override: s
 @pytest.mark.slow
 def test_two_processes_validate_as_one(rfft: Rfft, settings: Path, scenes: Path, tmp_path: Path) -> None:
     """Batch statistics are each process's own, so the weights differ from one process's; the figures hold."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, *TORCHRUN, "rfnet", "train", str(settings), "trainer.steps=2"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    two_processes(tmp_path, "rfnet", "train", str(settings), "trainer.steps=2")
     validated = figures("runs/small")
     assert [row["step"] for row in rows("small")] == [1, 2, 2] and validated["pictures"] == 11
     assert json.loads(Path("runs/small/summary.json").read_text())["pictures"] == 2 * 4 * 2
     assert rfft("rfnet", "evaluate", "runs/small", "--data", str(scenes / "val"))[0] == 0
     assert figures("runs/small")["confusion"] == validated["confusion"]
     assert figures("runs/small")["loss"] == pytest.approx(validated["loss"], rel=1e-5)
+
+
+def test_from_shards_a_resume_is_exact_too(rfft: Rfft, settings: Path, scenes: Path) -> None:
+    """Prepared with the networks' own maps, as maps.known=false asks."""
+    config = yaml.safe_load(settings.read_text())
+    networks = [f"--{kind}={config['maps'][kind]}" for kind in ("depth", "saliency")]
+    for part in ("train", "val"):
+        prepare = ["data", "prepare-rf1m", str(scenes / part), part, "--size=32", "--raw", "--shard-size=4"]
+        code, told = rfft(*prepare, *networks, "--workers=1", "--no-known-maps")
+        assert code == 0, told
+    data = ["data.train=[train]", "data.validation=[val]"]
+    every = ["rfnet", "train", str(settings), "trainer.checkpoint_every=2", "data.workers=1"]
+    for overrides in (
+        ["run.name=whole", "trainer.steps=4"],
+        ["run.name=parts", "trainer.steps=2"],
+        ["run.name=parts", "trainer.steps=4"],
+    ):
+        code, told = rfft(*every, *data, *overrides)
+        assert code == 0, told
+    for name in ("metrics.jsonl", "checkpoints/step-000004/rfnet.safetensors", "evaluation.json"):
+        assert Path("runs/whole", name).read_bytes() == Path("runs/parts", name).read_bytes(), name
+    assert figures("runs/whole")["pictures"] == 11
+
+    code, told = rfft("rfnet", "evaluate", "runs/whole", "--data", "val", "--out", "again")
+    assert code == 0, told
+    assert figures("again")["confusion"] == figures("runs/whole")["confusion"]
+    code, told = rfft(*every, "data.train=[train]", "data.validation=[]", "run.name=new")
+    assert code == 2 and "name others for validation with data.validation" in told
+    code, told = rfft(*every, *data, "maps.depth=rf-tiny-depth", "run.name=new")
+    assert code == 2 and "prepare it with --no-known-maps --depth rf-tiny-depth" in told
+
+
+@pytest.mark.slow
+def test_two_processes_share_shards(rfft: Rfft, settings: Path, scenes: Path, tmp_path: Path) -> None:
+    """The one shard of the validation is read by the first process; the second has nothing to judge."""
+    for part, size in (("train", 12), ("val", 100)):
+        options = ["--size=32", "--raw", f"--shard-size={size}", "--workers=1"]
+        code, told = rfft("data", "prepare-rf1m", str(scenes / part), part, *options)
+        assert code == 0, told
+    data = ["data.train=[train]", "data.validation=[val]", "maps.known=true"]
+    two_processes(tmp_path, "rfnet", "train", str(settings), "trainer.steps=2", *data)
+    assert figures("runs/small")["pictures"] == 11
+    assert json.loads(Path("runs/small/summary.json").read_text())["pictures"] == 2 * 4 * 2
+
+
+def two_processes(folder: Path, *arguments: str) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, *TORCHRUN, *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -17,14 +17,19 @@ from transformers import (
     DPTForDepthEstimation,
 )
 
+from rfft.adworld.draw import draw_dataset
 from rfft.build import build_reward
 from rfft.config import load_config
+from rfft.data.feedback import read_feedback
 from rfft.errors import UserError
-from rfft.models.auxiliary import MapNet, find_depth, load_depth, load_saliency
+from rfft.models import auxiliary
+from rfft.models.auxiliary import MapNet, find_depth, load_depth, load_saliency, make_maps
 from rfft.models.depth import DepthEstimator
 from rfft.models.reward import RewardModel
 from rfft.models.rfnet import RFNet, RFNetConfig
 from rfft.models.u2net import U2Net
+from rfft.rfnet_config import Maps as MapSettings
+from rfft.rfnet_data import build_maps, fill_maps
 
 # onnxruntime on the original u2netp.onnx: the map of `waves` at rows and columns 20, 76, 132 ...
 ORIGINAL = [
@@ -224,3 +229,39 @@ def test_the_reward_sees_through_them(
     if auxiliary_grad:
         logits[:, 0].sum().backward()
         assert picture.grad is not None and picture.grad.abs().amax((1, 2, 3)).min() > 0
+
+
+def test_many_pictures_go_through_a_few_at_a_time(
+    depth_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the size that the network gives them: 56 px, whatever the picture's."""
+    monkeypatch.setattr(auxiliary, "FORWARD_PIXELS", 2 * 56 * 56)
+    network = load_depth(str(depth_folders["dpt"]))
+    sizes: list[int] = []
+    network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    pictures = torch.cat([waves(24) * shade for shade in (1, 0.8, 0.6, 0.4, 0.2)])
+    found = make_maps(network, pictures)
+    assert sizes == [2, 2, 1] and found.shape == (5, 1, 24, 24)
+    torch.testing.assert_close(found[3:4], network(pictures[3:4]), rtol=0, atol=1e-5)
+
+
+def test_a_data_set_is_prepared_by_any_of_them(depth_folders: dict[str, Path], tmp_path: Path) -> None:
+    """Made once by U2-Net and a transformers model, kept under the mark of their weights."""
+    draw_dataset(tmp_path / "scenes", 2, seed=0, workers=1)
+    records = read_feedback(tmp_path / "scenes")
+    settings = MapSettings(depth=str(depth_folders["dpt"]), saliency="u2netp", known=False)
+    maps = build_maps(settings, drop=[])
+    fill_maps(maps, records, settings, torch.device("cpu"))
+    networks = {"depth": load_depth(settings.depth), "saliency": load_saliency(settings.saliency)}
+    for kind, network in networks.items():
+        assert maps[kind].missing(records) == []
+        for record in records:
+            sample = record.load()
+            image = torch.from_numpy(sample.image).permute(2, 0, 1)[None].float() / 255
+            expected = network(image)[0, 0].mul(255).round().detach()
+            made = torch.from_numpy(maps[kind].load(record, sample)).float()
+            assert (made - expected).abs().max() <= 1
+    other = MapSettings(depth=str(depth_folders["depth_anything"]), saliency="some-missing")
+    assert build_maps(other, drop=["s"])["depth"].mark != maps["depth"].mark
+    hub = MapSettings(depth="some/where")
+    assert build_maps(hub, drop=["s"])["depth"].mark != maps["depth"].mark

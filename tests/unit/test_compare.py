@@ -1,11 +1,15 @@
 """`rfft compare` reads finished runs and leaves a table and a figure."""
 
 import json
+import re
+from dataclasses import asdict
+from pathlib import Path
 
 import cv2
 import pytest
 
-from rfft.compare import compare
+from rfft.compare import compare, method_of
+from rfft.config import load_config
 from rfft.errors import UserError
 
 
@@ -41,6 +45,30 @@ def test_table_has_the_base_model_and_every_run(tmp_path):
     assert "28.0 %" in table[4]
     assert table[2].count("|") == table[0].count("|") == table[1].count("|")
     assert cv2.imread(str(tmp_path / "out" / "comparison.png")).shape[1] > 1000
+
+
+@pytest.mark.parametrize(
+    ("objective", "state", "evaluate", "name"),
+    [
+        ({"regularizer": "none", "guidance_scale": 1.0}, "tuned", {}, "ReFL"),
+        ({"regularizer": "none", "guidance_scale": None}, "tuned", {}, "none"),
+        ({"regularizer": "none", "through": "draft"}, "tuned", {}, "DRaFT-4"),
+        ({"regularizer": "kl", "beta": 10.0}, "tuned", {}, "kl, beta 10"),
+        ({"regularizer": "cc"}, "base", {"quality_words": "sharp"}, "prompt engineering"),
+        ({"regularizer": "cc"}, "base", {"negative_prompt": None, "quality_words": ""}, "base"),
+    ],
+)
+def test_methods_have_the_papers_names(objective, state, evaluate, name):
+    config = {"objective": objective, "rollout": {"grad_steps": 4}, "evaluate": evaluate}
+    assert method_of(config, state) == name
+
+
+def test_make_compare_trains_the_papers_methods():
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text().replace("\\\n", " ")
+    methods = re.search("^METHODS := (.*)$", makefile, re.MULTILINE)[1].split()
+    configs = [load_config("tiny", method.split(":")[1:]) for method in methods]
+    names = [method_of(asdict(config), "tuned") for config in configs]
+    assert names == ["ReFL", "DRaFT-4", "kl, beta 10", "cc, beta 0.02"]
 
 
 def test_a_run_that_is_not_finished_is_named(tmp_path):

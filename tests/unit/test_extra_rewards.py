@@ -11,34 +11,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPModel
 
 from rfft.errors import UserError
 from rfft.losses import f_ac
 from rfft.models.bundle import Bundle
-from rfft.models.extra_rewards import Aesthetic, PickScore, WeightedRewards, load_extra
+from rfft.models.extra_rewards import Aesthetic, PickScore, TextMatch, WeightedRewards, load_extra
 from rfft.step import Objective, train_step
 from rfft.types import Batch, Reward
 from tests.toys import Darkness
 
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
-
-
-@pytest.fixture(scope="module")
-def clip(pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP of random weights with the tokenizer of the tiny pipeline."""
-    folder = tmp_path_factory.mktemp("clip")
-    tokenizer = CLIPTokenizer.from_pretrained(pipeline_folder / "tokenizer")
-    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
-    text = shared | special | sizes
-    vision = shared | {"image_size": 32, "patch_size": 8}
-    torch.manual_seed(5)
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def test_weights_and_texts() -> None:
@@ -66,6 +50,21 @@ def test_pickscore_is_clips_own(clip: Path) -> None:
     assert_close(scalars["score"], theirs.mean())
     loss.sum().backward()
     assert image.grad is not None and image.grad.any()
+
+
+def test_the_clip_score_is_a_cosine_without_clips_scale(clip: Path) -> None:
+    """100 x cosine where that is positive, 0 where picture and prompt point away from each other."""
+    scorer, words = TextMatch(str(clip)), ["a park", "a long wall", "grey light", "tulips", "a lamp"]
+    image = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    model = CLIPModel.from_pretrained(clip)
+    with torch.no_grad():
+        model.logit_scale.fill_(0.0)
+        tokens = scorer.tokenizer(words, padding=True, return_tensors="pt")
+        cosines = model(pixel_values=(image - CLIP_MEAN) / CLIP_STD, **tokens).logits_per_image.diagonal()
+        assert_close(scorer.cosine(image, words), cosines)
+        assert_close(scorer.score(image, words), 100 * cosines.clamp(min=0))
+        scorer.clip.visual_projection.weight.neg_()
+        assert_close(scorer.score(image, words), 100 * (-cosines).clamp(min=0))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -54,6 +54,6 @@ def test_diversity_needs_two_seeds() -> None:
 
 
 def test_colour_is_averaged_over_the_seeds_first() -> None:
-    figures = score.colour_figures(torch.tensor([[10.0, 20.0], [15.0, 15.0]]))
+    figures = score.mean_figures("colourfulness", torch.tensor([[10.0, 20.0], [15.0, 15.0]]))
     assert figures["colourfulness"] == 15
     assert figures["colourfulness_interval"] == [15, 15]

@@ -1,0 +1,15 @@
+"""Frechet distance of pictures' features to reference ones (FID, arXiv 1706.08500)."""
+
+from torch import Tensor, nn
+
+from rfft.metrics.library import torchmetrics
+
+
+def fid(features: Tensor, reference: Tensor) -> float:
+    """Features [N,D] and [M,D] of any network. Biased upwards by few pictures: compare equal N and M."""
+    taken = nn.Identity()  # of features, not of pictures
+    taken.num_features = features.shape[1]  # type: ignore[assignment]
+    metric = torchmetrics("image.fid").FrechetInceptionDistance(feature=taken)
+    metric.update(reference.float(), real=True)
+    metric.update(features.float(), real=False)
+    return float(metric.compute())

@@ -1,0 +1,43 @@
+"""Bases of full width (fewer layers): a step in each mode, and its memory beside what `rfft check` says."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rfft.check import costs
+from tests.full.measure import settings
+
+ROOT = Path(__file__).parents[2]
+TOGETHER = "memory: together, at least"
+TOLERANCE = 0.15
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("mode", ["unet_lora", "controlnet_lora", "controlnet"])
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_a_step_takes_the_memory_that_was_foretold(name: str, mode: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.full.measure", name, mode, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert math.isfinite(found["loss"]) and found["grad_norm"] > 0
+    assert found["moved"] > 0.99 * found["watched"]
+
+    facts = costs(settings(name, mode, tmp_path, []))
+    foretold = float(facts[TOGETHER].removesuffix(" GiB"))
+    taken = (found["peak"] - found["before"]) / 2**30
+    gib = {key: found[key] / 2**30 for key in ("peak", "before")}
+    print(
+        f"\n{name} {mode}: {found['parameters'] / 1e6:,.0f} M parameters; peak {gib['peak']:.2f} GiB, of it "
+        f"libraries and rewards {gib['before']:.2f}; foretold without libraries {foretold:.2f}; "
+        f"{found['cpu_seconds']:.0f} CPU seconds\n{facts}"
+    )
+    assert taken == pytest.approx(foretold, rel=TOLERANCE)
