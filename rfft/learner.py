@@ -10,13 +10,14 @@ import logging
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rfft import optimization
 from rfft.baselines import draft_step
 from rfft.checkpoint import Stateful, load_objects, load_weights
 from rfft.conditions import noise_for, product_for
@@ -35,23 +36,10 @@ REGULARIZERS = {"cc": "l_cc", "kl": "l_kl", "none": ""}
 
 
 @dataclass
-class Counters:
-    """What the run has done so far, in all processes together."""
-
-    step: int = 0  # optimizer steps
+class Counters(optimization.Counters):
     place: int = 0  # samples drawn: where in their order the next step begins
-    skipped: int = 0  # of these, for want of a finite gradient
-    skipped_in_a_row: int = 0
-    seconds: float = 0.0  # training alone
     grad_samples: int = 0  # pictures that a gradient came from
     forwards: int = 0  # batched calls of the denoiser
-
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 class Learner:
@@ -91,12 +79,7 @@ class Learner:
             )
         strata = parts // self.shared
         self.draw = Draw(config.run.seed, rollout.steps, rollout.last, rollout.grad_steps, strata)
-        adamw = torch.optim.AdamW(
-            list(bundle.trainable().values()),
-            lr=optimizer.lr,
-            betas=(optimizer.betas[0], optimizer.betas[1]),
-            weight_decay=optimizer.weight_decay,
-        )
+        adamw = optimization.adamw(bundle.trainable().values(), optimizer)
         self.warmup = torch.optim.lr_scheduler.LambdaLR(
             adamw, lambda step: min(1.0, (step + 1) / max(1, optimizer.warmup))
         )
@@ -191,11 +174,8 @@ class Learner:
 
     def _count(self, outputs: list[StepOutput], finite: bool, seconds: float) -> None:
         counters, processes = self.counters, self.accelerator.num_processes
-        counters.step += 1
+        counters.count(finite, seconds)
         counters.place += self.samples_per_step
-        counters.seconds += seconds
-        counters.skipped += not finite
-        counters.skipped_in_a_row = 0 if finite else counters.skipped_in_a_row + 1
         counters.grad_samples += processes * sum(output.logits[..., 0].numel() for output in outputs)
         counters.forwards += processes * sum(output.forwards for output in outputs)
 

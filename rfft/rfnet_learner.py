@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from rfft import optimization
 from rfft.checkpoint import Stateful, load_objects, load_weights
 from rfft.models.rfnet import RFNet
 from rfft.rfnet_config import Optimizer, RFNetTraining
@@ -51,24 +52,11 @@ def rate_factor(step: int, steps_per_epoch: int, settings: Optimizer) -> float:
 
 
 @dataclass
-class Counters:
-    """What the run has done so far, in all processes together."""
-
-    step: int = 0  # optimizer steps
-    skipped: int = 0  # of these, for want of a finite gradient
-    skipped_in_a_row: int = 0
-    seconds: float = 0.0  # training alone
+class Counters(optimization.Counters):
     pictures: int = 0
     best_ap: float = -1.0  # of "available" on the validation split
     best_step: int = 0
     worse_in_a_row: int = 0  # validations since
-
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 class RFNetLearner:
@@ -87,12 +75,7 @@ class RFNetLearner:
         per_step = trainer.batch_size * trainer.accumulation * accelerator.num_processes
         self.steps_per_epoch = max(1, sum(counts) // per_step)
         self.rfnet = model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        adamw = torch.optim.AdamW(
-            model.parameters(),
-            lr=optimizer.lr,
-            betas=(optimizer.betas[0], optimizer.betas[1]),
-            weight_decay=optimizer.weight_decay,
-        )
+        adamw = optimization.adamw(model.parameters(), optimizer)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             adamw, lambda step: rate_factor(step, self.steps_per_epoch, optimizer)
         )
@@ -120,10 +103,7 @@ class RFNetLearner:
         self.optimizer.zero_grad()
         self.schedule.step()
         counters = self.counters
-        counters.step += 1
-        counters.seconds += seconds
-        counters.skipped += not finite
-        counters.skipped_in_a_row = 0 if finite else counters.skipped_in_a_row + 1
+        counters.count(finite, seconds)
         counters.pictures += trainer.batch_size * trainer.accumulation * self.accelerator.num_processes
         named = {"loss": loss, "accuracy": accuracy, "grad_norm": norm, "lr": lr}
         named |= {"epoch": counters.step / self.steps_per_epoch, "skipped": counters.skipped}

@@ -45,8 +45,9 @@ from rfft.rfnet_evaluate import (
 )
 from rfft.rfnet_learner import RFNetLearner
 from rfft.tracking import Tracker
-from rfft.trainer import MAX_SKIPPED, MAX_SKIPPED_FP16, start
+from rfft.trainer import start
 
+ADVICE = "Lower optimizer.lr, or set trainer.mixed_precision=no"
 NOBODY = -1  # the label of a row that only fills up a process's part
 
 
@@ -115,15 +116,9 @@ def training_batches(learner: RFNetLearner, training: Pictures) -> Iterator[dict
 
 def loop(learner: RFNetLearner, watch: Watch, source: Iterator[dict[str, Any]]) -> None:
     """Step until finished."""
-    limit = MAX_SKIPPED if learner.accelerator.scaler is None else MAX_SKIPPED_FP16
     while not learner.finished():
         figures = learner.step(source)
-        if learner.counters.skipped_in_a_row >= limit:
-            raise UserError(
-                f"{limit} steps in a row without a finite loss and gradient, the last one is step "
-                f"{learner.counters.step}; the last checkpoint is intact. Lower optimizer.lr, or set "
-                "trainer.mixed_precision=no"
-            )
+        learner.counters.check_skipped(learner.accelerator.scaler, ADVICE)
         watch.after_step(figures)
 
 

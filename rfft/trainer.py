@@ -27,8 +27,7 @@ from rfft.rfnet_config import RFNetTraining
 from rfft.signals import StopSignals
 from rfft.watch import SAMPLES, Watch
 
-MAX_SKIPPED = 5  # steps in a row without a finite gradient
-MAX_SKIPPED_FP16 = 20  # there the loss scale has to find its level first
+ADVICE = "Lower optimizer.lr or objective.beta, or set trainer.mixed_precision=no"
 
 
 def train(config: Config) -> Path:
@@ -138,19 +137,13 @@ def memory_advice(config: Config) -> str:
 
 def loop(learner: Learner, watch: Watch | None, evaluator: Evaluator | None) -> None:
     """Step until finished; `watch` in the main process."""
-    limit = MAX_SKIPPED if learner.accelerator.scaler is None else MAX_SKIPPED_FP16
     while not learner.finished():
         scalars = learner.step()
         if learner.to_be_saved():
             learner.engine.collect()
         if scalars is None:
             return
-        if learner.counters.skipped_in_a_row >= limit:
-            raise UserError(
-                f"{limit} steps in a row without a finite loss and gradient, the last one is step "
-                f"{learner.counters.step}; the last checkpoint is intact. Lower optimizer.lr or "
-                "objective.beta, or set trainer.mixed_precision=no"
-            )
+        learner.counters.check_skipped(learner.accelerator.scaler, ADVICE)
         if watch is not None:
             watch.after_step(scalars)
         if learner.config.evaluate.every:
