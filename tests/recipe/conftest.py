@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 import yaml
 from transformers import CLIPTokenizer
 
+from rfft import cli
 from rfft.adworld import assets
 from rfft.models.auxiliary import MapNet, MapNetConfig
 from rfft.models.judge import Judge, JudgeConfig
@@ -21,6 +24,33 @@ CLASSES = {
     "prop": list(assets.PROP_NAMES),
     "light": list(assets.LIGHTS),
 }
+
+
+@pytest.fixture
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """run_command(*arguments) -> (exit code, stdout, stderr) of `rfft`."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rfft", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(exit.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def rfft(run_command: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, list[str]]]:
+    """rfft(*arguments) -> (exit code, lines of stderr)."""
+
+    def run(*arguments: object) -> tuple[int, list[str]]:
+        code, _, err = run_command(*arguments)
+        return code, err.splitlines()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -9,23 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfft import cli
-
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny.yaml")
 
 
 @pytest.fixture
-def rfft(monkeypatch, capsys, tmp_path):
+def rfft(monkeypatch, run_command, tmp_path):
     """rfft(*arguments) -> (exit code, lines on stderr), in an empty folder that must stay as it is."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
         before = sorted(tmp_path.rglob("*"))
-        monkeypatch.setattr(sys, "argv", ["rfft", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
+        code, _, err = run_command(*arguments)
         assert sorted(tmp_path.rglob("*")) == before, "something was written"
-        return exit.value.code, capsys.readouterr().err.splitlines()
+        return code, err.splitlines()
 
     return run
 

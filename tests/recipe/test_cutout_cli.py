@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,24 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from rfft import cli
 from rfft.adworld import assets
 from rfft.data.samples import Framing, load_samples
 
 UPRIGHT, TURNED = 1, 6  # EXIF orientations; 6: to be turned clockwise
 FORMATS = {"chair": "jpg", "sofa": "webp", "jar": "png"}
 Rfft = Callable[..., tuple[int, list[str]]]
-
-
-@pytest.fixture
-def rfft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Rfft:
-    def run(*arguments: object) -> tuple[int, list[str]]:
-        monkeypatch.setattr(sys, "argv", ["rfft", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        return int(exit.value.code or 0), capsys.readouterr().err.splitlines()
-
-    return run
 
 
 def photograph(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rfft import cli, rf1m
+from rfft import rf1m
 from rfft.adworld.draw import draw_dataset
 from rfft.data.feedback import read_feedback
 from rfft.data.shard_format import read_manifest
@@ -26,15 +25,12 @@ Rfft = Callable[..., tuple[int, list[str]]]
 
 
 @pytest.fixture
-def rfft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Rfft:
+def rfft(run_command: Callable[..., tuple[int, str, str]]) -> Rfft:
     """rfft(*arguments) -> (exit code, lines of stdout and stderr)."""
 
     def run(*arguments: object) -> tuple[int, list[str]]:
-        monkeypatch.setattr(sys, "argv", ["rfft", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(exit.value.code or 0), (out + err).splitlines()
+        code, out, err = run_command(*arguments)
+        return code, (out + err).splitlines()
 
     return run
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import CLIPModel
 
-from rfft import build, cli, evaluate, results
+from rfft import build, evaluate, results
 from rfft.checkpoint import Checkpoints
 from rfft.config import Config, load_config, to_yaml
 from rfft.errors import UserError
@@ -49,12 +48,13 @@ def run(config: Config, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def rfft(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def call(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["rfft", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        assert exit.value.code == 0
+def rfft(run_command: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """rfft(*arguments) -> stderr of a command that ends well."""
+
+    def call(*arguments: object) -> str:
+        code, _, told = run_command(*arguments)
+        assert code == 0, told
+        return told
 
     return call
 
@@ -114,9 +114,8 @@ def test_more_attempts_only_where_refused(config: Config, monkeypatch: pytest.Mo
     assert [cell for cell in painted if cell[1] >= 2] == [(i, 2) for i in refused]
 
 
-def test_evaluate_command(rfft: Callable[..., None], run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rfft("evaluate", run)
-    shown = capsys.readouterr().err
+def test_evaluate_command(rfft: Callable[..., str], run: Path) -> None:
+    shown = rfft("evaluate", run)
     assert "before and after" in shown and "available (RFNet)" in shown and "evaluation.json" in shown
 
     summary = json.loads((run / "summary.json").read_text())
@@ -135,7 +134,7 @@ def test_evaluate_command(rfft: Callable[..., None], run: Path, capsys: pytest.C
     assert not list(run.rglob("*.part"))
 
 
-def test_figures_of_real_bases(rfft: Callable[..., None], run: Path, clip: Path, tmp_path: Path) -> None:
+def test_figures_of_real_bases(rfft: Callable[..., str], run: Path, clip: Path, tmp_path: Path) -> None:
     """CLIP score, PickScore, FID and fidelity of both states, and the ranking of these and a third model."""
     measured = [f"evaluate.clip={clip}", f"evaluate.pickscore={clip}", "evaluate.fid=clip"]
     few = ["evaluate.fidelity=true", "evaluate.max_attempts=1", "evaluate.probe=null", "evaluate.judge=null"]
@@ -182,7 +181,7 @@ def test_a_training_run_is_not_taken_for_a_base_model(run: Path, config: Config)
         evaluate_base(config)
 
 
-def test_counters_of_the_training_stay(rfft: Callable[..., None], run: Path) -> None:
+def test_counters_of_the_training_stay(rfft: Callable[..., str], run: Path) -> None:
     (run / "summary.json").write_text(json.dumps({"seconds": 12.5, "grad_samples": 16}))
     rfft("evaluate", run, "evaluate.count=1", "evaluate.prompts_per_product=1", "evaluate.probe=null")
     summary = json.loads((run / "summary.json").read_text())
@@ -191,7 +190,7 @@ def test_counters_of_the_training_stay(rfft: Callable[..., None], run: Path) -> 
 
 
 def test_the_base_of_a_run_is_the_untrained_model(
-    rfft: Callable[..., None], run: Path, config: Config
+    rfft: Callable[..., str], run: Path, config: Config
 ) -> None:
     rfft("evaluate", run)
     assert results.recorded(run, "base") == evaluator_of(config)().figures

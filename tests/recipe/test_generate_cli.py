@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,24 +13,13 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
-from rfft import cli, recurrent
+from rfft import recurrent
 from rfft.export import export_bundle
 from rfft.models.bundle import Bundle
 from rfft.types import LABELS
 
 SIZES = {"square": (800, 800), "wide": (600, 200), "tall": (120, 400), "small": (30, 40)}
 Rfft = Callable[..., tuple[int, list[str]]]
-
-
-@pytest.fixture
-def rfft(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Rfft:
-    def run(*arguments: object) -> tuple[int, list[str]]:
-        monkeypatch.setattr(sys, "argv", ["rfft", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        return int(exit.value.code or 0), capsys.readouterr().err.splitlines()
-
-    return run
 
 
 def photo(size: tuple[int, int], seed: int) -> Image.Image:

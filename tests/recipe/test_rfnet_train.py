@@ -15,7 +15,6 @@ import yaml
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from rfft import cli
 from rfft.adworld.draw import draw_dataset
 from rfft.models.rfnet import RFNet
 from rfft.types import COARSE_LABELS, LABELS
@@ -53,17 +52,15 @@ def settings(world: Path, scenes: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rfft(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: Callable[..., tuple[int, str, str]]
 ) -> Iterator[Rfft]:
     """rfft(*arguments) -> (exit code, stderr), in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str]:
         AcceleratorState._reset_state(reset_partial_state=True)
-        monkeypatch.setattr(sys, "argv", ["rfft", *arguments])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        return int(exit.value.code or 0), capsys.readouterr().err
+        code, _, told = run_command(*arguments)
+        return code, told
 
     yield run
     AcceleratorState._reset_state(reset_partial_state=True)

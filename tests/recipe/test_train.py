@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rfft import cli, evaluate, learner, results, trainer
+from rfft import evaluate, learner, results, trainer
 from rfft.tracking import Tracker
 from rfft.types import Batch
 
@@ -26,7 +26,10 @@ PLAIN = ("evaluate.enabled=false", "trainer.sample_every=0")
 
 @pytest.fixture
 def rfft(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_command: Callable[..., tuple[int, str, str]],
 ) -> Iterator[Rfft]:
     """rfft(*overrides) -> (exit code, stderr) of `rfft train`, in an empty folder."""
     monkeypatch.chdir(tmp_path)
@@ -34,11 +37,8 @@ def rfft(
 
     def run(*overrides: str) -> tuple[int, str]:
         AcceleratorState._reset_state(reset_partial_state=True)
-        command = ["rfft", "train", str(world / "config.yaml"), "data.count=6", *overrides]
-        monkeypatch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        return int(exit.value.code or 0), capsys.readouterr().err
+        code, _, told = run_command("train", world / "config.yaml", "data.count=6", *overrides)
+        return code, told
 
     yield run
     AcceleratorState._reset_state(reset_partial_state=True)
