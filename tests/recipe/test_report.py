@@ -72,7 +72,7 @@ def run(tmp_path: Path) -> Path:
     generator = torch.Generator().manual_seed(0)
     for state, rate in (("base", 0.5), ("tuned", 0.9)):
         probabilities = torch.rand(len(cells), 5, generator=generator).softmax(-1)
-        results.record(folder, state, cells, figures(rate), {"rfnet": probabilities.tolist()})
+        results.record(folder, state, cells, figures(rate), {"rfnet": probabilities.tolist()}, {})
         small = torch.rand(COUNT * SEEDS, 3, 8, 8, generator=generator)
         images = torch.nn.functional.interpolate(small, 64, mode="bilinear").mul(255).byte()
         results.save_pictures(folder, state, images.unflatten(0, (COUNT, SEEDS)))
