@@ -1,0 +1,77 @@
+"""`rfft adworld pretrain` and `assess`: two steps of each part on few scenes run, go on and are reported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+import rfft
+from rfft.adworld.pretrain import assess, base, judge, probe, rfnet, verdicts
+from rfft.models.judge import Judge
+from rfft.models.rfnet import RFNet
+
+NETWORKS = {"rfnet": rfnet, "judge": judge, "probe": probe}
+
+
+def test_a_batch_is_available_as_often_as_asked() -> None:
+    labels = np.array([0, 1, 2, 3, 4, 0, 1, 1, 1, 1])
+    chances = base.sampling_chances(labels)
+    assert chances.sum() == pytest.approx(1)
+    assert chances[labels == 0].tolist() == pytest.approx([base.AVAILABLE / 2] * 2)
+
+
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the embedded models, to go on from; few scenes, small batches."""
+    monkeypatch.setenv("RFFT_CACHE", str(tmp_path / "cache"))
+    for counts in (verdicts.COUNTS, rfnet.SCENES):
+        for variant in counts:
+            monkeypatch.setitem(counts, variant, 8)
+    for module in (verdicts, probe, assess):
+        monkeypatch.setattr(module, "TEST", ("test", 100, 9))
+    for module in (base, *NETWORKS.values()):
+        monkeypatch.setattr(module, "BATCH", 4)
+    monkeypatch.setattr(base, "SCENES", 16)
+    folder = tmp_path / "out"
+    for name in ("rf-tiny", *(f"rf-tiny-{part}" for part in (*NETWORKS, "depth", "saliency"))):
+        shutil.copytree(Path(rfft.__file__).parent / "assets" / name, folder / name)
+    return folder
+
+
+@pytest.mark.slow
+def test_generator_and_networks_go_on_and_are_assessed(
+    out: Path, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    weights = {
+        part: out / folder / "model.safetensors"
+        for part, folder in {"base": "rf-tiny/text_encoder", "rfnet": rfnet.NAME, "judge": judge.NAME}.items()
+    }
+    before = {part: load_file(file) for part, file in weights.items()}
+    for part in ("base", *NETWORKS):
+        code, _, told = run_command(
+            *("adworld", "pretrain", part, "--out", out, "--state", out / "state", "--steps", 2)
+        )
+        assert code == 0, told
+    for part, file in weights.items():
+        after = load_file(file)
+        assert before[part].keys() == after.keys()
+        assert any((before[part][name] != after[name]).any() for name in after), part
+
+    code, _, told = run_command("adworld", "assess", "--out", out)
+    assert code == 0, told
+    read = json.loads((out / judge.NAME / "report.json").read_text())
+    assert read.keys() == {"render", "vae", "x0_hat"}
+    for variant in read.values():
+        assert sum(map(sum, variant["confusion"])) == 100
+        assert 0 <= variant["agrees_with_rfnet"] <= 1
+    dependence = json.loads((out / rfnet.NAME / "dependence.json").read_text())
+    own = json.loads((out / rfnet.NAME / "report.json").read_text())
+    assert dependence["g"]["render"] < own["render"]["macro_f1"]
+    assert RFNet.from_pretrained(out / rfnet.NAME).config.num_labels == 5
+    assert Judge.from_pretrained(out / judge.NAME).config.num_labels == 5
