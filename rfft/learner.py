@@ -93,6 +93,8 @@ class Learner:
         if not uses_deepspeed():
             return Engine(self.accelerator, self.bundle.unwrapped, adamw)
         trainer = self.config.trainer
+        if self.config.objective.through == "draft":  # several forwards for one backward pass
+            raise UserError("objective.through=draft is for DDP alone: take launch/multi_gpu.yaml")
         half = trainer.mixed_precision == "bf16" and not self.config.objective.fp32
         settings = {
             "train_micro_batch_size_per_gpu": trainer.batch_size,
