@@ -18,6 +18,9 @@ from rfft.errors import UserError
 
 T = TypeVar("T")
 COMMAND_LINE = "command line"
+LARGEST = 2**63 - 1
+# What PyYAML and OmegaConf let through: `!!bool x`, `!!timestamp x`, {} for a list, numbers beyond a float.
+VALUE_ERRORS = (OmegaConfBaseException, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 
 
 def load(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
@@ -35,7 +38,7 @@ def load(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
         settings = _merge(settings, _parse_override(schema, override), place)
     try:
         result = OmegaConf.to_object(settings)
-    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+    except (*VALUE_ERRORS, RecursionError) as error:  # an interpolation that leads nowhere, or to itself
         raise UserError(f"{path}: {_first_line(error)}") from None
     _check_limits(result)
     return result  # type: ignore[return-value]
@@ -75,6 +78,8 @@ def _parse(path: Path) -> tuple[yaml.Node | None, Any]:
         raise UserError(f"{path}: not a UTF-8 text file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot read this config: {error.strerror}") from None
+    except VALUE_ERRORS as error:
+        raise UserError(f"{path}: a value that cannot be read: {_first_line(error)}") from None
 
 
 def _settings(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int, bool]]:
@@ -94,14 +99,14 @@ def _parse_override(schema: type, override: str) -> DictConfig:
     _check_key(schema, key, value.startswith("{"), COMMAND_LINE)
     try:
         return OmegaConf.from_dotlist([override])
-    except (yaml.YAMLError, OmegaConfBaseException):
+    except (yaml.YAMLError, *VALUE_ERRORS, RecursionError):
         raise UserError(f"{COMMAND_LINE}: cannot read the value in {override!r}") from None
 
 
 def _merge(settings: Any, new: DictConfig, place: Callable[[str], str]) -> Any:
     try:
         return OmegaConf.merge(settings, new)
-    except (OmegaConfBaseException, TypeError, ValueError, RecursionError) as error:
+    except (*VALUE_ERRORS, RecursionError) as error:
         key = getattr(error, "full_key", None) or ""  # {} where a list belongs, for one, comes without a key
         named = f"{place(key)}: {key}" if key else place(key)
         raise UserError(f"{named}: {_first_line(error)}") from None
@@ -160,11 +165,14 @@ def _check_limits(settings: Any, prefix: str = "") -> None:
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             problem = _limit_problem(value, entry)
             if problem:
-                raise UserError(f"{prefix}{entry.name} is {value}; it must be {problem}")
+                shown = "too large" if isinstance(value, int) and abs(value) > LARGEST else value
+                raise UserError(f"{prefix}{entry.name} is {shown}; it must be {problem}")
 
 
 def _limit_problem(value: float, entry: Field[Any]) -> str:
     limits = entry.metadata
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return f"at most {LARGEST}"
     if not math.isfinite(value):
         return "a finite number"
     if "above" in limits and value <= limits["above"]:

@@ -19,7 +19,7 @@ from rfft.errors import UserError
 
 CONFIG = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 often = settings(
-    max_examples=int(os.environ.get("FUZZ", "100")),
+    max_examples=int(os.environ.get("FUZZ", "50")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -65,6 +65,18 @@ def mutated(text: str) -> st.SearchStrategy[str]:
     return st.builds(lambda i, n, new: text[:i] + new + text[i + n :], place, st.integers(0, 40), snippets)
 
 
+tags = st.sampled_from(
+    [
+        "!!bool x",
+        "!!timestamp x",
+        "!!int ''",
+        "!!float x",
+        "!!binary x",
+        "!!set {a}",
+        "0x" + "f" * 6000,
+        "1e999",
+    ]
+)
 settings_of_a_group = st.dictionaries(
     st.sampled_from(["name", "seed", "out", "steps", "extra", "train", "lora", "betas", "bundle", "lr"])
     | letters,
@@ -77,6 +89,7 @@ groups = st.sampled_from(
 configs = (
     st.dictionaries(groups | letters, settings_of_a_group | values, max_size=3).map(json.dumps)
     | snippets
+    | tags.map("run: {{seed: {0}}}\ndata: {{white_level: {0}, products: {0}}}".format)
     | mutated(CONFIG.read_text())
     | st.just("[" * 2000)
     | digits
@@ -95,7 +108,7 @@ def test_config_files(tmp_path: Path, content: str | bytes) -> None:
 @given(
     key=st.sampled_from(["run.name", "trainer.steps", "reward.extra", "optimizer.betas", "model.lora", "run"])
     | letters,
-    value=values.map(json.dumps) | snippets,
+    value=values.map(json.dumps) | snippets | tags,
 )
 def test_overrides(tmp_path: Path, key: str, value: str) -> None:
     survives(lambda: load_config(write(tmp_path / "my.yaml", "run: {}"), [f"{key}={value}"]))
