@@ -68,7 +68,7 @@ def test_make_compare_trains_the_papers_methods():
     methods = re.search("^METHODS := (.*)$", makefile, re.MULTILINE)[1].split()
     configs = [load_config("tiny", method.split(":")[1:]) for method in methods]
     names = [method_of(asdict(config), "tuned") for config in configs]
-    assert names == ["ReFL", "DRaFT-4", "kl, beta 10", "cc, beta 0.02"]
+    assert names == ["ReFL", "DRaFT-4", "kl, beta 100", "cc, beta 0.03"]
 
 
 def test_a_run_that_is_not_finished_is_named(tmp_path):
