@@ -10,8 +10,6 @@ import os
 import random
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -25,11 +23,12 @@ SAME = ("metrics.jsonl", "export/diffusers/pytorch_lora_weights.safetensors")
 Luck = Callable[[], object]
 
 
-def attempt(arguments: list[str], luck: Luck = lambda: None) -> int:
-    """Exit code; below zero: the signal that ended it. `luck` is called first, in the new process."""
+def attempt(arguments: list[str], luck: Luck = lambda: None) -> tuple[int, float]:
+    """Exit code (below zero: the signal that ended it) and CPU seconds; `luck` is called first, within it."""
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        _, status, used = os.wait4(child, 0)
+        return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
     code: object = 1
     try:
         luck()
@@ -40,7 +39,6 @@ def attempt(arguments: list[str], luck: Luck = lambda: None) -> int:
     finally:
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 1)
-    return 1
 
 
 def on_writes(act: Callable[[int], object]) -> Luck:
@@ -61,9 +59,8 @@ def die() -> None:
 
 
 def after(seconds: float) -> Luck:
-    timer = threading.Timer(seconds, die)
-    timer.daemon = True
-    return timer.start
+    """Of CPU time, whatever else the machine does; SIGPROF, unhandled, ends a process as SIGKILL does."""
+    return lambda: signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def at_write(wanted: int) -> Luck:
@@ -72,35 +69,38 @@ def at_write(wanted: int) -> Luck:
 
 def kill(arguments: list[str], kills: int) -> dict[str, int]:
     """Killed at random moments and within checkpoints, again and again; the result must not change."""
-    rng, notes, began = random.Random(kills), Path("writes"), time.monotonic()
+    rng, notes = random.Random(kills), Path("writes")
     writing = on_writes(lambda step: notes.write_text(str(step)))
-    assert attempt([*arguments, "run.name=whole"], writing) == 0
-    seconds, writes = time.monotonic() - began, int(notes.read_text())
+    code, seconds = attempt([*arguments, "run.name=whole"], writing)
+    assert code == 0
+    writes = int(notes.read_text())
     done = {"kills": 0, "in_a_write": 0, "runs": 0}
     while done["kills"] < kills:
         name = f"killed-{done['runs']}"
-        code = -signal.SIGKILL
-        while code == -signal.SIGKILL:
+        killed = True
+        while killed:
             in_a_write = done["kills"] % 2 == 0
             luck = at_write(rng.randint(1, writes)) if in_a_write else after(rng.uniform(0, seconds))
-            code = attempt([*arguments, f"run.name={name}"], luck if done["kills"] < kills else lambda: None)
-            done["kills"] += code == -signal.SIGKILL
-            done["in_a_write"] += code == -signal.SIGKILL and in_a_write
+            again = [*arguments, f"run.name={name}"]
+            code, _ = attempt(again, luck if done["kills"] < kills else lambda: None)
+            killed = code in (-signal.SIGKILL, -signal.SIGPROF)
+            done["kills"] += killed
+            done["in_a_write"] += killed and in_a_write
         assert code == 0, code
-        whole, killed = Path("runs/whole"), Path("runs", name)
+        whole, resumed = Path("runs/whole"), Path("runs", name)
         last = max(path.name for path in (whole / "checkpoints").glob("step-*"))
         for file in (*SAME, *(f"checkpoints/{last}/{part}" for part in SAVED[:2])):
-            assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
+            assert (resumed / file).read_bytes() == (whole / file).read_bytes(), file
         done["runs"] += 1
     return done
 
 
 def full(arguments: list[str]) -> dict[str, object]:
     """The disk is full while a checkpoint is saved (by tests.toys:Faulty); then there is space again."""
-    first = attempt(arguments)
+    first, _ = attempt(arguments)
     kept = sorted(path.name for path in Path("runs/small/checkpoints").iterdir())
     Path("runs/ballast").unlink()
-    return {"first": first, "kept": kept, "second": attempt(arguments)}
+    return {"first": first, "kept": kept, "second": attempt(arguments)[0]}
 
 
 def without_wandb() -> None:
@@ -129,5 +129,5 @@ if __name__ == "__main__":
     elif what == "full":
         found = full(rest)
     else:
-        found = attempt(rest, without_wandb)
+        found, _ = attempt(rest, without_wandb)
     sys.stdout.write(json.dumps(found) + "\n")

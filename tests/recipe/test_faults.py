@@ -48,7 +48,7 @@ def command(world: Path, *overrides: str) -> list[str]:
 
 
 def test_killed_is_uninterrupted_bit_for_bit(world: Path, tmp_path: Path) -> None:
-    """In the middle of a checkpoint write, and at random moments if there is time for more (KILLS=20)."""
+    """In the middle of a checkpoint write; with KILLS=20 at random moments, too."""
     settings = ["trainer.steps=4", "trainer.checkpoint_every=1", "ema.enabled=true", "optimizer.warmup=3"]
     if os.environ.get("KILLS"):  # base and tuned are evaluated, too; in the end and on the way
         settings += ["evaluate.enabled=true", "evaluate.every=2", "evaluate.reference=null"]
