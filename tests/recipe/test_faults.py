@@ -47,6 +47,7 @@ def command(world: Path, *overrides: str) -> list[str]:
 # ---- killed ----
 
 
+@pytest.mark.faults
 def test_killed_is_uninterrupted_bit_for_bit(world: Path, tmp_path: Path) -> None:
     """In the middle of a checkpoint write; with KILLS=20 at random moments, too."""
     settings = ["trainer.steps=4", "trainer.checkpoint_every=1", "ema.enabled=true", "optimizer.warmup=3"]
