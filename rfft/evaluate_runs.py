@@ -29,7 +29,8 @@ def evaluate(config: Config, run: Path) -> None:
             return
     found = results.finish(run, {"steps": step})
     show_result(console, config, found)
-    console.print(f"written: {run / results.EVALUATION}, {run / results.SUMMARY}, {run / results.COMPARISON}")
+    written = (results.EVALUATION, results.SUMMARY, results.COMPARISON)
+    console.print(f"written: {', '.join(str(run / name) for name in written)}", soft_wrap=True)
 
 
 def evaluate_base(config: Config) -> Path:
@@ -48,7 +49,7 @@ def evaluate_base(config: Config) -> Path:
         if rank() > 0:
             return run
     results.finish_base(run)
-    console.print(f"written: {run / results.EVALUATION}, {run / results.SUMMARY}")
+    console.print(f"written: {run / results.EVALUATION}, {run / results.SUMMARY}", soft_wrap=True)
     return run
 
 
