@@ -10,22 +10,28 @@ from pathlib import Path
 from rfft.errors import UserError
 
 
-def refuse_existing(out: Path) -> None:
+def refuse_existing(out: Path, advice: str = "name a new folder with --out") -> None:
     """A UserError where `out` is a file, or a folder that is not empty."""
     if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"{out}: exists already; name a new folder with --out")
+        raise UserError(f"{out}: exists already; {advice}")
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out`: becomes `out` when the block ends well, and is gone if it does not."""
-    refuse_existing(out)
+def new_folder(out: Path, replace: bool = False) -> Iterator[Path]:
+    """A hidden folder beside `out`: becomes `out` when the block ends well, and is gone if it does not.
+
+    With `replace` what was there before goes only then; without it there may be an empty folder at most.
+    """
+    if not replace:
+        refuse_existing(out)
     draft = out.with_name(f".{out.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir(parents=True)
         yield draft
-        if out.exists():
+        if replace:
+            shutil.rmtree(out, ignore_errors=True)
+        elif out.exists():
             out.rmdir()
         draft.replace(out)
     finally:

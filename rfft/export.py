@@ -10,7 +10,6 @@ A trained ControlNet (or its LoRA, merged: no tool loads one) goes into controln
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from torch import Tensor
 from rfft import build
 from rfft.checkpoint import Checkpoints, load_weights
 from rfft.config import Config, load_config
+from rfft.draft import new_folder, refuse_existing
 from rfft.errors import UserError
 from rfft.model_card import write_card
 from rfft.models.bundle import Bundle
@@ -39,20 +39,13 @@ def export_run(run: Path, format: str, out: Path, best: bool = False) -> Path:
     Below the run's own folder an earlier export is replaced; anywhere else `out` must be new.
     """
     own = out.resolve().is_relative_to((run / "export").resolve())
-    if out.exists() and not own and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: exists already; name a new folder with --out")
+    if not own:
+        refuse_existing(out)
     config = load_config(run / "config.yaml")
     bundle, step = load_trained(config, run, "cpu", best)
-    draft = out.with_name(f".{out.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    with new_folder(out, replace=own) as draft:
         export_bundle(bundle, format, draft, config.run.name)
         write_card(draft / "README.md", run, format, step, type(bundle.pipe).__name__)
-        shutil.rmtree(out, ignore_errors=True)
-        draft.replace(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return out
 
 

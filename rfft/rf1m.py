@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rfft.data.rf1m_index import Index, build_index
 from rfft.data.shard_format import BROKEN, MANIFEST, Manifest, Shard, read_manifest
 from rfft.data.sources import Source
+from rfft.draft import refuse_existing
 from rfft.errors import UserError
 from rfft.shard_writer import MapMaker, Problem, write_shard
 
@@ -93,8 +94,8 @@ def _begin(source: Path, out: Path, settings: Settings, console: Console) -> Man
                 )
         _drop_unfinished(out, manifest)
         return manifest
-    if out.exists() and not (out / WORK).is_dir() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"{out}: exists already; name a new one")
+    if not (out / WORK).is_dir():
+        refuse_existing(out, "name a new one")
     files = Source(source)
     MapMaker.check(settings.depth, settings.saliency)
     new = not out.exists()

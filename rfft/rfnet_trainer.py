@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from rfft.checkpoint import Checkpoints
 from rfft.config import to_yaml
 from rfft.data.labelled import Labelled, Pictures, Reading
 from rfft.distributed import uses_deepspeed
+from rfft.draft import new_folder
 from rfft.errors import UserError
 from rfft.faults import explained
 from rfft.grid import read_png
@@ -189,13 +189,9 @@ class Watch:
 
     def export(self) -> None:
         """RUN/rfnet: what RFNet.from_pretrained, `rfft rfnet evaluate` and reward.rfnet take."""
-        folder = self.run / EXPORT
-        draft = folder.with_name(f".{EXPORT}.part")
-        shutil.rmtree(draft, ignore_errors=True)
-        self.learner.rfnet.save_pretrained(draft)
-        self.learner.tokenizer.save_pretrained(draft)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.replace(folder)
+        with new_folder(self.run / EXPORT, replace=True) as draft:
+            self.learner.rfnet.save_pretrained(draft)
+            self.learner.tokenizer.save_pretrained(draft)
 
     def after(self) -> None:
         """Tell what there is."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rfft.errors import UserError
+from rfft.draft import refuse_existing
 
 app = typer.Typer(
     help="The embedded world: labelled scenes, and the models trained on them.", no_args_is_help=True
@@ -24,8 +24,7 @@ def draw(
     sheet: Annotated[bool, typer.Option(help="Draw one contact sheet instead, two rows per class.")] = False,
 ) -> None:
     """Draw labelled advertising scenes in RF1M's form."""
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"{out}: exists already; name a new one")
+    refuse_existing(out, "name a new one")
     from rfft.adworld import draw as drawing
 
     if sheet:

@@ -12,6 +12,7 @@ from typing import Any
 from rfft.data.feedback import CODE_OF_CLASS, LABEL_FILE, PROMPT_FILE, UNSUITABLE, class_of
 from rfft.data.products import inside
 from rfft.data.rf1m_index import split_label
+from rfft.draft import new_folder, refuse_existing
 from rfft.errors import UserError
 from rfft.types import LABELS
 
@@ -24,19 +25,11 @@ def label_generated(generated: Path, labels: Path, out: Path) -> Counter[str]:
     labels: a CSV file with the columns name and label, or lines of name and label. A name is the picture's id
     or file name; a label its code in RF1M, or a class by name. Pictures without a label are left out.
     """
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"{out}: exists already; name a new folder")
+    refuse_existing(out, "name a new folder")
     rows = _rows(generated)
     codes = _codes(labels, rows)
-    draft = out.with_name(f".{out.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
+    with new_folder(out) as draft:
         _write(generated, {name: (rows[name], code) for name, code in codes.items()}, draft)
-        if out.exists():
-            out.rmdir()
-        draft.replace(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return Counter(_name_of(code) for code in codes.values()) + Counter(unlabelled=len(rows) - len(codes))
 
 
