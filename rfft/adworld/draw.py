@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 from rich.progress import track
 
+from rfft.adworld.assets import RESIZED
 from rfft.adworld.scene import SIZE, Scene, draw_scene
 from rfft.data.feedback import CODE_OF_CLASS, LABEL_FILE, PROMPT_FILE
 from rfft.types import LABELS
 
-_SPLIT_KEY = {"train": 0, "val": 1, "test": 2}
+_SPLIT_KEY = {"train": 0, "val": 1, "test": 2, RESIZED: 3}
 
 
 def scene(seed: int, index: int, split: str, label: str | None = None) -> Scene:

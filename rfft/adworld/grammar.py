@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_ROUND_CM = np.array([10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300])
+ROUND_CM = np.array([10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300])
 SURFACE_WORDS = {
     "wood": ("a wooden floor", "oak planks", "a wooden table top"),
     "marble": ("white marble", "a marble slab", "polished marble"),
@@ -46,11 +46,16 @@ LIGHT_WORDS = {
 
 def round_cm(cm: float) -> int:
     """Height rounded to the sizes that captions speak of, in centimetres."""
-    return int(_ROUND_CM[np.abs(np.log(_ROUND_CM / cm)).argmin()])
+    return int(ROUND_CM[np.abs(np.log(ROUND_CM / cm)).argmin()])
 
 
 def caption(name: str, height_cm: float) -> str:
     return f"{name}, about {round_cm(height_cm)} cm tall"
+
+
+def stated_cm(caption: str) -> int:
+    """The centimetres that a caption speaks of."""
+    return int(caption.rsplit(" cm", 1)[0].rsplit(" ", 1)[1])
 
 
 def prompt(name: str, height_cm: float, attributes: dict[str, str], rng: np.random.Generator) -> str:

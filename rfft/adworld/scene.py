@@ -1,7 +1,7 @@
 """Draws one labelled advertising scene: a product on a surface before a place, with a known fault or none."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -61,6 +61,8 @@ def draw_scene(rng: np.random.Generator, split: str, label: str | None = None) -
     label = label or LABELS[rng.choice(5, p=list(LABEL_MIX.values()))]
     icons = assets.products(split)
     product = icons[rng.integers(len(icons))]
+    if split == assets.RESIZED:
+        product = replace(product, height_cm=product.height_cm * 3 ** rng.uniform(-1, 1))
     place = _place_product(product, label, rng)
     attributes = _attributes(product, place, label, rng)
     canvas = _background(attributes, place, split, rng)

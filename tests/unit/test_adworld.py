@@ -19,6 +19,22 @@ def test_a_scene_depends_on_seed_and_index_alone():
     assert not np.array_equal(first.image, scene(4, 17, "train").image)
 
 
+def test_of_resized_products_only_the_caption_tells_the_size():
+    """Training's products and places; each is said to be of many sizes, props match."""
+    ids = [[icon.id for icon in assets.products(split)] for split in ("resized", "train")]
+    assert ids[0] == ids[1]
+    stated: dict[str, set[int]] = {}
+    for i in range(600):
+        drawn = scene(1, i, "resized")
+        stated.setdefault(drawn.caption.split(",")[0], set()).add(grammar.stated_cm(drawn.caption))
+    often = [sizes for sizes in stated.values() if len(sizes) > 1]
+    assert max(max(sizes) / min(sizes) for sizes in often) > 4
+
+
+def test_a_caption_states_the_rounded_centimetres():
+    assert grammar.stated_cm(grammar.caption("lamp of 2 parts", 118.0)) == 120
+
+
 def test_product_names_belong_to_one_split():
     names = [{icon.name for icon in assets.products(split)} for split in assets.SPLITS]
     assert not names[0] & names[1] | names[0] & names[2] | names[1] & names[2]

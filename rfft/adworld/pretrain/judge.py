@@ -4,10 +4,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rfft.adworld.assets import RESIZED
 from rfft.adworld.pretrain.degraded import VARIANTS
 from rfft.adworld.pretrain.fit import FitConfig, Run, device, fit, start
 from rfft.adworld.pretrain.verdicts import (
     COUNTS,
+    EVENLY,
     REPORT,
     Labelled,
     LabelledBatch,
@@ -28,12 +30,12 @@ NAME = "rf-tiny-judge"
 
 def train(run: Run) -> None:
     tokenizer = tokenizer_for(run.out, NAME)
-    parts = [Labelled(("train", COUNTS[variant], SEED), variant, run.out, tokenizer) for variant in VARIANTS]
+    parts = [Labelled((RESIZED, COUNTS[variant], SEED), variant, run.out, tokenizer) for variant in VARIANTS]
     torch.manual_seed(SEED)
     folder = run.out / NAME
     model = start(Judge, folder, JudgeConfig(vocab_size=len(tokenizer)))
     read = attribute_reader(2 * model.config.widths[-1])
-    draw = mixture(parts, BATCH)
+    draw = mixture(parts, BATCH, EVENLY)
 
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
         batch = draw(rng)

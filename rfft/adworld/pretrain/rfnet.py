@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rfft.adworld.assets import RESIZED
 from rfft.adworld.pretrain.degraded import VARIANTS
 from rfft.adworld.pretrain.fit import FitConfig, Run, device, fit, start
 from rfft.adworld.pretrain.verdicts import (
@@ -35,7 +36,8 @@ PLACES = {
     "s": (3,),
     "c": (4, 5),
 }  # of the modalities among RFNet's arguments
-SCENES = COUNTS | {"x0_hat": 10_000}  # more of what it will be asked about
+SCENES = COUNTS | {"x0_hat": 20_000}
+SHARES = (0.35, 0.15, 0.5)  # of the batches: most are of what it will be asked about
 ENCODER = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 2, 2], "layer_type": "basic"}
 
 
@@ -43,13 +45,13 @@ def train(run: Run) -> None:
     """Train RFNet; with `run.drop` (some of o, g, d, s, c) an ablation, of which only the report is kept."""
     out, name = run.out, NAME + "".join(f"-no-{m}" for m in run.drop)
     tokenizer = tokenizer_for(out, name)
-    parts = [Labelled(("train", SCENES[variant], 1), variant, out, tokenizer) for variant in VARIANTS]
+    parts = [Labelled((RESIZED, SCENES[variant], 1), variant, out, tokenizer) for variant in VARIANTS]
     inputs = inputs_with_maps(out)
     config = RFNetConfig.tiny(len(tokenizer), image_size=96, image_encoder=ENCODER, drop=list(run.drop))
     model = start(RFNet, out / name, config)
     read = attribute_reader(config.width)
     features_of = run.compiled(model.features)
-    draw = mixture(parts, BATCH)
+    draw = mixture(parts, BATCH, SHARES)
 
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
         batch = draw(rng)
@@ -74,7 +76,7 @@ def inputs_with_maps(out: Path) -> Callable[[LabelledBatch], tuple[Tensor, ...]]
     ]
 
     def inputs(batch: LabelledBatch) -> tuple[Tensor, ...]:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device().type, torch.bfloat16):
             depth, saliency = (net(batch.image) for net in maps)
         return batch.image, batch.product, depth, saliency, batch.caption_ids, batch.caption_mask
 

@@ -1,7 +1,7 @@
 """What RFNet, judge and probe share: mixed batches of scenes in all variants, and test reports."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from rfft.adworld.grammar import ROUND_CM, stated_cm
+from rfft.adworld.pretrain.augment import augment
 from rfft.adworld.pretrain.degraded import VARIANTS, load_variant
 from rfft.adworld.pretrain.fit import console, device
 from rfft.adworld.scenes import ATTRIBUTES, Scenes, load_scenes
@@ -20,13 +22,18 @@ from rfft.types import LABELS
 
 CAPTION_LENGTH = 24
 COUNTS = {"render": 30_000, "vae": 5_000, "x0_hat": 5_000}  # scenes to train on
+ATTRIBUTE_CLASSES = [*map(len, ATTRIBUTES.values()), len(ROUND_CM)]
+EVENLY = (1 / 3, 1 / 3, 1 / 3)  # shares of the variants
 REPORT = "report.json"  # figures on the test split, beside the weights they belong to
 DEPENDENCE = "dependence.json"  # RFNet's macro F1 when an input is another scene's
 
 
 @dataclass
 class LabelledBatch:
-    """image [B, 3, 64, 64], product [B, 4, 64, 64], caption [B, 24], label [B], attributes [B, 4]."""
+    """image [B, 3, 64, 64], product [B, 4, 64, 64], caption [B, 24], label [B], attributes [B, 5].
+
+    attributes: the class numbers of ATTRIBUTES, then of the centimetres that the caption states.
+    """
 
     image: Tensor
     product: Tensor
@@ -56,17 +63,19 @@ class Labelled:
         self.scenes: Scenes = load_scenes(*source)
         self.images = load_variant(*source, variant, folder / "rf-tiny")
         self.ids, self.mask = tokenize(tokenizer, self.scenes.captions)
+        stated = [ROUND_CM.tolist().index(stated_cm(caption)) for caption in self.scenes.captions]
+        self.attributes = np.column_stack([self.scenes.attributes, stated])
 
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def batch(self, index: NDArray[np.int64], flip: bool = False) -> LabelledBatch:
+    def batch(self, index: NDArray[np.int64], augmented: bool = False) -> LabelledBatch:
         image = torch.from_numpy(self.images[index]).permute(0, 3, 1, 2).float().div(255)
         product = self.scenes.pixels("product", index)
-        if flip:
-            image, product = image.flip(-1), product.flip(-1)
+        if augmented:
+            image, product = augment(image, product)
         labels = torch.from_numpy(self.scenes.label[index])
-        attributes = torch.from_numpy(self.scenes.attributes[index])
+        attributes = torch.from_numpy(self.attributes[index])
         fields = (image, product, self.ids[index], self.mask[index], labels, attributes)
         return LabelledBatch(*(tensor.to(device()) for tensor in fields))
 
@@ -79,35 +88,37 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> tuple[Tensor, Ten
     return encoded.input_ids, encoded.attention_mask
 
 
-def mixture(parts: list[Labelled], size: int) -> Callable[[np.random.Generator], LabelledBatch]:
-    """Batches of one variant after another's chance, mirrored half of the time."""
+def mixture(
+    parts: list[Labelled], size: int, shares: Sequence[float]
+) -> Callable[[np.random.Generator], LabelledBatch]:
+    """Augmented batches, each of one part, which is drawn by its share."""
 
     def draw(rng: np.random.Generator) -> LabelledBatch:
-        part = parts[rng.integers(len(parts))]
-        return part.batch(rng.integers(len(part), size=size), flip=bool(rng.random() < 0.5))
+        part = parts[rng.choice(len(parts), p=shares)]
+        return part.batch(rng.integers(len(part), size=size), augmented=True)
 
     return draw
 
 
 def attribute_reader(width: int) -> nn.Module:
-    """A linear reader of surface, place, prop and light off a verdict's features; thrown away after training.
+    """A linear reader of a batch's attributes off a verdict's features; thrown away after training.
 
-    To judge the product's size one must know what stands beside it: learned far sooner when it is asked for.
+    To judge the product's size one must know what stands beside it and what the caption says of the product:
+    learned far sooner when it is asked for.
     """
-    return nn.Linear(width, sum(map(len, ATTRIBUTES.values()))).to(device())
+    return nn.Linear(width, sum(ATTRIBUTE_CLASSES)).to(device())
 
 
-def attribute_loss(logits: Tensor, attributes: Tensor) -> Tensor:
-    """Sum of the cross-entropies of surface, place, prop and light; logits [B, sum of classes]."""
-    parts = logits.float().split([len(values) for values in ATTRIBUTES.values()], dim=1)
-    losses = [F.cross_entropy(part, attributes[:, i]) for i, part in enumerate(parts)]
+def attribute_loss(logits: Sequence[Tensor], attributes: Tensor) -> Tensor:
+    """Sum of the cross-entropies of the first attributes, as many as there are logits [B, classes]."""
+    losses = [F.cross_entropy(part.float(), attributes[:, i]) for i, part in enumerate(logits)]
     return torch.stack(losses).sum()
 
 
-def verdict_loss(logits: Tensor, attributes: Tensor, batch: LabelledBatch) -> Tensor:
-    """Cross-entropy of the label, and a tenth of the reader's."""
+def verdict_loss(logits: Tensor, read: Tensor, batch: LabelledBatch) -> Tensor:
+    """Cross-entropy of the label, and a tenth of that of what the reader read."""
     label = F.cross_entropy(logits.float(), batch.label, label_smoothing=0.02)
-    return label + 0.1 * attribute_loss(attributes, batch.attributes)
+    return label + 0.1 * attribute_loss(read.split(ATTRIBUTE_CLASSES, dim=1), batch.attributes)
 
 
 @torch.no_grad()

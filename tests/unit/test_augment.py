@@ -1,0 +1,41 @@
+"""Augmented scenes keep what the verdict depends on."""
+
+import torch
+
+from rfft.adworld.pretrain.augment import augment, colour_matrices
+from rfft.diffusion import paste
+
+
+def scenes(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures and products: an opaque square left of the middle, on noise."""
+    background, rgb = torch.rand(count, 3, 16, 16), torch.rand(count, 3, 1, 1).expand(-1, -1, 16, 16)
+    alpha = torch.zeros(count, 1, 16, 16)
+    alpha[..., 4:12, 2:7] = 1
+    product = torch.cat([rgb, alpha], dim=1)
+    return paste(background, product), product
+
+
+def test_the_product_stays_where_it_is_in_its_picture() -> None:
+    torch.manual_seed(0)
+    image, product = augment(*scenes(64))
+    assert ((image - product[:, :3]) * product[:, 3:]).abs().max() < 1e-6
+    assert image.min() >= 0 and image.max() <= 1
+
+
+def test_each_change_strikes_about_half() -> None:
+    torch.manual_seed(1)
+    before, product = scenes(400)
+    image, moved = augment(before, product)
+    mirrored = (moved[:, 3:] != product[:, 3:]).flatten(1).any(1)
+    recoloured = (moved[:, :3].amax((2, 3)) != product[:, :3].amax((2, 3))).any(1)
+    untouched = (image == before).flatten(1).all(1)
+    assert 0.4 < mirrored.float().mean() < 0.6
+    assert 0.4 < recoloured.float().mean() < 0.6
+    assert 0.06 < untouched.float().mean() < 0.2  # an eighth
+
+
+def test_a_turn_of_the_hue_keeps_grey_grey_up_to_the_gains() -> None:
+    torch.manual_seed(2)
+    grey = (colour_matrices(200) @ torch.full((3,), 0.5)).log() - torch.tensor(0.5).log()
+    assert grey.std() < 0.25  # of log gains: 0.15 for all channels, 0.08 for each
+    assert grey.mean().abs() < 0.05
