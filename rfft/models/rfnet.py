@@ -189,6 +189,18 @@ class RFNet(PretrainedModule):
         caption_mask: Tensor,
     ) -> Tensor:
         """What the head classifies, [B,D]; arguments as in forward."""
+        return self.fuse(*self.encode(image, product, depth, saliency, caption_ids, caption_mask))
+
+    def encode(
+        self,
+        image: Tensor,
+        product: Tensor,
+        depth: Tensor,
+        saliency: Tensor,
+        caption_ids: Tensor,
+        caption_mask: Tensor,
+    ) -> tuple[dict[str, Tensor], list[Tensor], Tensor]:
+        """Eq (3): tokens [B,T,D] of each picture, e_f for the product, and what else fuse takes."""
         pictures = {"o": composite_on_grey(product), "g": image, "d": depth, "s": saliency}
         tokens = {
             m: encoder(pictures[m].to(self.dtype)) + self.position + self.modality[m]
@@ -202,15 +214,16 @@ class RFNet(PretrainedModule):
                 tokens["o"] = module(tokens["o"], e_c, padding)
             if "o" in self.config.drop:
                 captions = [e_c]  # nothing to fuse the caption into, so it joins eq (4) as it is
-        return self.fuse(torch.cat(list(tokens.values()), dim=1), captions, padding)
+        return tokens, captions, padding
 
     def encode_caption(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Ids and mask [B,L] -> e_c [B,L,D] and padding [B,L] (true where there is no token)."""
         hidden = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         return self.text_project(hidden) + self.modality[CAPTION], mask == 0
 
-    def fuse(self, pictures: Tensor, captions: list[Tensor], padding: Tensor) -> Tensor:
+    def fuse(self, tokens: dict[str, Tensor], captions: list[Tensor], padding: Tensor) -> Tensor:
         """Eq (4): SelfAttention^N2 over all tokens, mean of the pictures' tokens."""
+        pictures = torch.cat(list(tokens.values()), dim=1)
         count = pictures.shape[1]
         ignored = None
         if captions:

@@ -20,6 +20,9 @@ console = Console()
 LossFn = Callable[[int, np.random.Generator], Tensor]
 
 
+Compilable = TypeVar("Compilable", bound=Callable[..., Any])
+
+
 @dataclass(frozen=True)
 class Run:
     """Folders of the weights and of the resumable state; a later run that goes on takes another seed."""
@@ -31,8 +34,8 @@ class Run:
     drop: tuple[str, ...] = ()  # modalities that an ablated RFNet goes without
     compile: bool = False  # torch.compile: minutes at first, then faster steps
 
-    def compiled(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return cast(Callable[..., Tensor], torch.compile(function)) if self.compile else function
+    def compiled(self, function: Compilable) -> Compilable:
+        return cast(Compilable, torch.compile(function)) if self.compile else function
 
 
 @dataclass(frozen=True)

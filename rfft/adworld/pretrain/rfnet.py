@@ -1,6 +1,7 @@
 """RFNet for rf-tiny: learns the five labels on renders, VAE round trips and one-step x0_hat."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +50,15 @@ def train(run: Run) -> None:
     inputs = inputs_with_maps(out)
     config = RFNetConfig.tiny(len(tokenizer), image_size=96, image_encoder=ENCODER, drop=list(run.drop))
     model = start(RFNet, out / name, config)
-    read = attribute_reader(config.width)
-    features_of = run.compiled(model.features)
+    read = attribute_reader(2 * config.width)
+    features_of = run.compiled(partial(features, model))
     draw = mixture(parts, BATCH, SHARES)
 
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
         batch = draw(rng)
         with torch.autocast(device().type, torch.bfloat16):
-            features = features_of(*inputs(batch))
-            return verdict_loss(model.head(features), read(features), batch)
+            verdict, product = features_of(*inputs(batch))
+            return verdict_loss(model.head(verdict), read(torch.cat([verdict, product], dim=1)), batch)
 
     nets = nn.ModuleDict({"rfnet": model, "read": read})
     fit(nets, loss_fn, FitConfig(lr=1e-3, weight_decay=0.02, ema=0.998), run, name)
@@ -66,6 +67,16 @@ def train(run: Run) -> None:
         tokenizer.save_pretrained(out / name)
     probabilities = test_probabilities(reader(model, out), out, name)
     write_report((run.state if run.drop else out) / name / REPORT, test_reports(probabilities))
+
+
+def features(model: RFNet, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """What the head classifies and the mean of e_f, [B,D] each.
+
+    Let the reader see e_f as well: the caption's way to the verdict is so long that it was never learned.
+    """
+    encoded = model.encode(*inputs)
+    verdict = model.fuse(*encoded)
+    return verdict, encoded[0].get("o", verdict[:, None]).mean(dim=1)
 
 
 def inputs_with_maps(out: Path) -> Callable[[LabelledBatch], tuple[Tensor, ...]]:
