@@ -21,7 +21,7 @@ from rfft.models.pretrained import read_weights
 
 WEIGHTS = ("ImageReward.safetensors", "ImageReward.pt")  # the first one that is there
 TOKENS = 35  # of a prompt, with [CLS] and [SEP]; the rest is cut off
-MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the head's output on the authors' validation data
+MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of the head's output, from the authors' code
 HEAD_WIDTH = 64  # of BERT's and ViT's attention at every size
 ADDED_TOKENS = 2  # [DEC] and [ENC] have rows in the embedding, but no prompt has them
 
@@ -39,8 +39,8 @@ _RENAMED = (
     (r"^(vision\..*)\.attn\.qkv\.", r"\1.self_attn.qkv."),
     (r"^(vision\..*)\.attn\.proj\.", r"\1.self_attn.projection."),
 )
-# Projections of BLIP's contrastive loss, and a list of numbers that is no weight.
-_UNUSED = re.compile(r"^blip\.(vision_proj|text_proj)\.|^blip\.text_encoder\.embeddings\.position_ids$")
+# Not the projections of BLIP's contrastive loss, nor a list of numbers that is no weight.
+_USED = re.compile(r"(blip\.visual_encoder|blip\.text_encoder(?!\.embeddings\.position_ids)|mlp)\.")
 
 
 class ImageReward(nn.Module):
@@ -97,7 +97,7 @@ def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """From the published names to those of ImageReward's modules; without what has no part in the score."""
     found = {}
     for name, tensor in weights.items():
-        if not _UNUSED.search(name):
+        if _USED.match(name):
             for pattern, replacement in _RENAMED:
                 name = re.sub(pattern, replacement, name)
             found[name] = tensor
