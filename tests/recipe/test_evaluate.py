@@ -20,6 +20,7 @@ from rfft.config import Config, load_config, to_yaml
 from rfft.errors import UserError
 from rfft.evaluate import Evaluator, reference_images
 from rfft.evaluate_runs import evaluate_base
+from tests.toys import no_memory
 
 STATES = ("base", "tuned")
 
@@ -132,6 +133,27 @@ def test_evaluate_command(rfft: Callable[..., str], run: Path) -> None:
     with Image.open(run / "samples/before_after.png") as grid:
         assert grid.size[0] > 12 * 128
     assert not list(run.rglob("*.part"))
+
+
+@pytest.mark.parametrize("base_alone", [False, True])
+def test_out_of_memory(
+    run_command: Callable[..., tuple[int, str, str]],
+    run: Path,
+    world: Path,
+    base_alone: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One line with what helps; with it, the same command does its work."""
+    monkeypatch.chdir(run.parent)
+    told = "rfft: out of memory (CUDA out of memory). Try in this order: evaluate.batch_size=2 (the same"
+    command = ["evaluate", world / "config.yaml" if base_alone else run, "evaluate.batch_size=4"]
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluate, "paint_bare", no_memory)
+        code, _, error = run_command(*command)
+    assert code == 2 and error.splitlines()[-1].startswith(told)
+    half = ["trainer.mixed_precision=bf16", "model.dtype=bfloat16", "objective.fp32=false"]
+    advised = ["evaluate.batch_size=2", *([] if base_alone else half)]
+    assert run_command(*command[:2], *advised)[0] == 0
 
 
 def test_figures_of_real_bases(rfft: Callable[..., str], run: Path, clip: Path, tmp_path: Path) -> None:
