@@ -103,16 +103,23 @@ def test_props_count_only_where_asked_for(config: Config) -> None:
 
 
 def test_more_attempts_only_where_refused(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is the product's fidelity looked at in those: its figures are those of the grid."""
+    config.evaluate.fidelity = True
     evaluator = evaluator_of(config)
     painted: list[tuple[int, int]] = []
-    original = evaluator._paint
+    original = evaluator._batch
+    monkeypatch.setattr(evaluator, "_batch", lambda cells: (painted.extend(cells), original(cells))[1])
+    compared: list[int] = []
     monkeypatch.setattr(
-        evaluator, "_paint", lambda cells, *rest: (painted.extend(cells), original(cells, *rest))[1]
+        evaluate,
+        "product_fidelity",
+        lambda bare, *rest: (compared.append(len(bare)), [torch.zeros(len(bare))] * 2)[1],
     )
     found = evaluator()
     accepted = found.probabilities["rfnet"].argmax(-1) == 0
     refused = [i for i in range(6) if not accepted[i].any()]
-    assert [cell for cell in painted if cell[1] >= 2] == [(i, 2) for i in refused]
+    assert refused and [cell for cell in painted if cell[1] >= 2] == [(i, 2) for i in refused]
+    assert sum(compared) == found.scores["product_psnr"].numel() == 12
 
 
 def test_evaluate_command(rfft: Callable[..., str], run: Path) -> None:
