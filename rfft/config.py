@@ -75,7 +75,7 @@ class Data:
 class ExtraReward:
     """See docs/rewards.md for those that are there, and for a template of your own."""
 
-    use: str = MISSING  # pickscore, aesthetic, or package.module:Class
+    use: str = MISSING  # pickscore, aesthetic, image_reward, or package.module:Class
     weight: float = 1.0  # F_total = F_AC + sum of weight * loss + beta * regulariser
     options: dict[str, Any] = field(default_factory=dict)  # its keyword arguments
 

@@ -100,7 +100,7 @@ class Evaluator:
         """Evaluate the bundle as it is, in all processes together; `reference`: the model before training."""
         count, seeds = len(self.samples), self.settings.seeds
         grid = [(i, seed) for i in range(count) for seed in range(seeds)]
-        images, logits, scores = self._paint(grid, reference, report)
+        images, logits, scores = self._paint(grid, reference, report, self.settings.fidelity)
         judged = {name: found.unflatten(0, (count, seeds)) for name, found in logits.items()}
         verdicts = {name: found.argmax(-1) for name, found in judged.items()}
         accepted = self._attempts(verdicts["rfnet"] == 0, reference, report)
@@ -115,9 +115,9 @@ class Evaluator:
         return Evaluation(figures, to_bytes(images).unflatten(0, (count, seeds)), probabilities, scores)
 
     def _paint(
-        self, cells: Cells, reference: bool, report: Report | None
+        self, cells: Cells, reference: bool, report: Report | None, fidelity: bool
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Pictures [len(cells),3,H,W] on the CPU, every network's logits for them, the product's fidelity.
+        """Pictures [len(cells),3,H,W] on the CPU, every network's logits, the product's fidelity if wanted.
 
         The processes share it.
         """
@@ -125,29 +125,29 @@ class Evaluator:
 
         def paint_part(number: int) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
             part = cells[number * size : (number + 1) * size]
-            found = self._paint_batch(self._batch(part), reference)
+            found = self._paint_batch(self._batch(part), reference, fidelity)
             if report is not None:
                 report(number * size + len(part), len(cells))
             return found
 
         pictures, *named = zip(*spread(paint_part, -(-len(cells) // size)), strict=True)
-        verdicts, fidelity = (
+        verdicts, scores = (
             {name: torch.cat([p[name] for p in parts]) for name in parts[0]} for parts in named
         )
-        return torch.cat(pictures), verdicts, fidelity
+        return torch.cat(pictures), verdicts, scores
 
     def _paint_batch(
-        self, batch: Batch, reference: bool
+        self, batch: Batch, reference: bool, fidelity: bool
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         with autocast(self.device, self.config.trainer.mixed_precision):
             scale = self.config.rollout.guidance_scale
             bare = paint_bare(self.bundle, batch, self.schedule, scale, reference)
         image = paste(bare, batch.product)
-        fidelity: dict[str, Tensor] = {}
-        if self.settings.fidelity:
+        scores: dict[str, Tensor] = {}
+        if fidelity:
             found = product_fidelity(bare.cpu(), image.cpu(), batch.product[:, 3:].cpu())
-            fidelity = dict(zip(FIDELITY, found, strict=True))
-        return image.cpu(), self._judge(image, batch), fidelity
+            scores = dict(zip(FIDELITY, found, strict=True))
+        return image.cpu(), self._judge(image, batch), scores
 
     def _batch(self, cells: Cells) -> Batch:
         """The cells' conditions, with noise that depends on nothing but sample and attempt."""
@@ -175,7 +175,7 @@ class Evaluator:
             pending = [i for i in range(count) if not tried[i].any()]
             if not pending:
                 break
-            _, logits, _ = self._paint([(i, attempt) for i in pending], reference, report)
+            _, logits, _ = self._paint([(i, attempt) for i in pending], reference, report, fidelity=False)
             tried[pending, attempt] = logits["rfnet"].argmax(-1) == 0
         return tried[:, : self.settings.max_attempts]
 

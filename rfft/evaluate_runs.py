@@ -13,13 +13,14 @@ from rfft.config import MAY_CHANGE, Config, to_yaml
 from rfft.errors import UserError
 from rfft.evaluate import Evaluator, show, show_result
 from rfft.export import load_trained
+from rfft.faults import painting
 from rfft.log import open_run, write_environment
 from rfft.processes import joined, rank
 
 
 def evaluate(config: Config, run: Path) -> None:
     """Evaluate a run's last checkpoint beside its base model; leaves the figures and pictures in the run."""
-    with joined() as device:
+    with painting(config.evaluate.batch_size), joined() as device:
         console = Console(stderr=True, quiet=rank() > 0)
         bundle, step = load_trained(config, run, device)
         evaluator = Evaluator(config, bundle, build.build_reward(config, device))
@@ -38,7 +39,7 @@ def evaluate_base(config: Config) -> Path:
     run = Path(config.run.out) / config.run.name
     if (run / "checkpoints").exists():
         raise UserError(f"{run} is a training run: `rfft evaluate {run}`, or choose another run.name")
-    with joined() as device:
+    with painting(config.evaluate.batch_size), joined() as device:
         console = Console(stderr=True, quiet=rank() > 0)
         bundle = build.build_bundle(config, device, trained=False)
         evaluator = Evaluator(config, bundle, build.build_reward(config, device))

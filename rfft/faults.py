@@ -1,4 +1,4 @@
-"""What ends a training run from outside of the maths, said in one line: memory, and other processes."""
+"""What ends a command from outside of the maths, said in one line: memory, and other processes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from rfft.errors import Interrupted, UserError
 log = logging.getLogger(__name__)
 # gloo raises plain RuntimeErrors; the words are those of its transports and of torch's stores.
 _LOST = ("gloo", "connection closed by peer", "connection reset by peer", "broken pipe", "timed out waiting")
+RESUMES = "goes on from the last checkpoint, torchrun with --max-restarts by itself"
 
 
 @contextmanager
-def explained(advice: Callable[[], str]) -> Iterator[None]:
-    """Within it, lack of memory and the loss of another process end a run with one line.
+def explained(advice: Callable[[], str], again: str = RESUMES) -> Iterator[None]:
+    """Within it, lack of memory and the loss of another process end a command with one line.
 
-    `advice`: what helps against lack of memory; asked for only then.
+    `advice`: what helps against lack of memory; asked for only then. `again`: what the same command does the
+    next time.
     """
     try:
         yield
@@ -34,10 +36,22 @@ def explained(advice: Callable[[], str]) -> Iterator[None]:
         if is_lost_process(error):
             raise Interrupted(
                 f"process {os.environ.get('RANK', 0)}: another process has ended or hangs "
-                f"({_first_sentence(error)}); the launcher names it. The same command goes on from the last "
-                "checkpoint, torchrun with --max-restarts by itself"
+                f"({_first_sentence(error)}); the launcher names it. The same command {again}"
             ) from error
         raise
+
+
+@contextmanager
+def painting(batch_size: int) -> Iterator[None]:
+    """explained() for commands that paint and judge, evaluate.batch_size pictures at a time."""
+    fewer = f"evaluate.batch_size={batch_size // 2} (the same pictures), " if batch_size > 1 else ""
+    advice = (
+        f"Try in this order: {fewer}trainer.mixed_precision=bf16, with it model.dtype=bfloat16 "
+        "objective.fp32=false (half the memory for weights). Lower precision changes pictures a little: use "
+        "it for all that is compared"
+    )
+    with explained(lambda: advice, again="starts anew"):
+        yield
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -27,6 +27,7 @@ from rfft.data.cutout import paste_back, product_layer
 from rfft.data.samples import Sample, Skipped
 from rfft.draft import new_folder, refuse_existing
 from rfft.errors import UserError
+from rfft.faults import painting
 from rfft.generate import Paint, Painted, autocast, paint, recur
 from rfft.log import write_skipped
 from rfft.metrics.wilson import wilson_interval
@@ -47,7 +48,7 @@ def generate(config: Config, lora: Path | None, out: Path) -> None:
     """
     refuse_existing(out)
     skipped: list[Skipped] = []
-    with joined() as device:
+    with painting(config.evaluate.batch_size), joined() as device:
         console = Console(stderr=True, quiet=rank() > 0)
         samples = build.build_samples(config, "train", skipped)
         draw = painter(config, load_generator(config, lora, device), samples, device)

@@ -4,6 +4,7 @@ import os
 import signal
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -23,6 +24,11 @@ class Darkness:
         letters = sum(len(text) for text in (*captions, *prompts)) / len(image)
         scalars = {"brightness": brightness.mean(), "letters": torch.tensor(letters)}
         return (brightness - self.wanted).square(), scalars
+
+
+def no_memory(*_: object) -> NoReturn:
+    """What a GPU says that has too little memory, in place of any function."""
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
 
 
 class Faulty:
@@ -46,7 +52,7 @@ class Faulty:
 
     def fail(self, image: Tensor) -> Tensor:
         if self.what == "memory":
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+            no_memory()
         if self.what == "death":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.what == "full":

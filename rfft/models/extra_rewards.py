@@ -1,4 +1,4 @@
-"""Rewards beside RFNet: PickScore, LAION's aesthetic score, or anybody's own; all frozen.
+"""Rewards beside RFNet: PickScore, LAION's aesthetic score, ImageReward, or anybody's own; all frozen.
 
 B batch, H W pixels, D width of CLIP's joint space. Pictures [B,3,H,W] in [0,1].
 """
@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPModel
 
 from rfft.errors import UserError
-from rfft.models.layers import resize
+from rfft.models.image_reward import load_image_reward
+from rfft.models.layers import CLIP_MEAN, CLIP_STD, resize, score_head, standardize
+from rfft.models.pretrained import read_weights
 from rfft.types import Batch, ExtraReward
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class WeightedRewards(nn.Module):
@@ -94,14 +91,10 @@ class Aesthetic(nn.Module):
         """`head`: file of its weights (safetensors, or the published .pth); `model`: folder or id of CLIP."""
         super().__init__()
         self.clip = _clip(model)
-        sizes = [self.clip.config.projection_dim, 1024, 128, 64, 16, 1]
-        # The dropouts between the published head's layers take their places in its numbering: 0, 2, 4, 6, 7.
-        layers: list[nn.Module] = []
-        for i in range(5):
-            layers += [nn.Linear(sizes[i], sizes[i + 1])] + ([nn.Identity()] if i < 3 else [])
-        self.layers = nn.Sequential(*layers)
+        self.layers = score_head(self.clip.config.projection_dim)
+        weights = read_weights(Path(head), "an aesthetic head")
         try:
-            self.layers.load_state_dict({k.removeprefix("layers."): v for k, v in _head(Path(head)).items()})
+            self.layers.load_state_dict({k.removeprefix("layers."): v for k, v in weights.items()})
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise UserError(f"{head} does not fit an aesthetic head on {model}: {reason}") from error
@@ -115,8 +108,7 @@ class Aesthetic(nn.Module):
 
 def picture_features(clip: CLIPModel, image: Tensor) -> Tensor:
     """CLIP's projected features [B,D], not normalised; differentiable."""
-    mean, std = (torch.tensor(v, device=image.device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
-    pixels = (resize(image, clip.config.vision_config.image_size) - mean) / std
+    pixels = standardize(resize(image, clip.config.vision_config.image_size), CLIP_MEAN, CLIP_STD)
     return clip.visual_projection(clip.vision_model(pixels).pooler_output)
 
 
@@ -128,17 +120,16 @@ def _clip(model: str) -> CLIPModel:
         raise UserError(f"CLIP model {model}: neither a folder nor a hub id that loads ({reason})") from error
 
 
-def _head(file: Path) -> dict[str, Tensor]:
-    try:
-        published = file.suffix in (".pth", ".pt")
-        return torch.load(file, map_location="cpu", weights_only=True) if published else load_file(file)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{file}: no weights of an aesthetic head can be read from it ({error})") from error
+BUILT_IN: dict[str, Callable[..., ExtraReward]] = {
+    "pickscore": PickScore,
+    "aesthetic": Aesthetic,
+    "image_reward": load_image_reward,
+}
 
 
 def load_extra(use: str, options: dict[str, Any]) -> ExtraReward:
-    """The reward that reward.extra names: pickscore, aesthetic or package.module:Class, with its options."""
-    kind = {"pickscore": PickScore, "aesthetic": Aesthetic}.get(use) or _imported(use)
+    """The reward that reward.extra names, one of BUILT_IN or package.module:Class, with its options."""
+    kind = BUILT_IN.get(use) or _imported(use)
     try:
         return kind(**options)
     except TypeError as error:
@@ -149,7 +140,7 @@ def _imported(use: str) -> Any:
     module, colon, name = use.partition(":")
     try:
         if not colon:
-            raise ImportError("it is none of pickscore, aesthetic, package.module:Class")
+            raise ImportError(f"it is none of {', '.join(BUILT_IN)}, package.module:Class")
         if str(Path.cwd()) not in sys.path:  # one's own module lies where one works
             sys.path.append(str(Path.cwd()))
         return getattr(importlib.import_module(module), name)

@@ -1,6 +1,7 @@
 """Building blocks that the networks of this package share. Pictures are [B,C,H,W] in [0,1]."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 GREY = 0.5
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
@@ -53,4 +55,17 @@ def vgg_stage(c_in: int, c_out: int, convolutions: int = 2) -> nn.Sequential:
             nn.BatchNorm2d(c_out),
             nn.ReLU(inplace=True),
         ]
+    return nn.Sequential(*layers)
+
+
+def score_head(width: int) -> nn.Sequential:
+    """Features [B,width] -> score [B,1]: linear layers alone, as in LAION's predictor and ImageReward.
+
+    In training, dropouts lay between the first ones; they keep their places in the published numbering, which
+    is 0, 2, 4, 6, 7.
+    """
+    sizes = (width, 1024, 128, 64, 16, 1)
+    layers: list[nn.Module] = []
+    for i, (c_in, c_out) in enumerate(pairwise(sizes)):
+        layers += [nn.Linear(c_in, c_out)] + ([nn.Identity()] if i < 3 else [])
     return nn.Sequential(*layers)

@@ -1,16 +1,17 @@
-"""Save and load of our own networks: a folder with config.json and model.safetensors."""
+"""Save and load of our own networks, a folder with config.json and model.safetensors; and others' weights."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from rfft.errors import UserError
 
@@ -90,3 +91,13 @@ def read_config(cls: type[PretrainedModule], folder: Path) -> Any:
         return cls.config_class(**values)
     except TypeError as error:
         raise UserError(f"{folder / CONFIG_NAME} does not fit {cls.__name__}: {error}") from error
+
+
+def read_weights(file: Path, what: str) -> dict[str, Tensor]:
+    """Tensors by name on the CPU, of safetensors, or a published .pt or .pth; `what` it is, for errors."""
+    try:
+        published = file.suffix in (".pth", ".pt")
+        return torch.load(file, map_location="cpu", weights_only=True) if published else load_file(file)
+    except (OSError, EOFError, SafetensorError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"{file}: no weights of {what} can be read from it ({reason})") from error

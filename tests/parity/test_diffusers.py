@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch.testing import assert_close
 
 from rfft.diffusion import ddim_step, rollout
 from rfft.models.bundle import Bundle, Denoiser
 from rfft.types import Batch
+from tests.stock import stock_picture, with_drawn_latent
 
 
 @pytest.mark.parametrize("steps", [1, 7, 40])
@@ -39,30 +39,9 @@ def test_rollout_is_the_pipelines(
 ) -> None:
     bundle.pipe.scheduler.register_to_config(prediction_type=prediction_type)
     denoiser = Denoiser(bundle.pipe.unet, bundle.pipe.controlnet, bundle.pipe.scheduler).eval()
-    batch = make_batch(bundle)
-    pixels = batch.product[:, :3] * batch.product[:, 3:]
-    # The pipeline draws the product's latent from the VAE's posterior: draw the same one.
-    posterior = bundle.vae.encode(2 * pixels - 1).latent_dist
-    drawn = posterior.sample(torch.Generator().manual_seed(0)) * bundle.vae.config.scaling_factor
-    batch.x_o = drawn.detach()
-
+    batch = with_drawn_latent(bundle, make_batch(bundle))
     ours = rollout(denoiser, batch, bundle.schedule(steps), guidance_scale=4.0)
-    bundle.pipe.set_progress_bar_config(disable=True)
-    theirs = bundle.pipe(
-        prompt_embeds=batch.z.hidden,
-        negative_prompt_embeds=batch.null.hidden,
-        image=2 * pixels - 1,
-        # Theirs is what to paint, ours what to keep.
-        mask_image=F.interpolate(1 - batch.mask, batch.product.shape[-1]),
-        control_image=batch.edges,
-        latents=batch.noise,
-        num_inference_steps=steps,
-        guidance_scale=4.0,
-        controlnet_conditioning_scale=1.0,
-        strength=1.0,
-        generator=torch.Generator().manual_seed(0),
-        output_type="latent",
-    ).images
+    theirs = stock_picture(bundle.pipe, batch, steps, 4.0, "latent")
     assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 

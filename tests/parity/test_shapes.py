@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
 from rfft.diffusion import rollout
 from rfft.export import export_bundle
 from rfft.generate import paint
-from rfft.models.bundle import Bundle, load_bundle
+from rfft.models.bundle import load_bundle
 from rfft.step import Objective, train_step
 from rfft.types import Batch, Reward
 from tests import shapes
+from tests.stock import stock_picture, with_drawn_latent
 
 MakeBatch = Callable[..., Batch]
 MODES = ["unet_lora", "controlnet_lora", "controlnet"]
@@ -33,45 +32,11 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return path
 
 
-def stock(pipe: Any, batch: Batch, steps: int, output: str) -> Tensor:
-    """What diffusers' own pipeline paints from the same embeddings and noise."""
-    pooled = {}
-    if "text_embeds" in batch.z.added:
-        pooled = {
-            "pooled_prompt_embeds": batch.z.added["text_embeds"],
-            "negative_pooled_prompt_embeds": batch.null.added["text_embeds"],
-        }
-    pipe.set_progress_bar_config(disable=True)
-    return pipe(
-        prompt_embeds=batch.z.hidden,
-        negative_prompt_embeds=batch.null.hidden,
-        **pooled,
-        image=2 * batch.product[:, :3] * batch.product[:, 3:] - 1,
-        mask_image=F.interpolate(1 - batch.mask, batch.product.shape[-1]),
-        control_image=batch.edges,
-        latents=batch.noise,
-        num_inference_steps=steps,
-        guidance_scale=4.0,
-        controlnet_conditioning_scale=1.0,
-        strength=1.0,
-        generator=torch.Generator().manual_seed(0),
-        output_type=output,
-    ).images
-
-
-def with_drawn_latent(bundle: Bundle, batch: Batch) -> Batch:
-    """The pipeline draws the product's latent from the VAE's posterior: draw the same one."""
-    posterior = bundle.vae.encode(2 * batch.product[:, :3] * batch.product[:, 3:] - 1).latent_dist
-    drawn = posterior.sample(torch.Generator().manual_seed(0)) * bundle.vae.config.scaling_factor
-    batch.x_o = drawn.detach()
-    return batch
-
-
 def test_rollout_is_the_pipelines(folder: Path, make_batch: MakeBatch) -> None:
     bundle = load_bundle(folder)
     batch = with_drawn_latent(bundle, make_batch(bundle))
     ours = rollout(bundle.denoiser, batch, bundle.schedule(40), guidance_scale=4.0)
-    assert_close(ours, stock(bundle.pipe, batch, 40, "latent"), rtol=0, atol=1e-4)
+    assert_close(ours, stock_picture(bundle.pipe, batch, 40, 4.0, "latent"), rtol=0, atol=1e-4)
 
 
 def test_prompts_are_the_pipelines(folder: Path) -> None:
@@ -122,5 +87,5 @@ def test_exported_weights_paint_the_trainers_picture(
         pipe = kind.from_pretrained(folder)
         pipe.load_lora_weights(tmp_path, weight_name=next(tmp_path.glob("*.safetensors")).name)
     alpha = batch.product[:, 3:]
-    theirs = alpha * batch.product[:, :3] + (1 - alpha) * stock(pipe, batch, 4, "pt")
+    theirs = alpha * batch.product[:, :3] + (1 - alpha) * stock_picture(pipe, batch, 4, 4.0)
     assert_close(ours, theirs, rtol=0, atol=2e-4)

@@ -20,6 +20,7 @@ from rfft.config import Config, load_config, to_yaml
 from rfft.errors import UserError
 from rfft.evaluate import Evaluator, reference_images
 from rfft.evaluate_runs import evaluate_base
+from tests.toys import no_memory
 
 STATES = ("base", "tuned")
 
@@ -102,16 +103,23 @@ def test_props_count_only_where_asked_for(config: Config) -> None:
 
 
 def test_more_attempts_only_where_refused(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is the product's fidelity looked at in those: its figures are those of the grid."""
+    config.evaluate.fidelity = True
     evaluator = evaluator_of(config)
     painted: list[tuple[int, int]] = []
-    original = evaluator._paint
+    original = evaluator._batch
+    monkeypatch.setattr(evaluator, "_batch", lambda cells: (painted.extend(cells), original(cells))[1])
+    compared: list[int] = []
     monkeypatch.setattr(
-        evaluator, "_paint", lambda cells, *rest: (painted.extend(cells), original(cells, *rest))[1]
+        evaluate,
+        "product_fidelity",
+        lambda bare, *rest: (compared.append(len(bare)), [torch.zeros(len(bare))] * 2)[1],
     )
     found = evaluator()
     accepted = found.probabilities["rfnet"].argmax(-1) == 0
     refused = [i for i in range(6) if not accepted[i].any()]
-    assert [cell for cell in painted if cell[1] >= 2] == [(i, 2) for i in refused]
+    assert refused and [cell for cell in painted if cell[1] >= 2] == [(i, 2) for i in refused]
+    assert sum(compared) == found.scores["product_psnr"].numel() == 12
 
 
 def test_evaluate_command(rfft: Callable[..., str], run: Path) -> None:
@@ -132,6 +140,27 @@ def test_evaluate_command(rfft: Callable[..., str], run: Path) -> None:
     with Image.open(run / "samples/before_after.png") as grid:
         assert grid.size[0] > 12 * 128
     assert not list(run.rglob("*.part"))
+
+
+@pytest.mark.parametrize("base_alone", [False, True])
+def test_out_of_memory(
+    run_command: Callable[..., tuple[int, str, str]],
+    run: Path,
+    world: Path,
+    base_alone: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One line with what helps; with it, the same command does its work."""
+    monkeypatch.chdir(run.parent)
+    told = "rfft: out of memory (CUDA out of memory). Try in this order: evaluate.batch_size=2 (the same"
+    command = ["evaluate", world / "config.yaml" if base_alone else run, "evaluate.batch_size=4"]
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluate, "paint_bare", no_memory)
+        code, _, error = run_command(*command)
+    assert code == 2 and error.splitlines()[-1].startswith(told)
+    half = ["trainer.mixed_precision=bf16", "model.dtype=bfloat16", "objective.fp32=false"]
+    advised = ["evaluate.batch_size=2", *([] if base_alone else half)]
+    assert run_command(*command[:2], *advised)[0] == 0
 
 
 def test_figures_of_real_bases(rfft: Callable[..., str], run: Path, clip: Path, tmp_path: Path) -> None:

@@ -6,17 +6,14 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from diffusers import ControlNetModel, StableDiffusionControlNetInpaintPipeline
 from peft import PeftModel
 from safetensors.torch import load_file
-from torch import Tensor
 from torch.testing import assert_close
 
 from rfft import build, cli
@@ -27,6 +24,7 @@ from rfft.export import export_bundle
 from rfft.generate import paint
 from rfft.models.bundle import Bundle, load_bundle
 from rfft.types import Batch
+from tests.stock import stock_picture, with_drawn_latent
 
 STEPS, SCALE = 4, 3.0
 Make = Callable[..., Bundle]
@@ -62,33 +60,6 @@ def load_back(folder: Path, base: Path, format: str) -> Any:
     return pipe
 
 
-def stock_picture(pipe: Any, batch: Batch) -> Tensor:
-    """What diffusers paints, the product's own pixels not yet pasted."""
-    pipe.set_progress_bar_config(disable=True)
-    return pipe(
-        prompt_embeds=batch.z.hidden,
-        negative_prompt_embeds=batch.null.hidden,
-        image=2 * batch.product[:, :3] * batch.product[:, 3:] - 1,
-        mask_image=F.interpolate(1 - batch.mask, batch.product.shape[-1]),
-        control_image=batch.edges,
-        latents=batch.noise,
-        num_inference_steps=STEPS,
-        guidance_scale=SCALE,
-        controlnet_conditioning_scale=1.0,
-        strength=1.0,
-        generator=torch.Generator().manual_seed(0),
-        output_type="pt",
-    ).images
-
-
-def with_drawn_latent(bundle: Bundle, batch: Batch) -> Batch:
-    """The pipeline draws the product's latent from the VAE's posterior: draw the same one."""
-    pixels = batch.product[:, :3] * batch.product[:, 3:]
-    posterior = bundle.vae.encode(2 * pixels - 1).latent_dist
-    drawn = posterior.sample(torch.Generator().manual_seed(0)) * bundle.vae.config.scaling_factor
-    return replace(batch, x_o=drawn.detach())
-
-
 @pytest.mark.parametrize(("format", "modes"), FORMATS)
 def test_the_picture_is_the_trainers(
     pipeline_folder: Path,
@@ -107,7 +78,7 @@ def test_the_picture_is_the_trainers(
 
     export_bundle(trained, format, tmp_path, "lora")
     assert not [p for p in tmp_path.rglob("*") if p.suffix in (".bin", ".pt", ".ckpt", ".pth")]
-    theirs = stock_picture(load_back(tmp_path, pipeline_folder, format), batch)
+    theirs = stock_picture(load_back(tmp_path, pipeline_folder, format), batch, STEPS, SCALE)
     alpha = batch.product[:, 3:]
     theirs = alpha * batch.product[:, :3] + (1 - alpha) * theirs
     assert_close(ours, theirs, rtol=0, atol=2e-4)

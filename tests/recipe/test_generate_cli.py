@@ -17,6 +17,7 @@ from rfft import recurrent
 from rfft.export import export_bundle
 from rfft.models.bundle import Bundle
 from rfft.types import LABELS
+from tests.toys import no_memory
 
 SIZES = {"square": (800, 800), "wide": (600, 200), "tall": (120, 400), "small": (30, 40)}
 Rfft = Callable[..., tuple[int, list[str]]]
@@ -205,6 +206,22 @@ def test_bad_input_leaves_nothing(
         code, lines = rfft(*arguments)
         assert code == 2 and lines[-1].startswith("rfft: ") and message in lines[-1], lines
         assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_out_of_memory(
+    rfft: Rfft, world: Path, products: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    arguments = command(world, products, tmp_path / "pictures", "--prompts", prompts)
+    with monkeypatch.context() as patched:
+        patched.setattr(recurrent, "paint", no_memory)
+        for size, first in ((4, "evaluate.batch_size=2 (the same"), (1, "trainer.mixed_precision=bf16")):
+            code, lines = rfft(*arguments, f"evaluate.batch_size={size}")
+            told = f"rfft: out of memory (CUDA out of memory). Try in this order: {first}"
+            assert code == 2 and lines[-1].startswith(told), lines
+            assert sorted(tmp_path.rglob("*")) == before
+    half = ["trainer.mixed_precision=bf16", "model.dtype=bfloat16", "objective.fp32=false"]
+    assert rfft(*arguments, "--max-attempts", 1, *half)[0] == 0
 
 
 def test_an_error_in_the_middle_leaves_nothing(

@@ -110,7 +110,7 @@ def test_the_step_adds_them_to_f_ac(
 @pytest.mark.parametrize(
     ("use", "options", "message"),
     [
-        ("prettiness", {}, "none of pickscore, aesthetic, package.module:Class"),
+        ("prettiness", {}, "none of pickscore, aesthetic, image_reward, package.module:Class"),
         ("no.such.module:Class", {}, "cannot be used: No module named"),
         ("tests.toys:Missing", {}, "cannot be used"),
         ("tests.toys:Darkness", {"colour": 1}, "its options do not fit"),
