@@ -1,6 +1,6 @@
 """FSDP2: weights too are split over the processes, and put together unit by unit as a forward needs them.
 
-U-Net and ControlNet, and the ControlNet's frozen copy, are split; autoencoder, text encoder and rewards are not.
+U-Net and ControlNet are split, the ControlNet's frozen copy too; autoencoder, text encoder, rewards are not.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from rfft.distributed import MOMENTS, Engine
 from rfft.models.denoiser import Denoiser
+from rfft.types import Conditioning
 
 # By name, as diffusers is not for here. Together they have nearly all weights of U-Net and ControlNet, and
 # two of them whole (one computing, one on its way) are a few percent.
@@ -38,15 +39,24 @@ class Fsdp(Engine):
         optimizer: torch.optim.AdamW,
     ) -> None:
         """Weights must be the same in all processes. Accelerate is not asked to prepare anything."""
-        self.accelerator, self.optimizer, self.denoiser = accelerator, optimizer, module
+        self.accelerator, self.optimizer, self.module = accelerator, optimizer, module
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         parts = [module.unet, module.controlnet, frozen_controlnet]
         self.units = [unit for part in parts if part is not None for unit in _split_module(part, mesh)]
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         (group,) = optimizer.param_groups
         group["params"] = self.parameters  # in the places of the whole ones
+        self.denoiser = self._denoise
         self.gathered: dict[int, Any] = {}
         self.left = 0
+
+    def _denoise(self, x: Tensor, t: Tensor, cond: Conditioning, edges: Tensor) -> Tensor:
+        # Autocast would keep whole weights in half precision; those from a forward without gradient would be
+        # used with gradient, too, and end it there (torch 2.13 knows better for weights that are not split).
+        kind = x.device.type
+        with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind), cache_enabled=False):
+            prediction: Tensor = self.module(x, t, cond, edges)
+        return prediction
 
     def _before_forward(self) -> None:
         pass
