@@ -53,7 +53,7 @@ compare: setup  ## base, prompt engineering, ReFL, DRaFT-K, RFFT-KL, RFFT-CC: th
 test: setup  ## the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2  # small tensors: more threads only wait for each other
 
-test-launch: setup  ## start the launch files for CPUs: DDP, ZeRO-2, two torchrun agents (minutes; needs g++)
+test-launch: setup  ## start the launch files for CPUs: DDP, ZeRO-2, FSDP2, two torchrun agents (minutes; needs g++)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS),deepspeed]"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m launch
 

@@ -1,4 +1,4 @@
-"""How an optimizer step is spread over processes: by DDP, or by DeepSpeed's ZeRO.
+"""How an optimizer step is spread over processes: by DDP or DeepSpeed's ZeRO; fsdp.py has one way more.
 
 The step itself knows none of this: it calls a denoiser and hands over losses. One optimizer step is made of
 several backward passes, and processes exchange gradients in the last of them alone.
@@ -7,6 +7,8 @@ several backward passes, and processes exchange gradients in the last of them al
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from rfft.types import Conditioning, Denoise
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BUCKET = 50_000_000  # gradients reduced at a time; DeepSpeed's own buffer would take 2 GB
+FSDP2 = "RFFT_USE_FSDP2"
 
 
 class Engine:
@@ -59,6 +62,21 @@ class Engine:
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad()
+
+    def whole(self) -> AbstractContextManager[None]:
+        """To be entered by all processes; within it, each has all weights, and may call the model or not.
+
+        For forwards without gradient.
+        """
+        return nullcontext()
+
+    def gather(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """In all processes together: whole tensors, in the first process."""
+        return weights
+
+    def split(self, weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The other way round: whole tensors, known to all processes, as `like` has them."""
+        return dict(weights)
 
     def collect(self) -> None:
         """To be called in all processes before the first one asks for state_dict()."""
@@ -162,23 +180,33 @@ def uses_deepspeed() -> bool:
     return _asked("ACCELERATE_USE_DEEPSPEED")
 
 
+def uses_fsdp() -> bool:
+    """Likewise; under our own name once check_launch has been there."""
+    return _asked("ACCELERATE_USE_FSDP") or _asked(FSDP2)
+
+
 def check_launch(mixed_precision: str) -> None:
-    """A UserError for what cannot train; shows DeepSpeed the CPUs where those are all there is."""
-    instead = "; take launch/deepspeed_zero2.yaml"
-    if _asked("ACCELERATE_USE_FSDP"):
-        raise UserError(f"FSDP splits the weights that rollouts merge adapters into{instead}")
-    if not uses_deepspeed():
+    """A UserError for what cannot train; the environment as our engines need it."""
+    if not (uses_deepspeed() or uses_fsdp()):
+        return
+    if mixed_precision == "fp16":
+        raise UserError(
+            "DeepSpeed and FSDP2 do not know fp16's loss scale here: set trainer.mixed_precision=bf16 or no"
+        )
+    if uses_fsdp():
+        if os.environ.get("FSDP_VERSION", "1") != "2":
+            raise UserError("FSDP1 is not supported: take launch/fsdp2.yaml, or set fsdp_version: 2")
+        # Accelerate would split models by itself, on GPUs alone, and transformers load them in one process.
+        os.environ.pop("ACCELERATE_USE_FSDP", None)
+        os.environ[FSDP2] = "true"
         return
     stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
     if stage not in ("1", "2"):
         raise UserError(
-            f"ZeRO-{stage} is not supported: only ZeRO-1 and 2 leave each process all weights{instead}"
+            f"ZeRO-{stage} is not supported: take launch/fsdp2.yaml, which splits the weights as well, or "
+            "launch/deepspeed_zero2.yaml"
         )
-    if mixed_precision == "fp16":
-        raise UserError(
-            "DeepSpeed does not know fp16's loss scale here: set trainer.mixed_precision=bf16 or no"
-        )
-    if not torch.accelerator.is_available():
+    if not torch.accelerator.is_available():  # DeepSpeed has to be told
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 

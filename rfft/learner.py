@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from rfft.baselines import draft_step
 from rfft.checkpoint import Stateful, load_objects, load_weights
 from rfft.conditions import noise_for, product_for
 from rfft.config import Config
-from rfft.distributed import Engine, Zero, uses_deepspeed
+from rfft.distributed import Engine, Zero, uses_deepspeed, uses_fsdp
 from rfft.ema import Ema
 from rfft.errors import UserError
+from rfft.fsdp import Fsdp
 from rfft.generate import autocast
 from rfft.models.bundle import Bundle
 from rfft.signals import StopSignals
@@ -85,16 +87,19 @@ class Learner:
         )
         self.engine = self._engine(adamw)
         bundle.denoiser = self.engine.denoiser
-        weights = bundle.adapter_state_dict()
-        self.ema = Ema(weights, config.ema.decay) if config.ema.enabled else None
+        self.weights: dict[str, Mapping[str, Tensor]] = {}  # by collect()
+        self.ema = Ema(bundle.adapter_state_dict(), config.ema.decay) if config.ema.enabled else None
 
     def _engine(self, adamw: torch.optim.AdamW) -> Engine:
-        """DDP or ZeRO, by the launch file; all that is for the config to say is the same for both."""
-        if not uses_deepspeed():
+        """DDP, ZeRO or FSDP2, by the launch file; what is for the config to say is the same for all."""
+        several = self.accelerator.num_processes > 1
+        if not (uses_deepspeed() or (uses_fsdp() and several)):
             return Engine(self.accelerator, self.bundle.unwrapped, adamw)
-        trainer = self.config.trainer
         if self.config.objective.through == "draft":  # several forwards for one backward pass
             raise UserError("objective.through=draft is for DDP alone: take launch/multi_gpu.yaml")
+        if uses_fsdp():
+            return Fsdp(self.accelerator, self.bundle.unwrapped, self.bundle.frozen_controlnet, adamw)
+        trainer = self.config.trainer
         half = trainer.mixed_precision == "bf16" and not self.config.objective.fp32
         settings = {
             "train_micro_batch_size_per_gpu": trainer.batch_size,
@@ -198,15 +203,25 @@ class Learner:
         every = (self.config.trainer.checkpoint_every, self.config.evaluate.every)
         return self.finished() or any(each and self.counters.step % each == 0 for each in every)
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """The model to look at: with its moving average, if one is kept."""
-        return nullcontext() if self.ema is None else self.ema.applied()
+    def to_be_shown(self) -> bool:
+        """Does the main process look at the model after this step? The same in all processes."""
+        every = (self.config.trainer.sample_every, self.config.evaluate.every)
+        return any(each and self.counters.step % each == 0 for each in every)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model to look at, for all processes together: with its moving average, if one is kept."""
+        with nullcontext() if self.ema is None else self.ema.applied(), self.engine.whole():
+            yield
 
     # ---- state ----
 
-    def weights(self) -> dict[str, dict[str, Tensor]]:
-        kept = {"adapter": self.bundle.adapter_state_dict()}
-        return kept if self.ema is None else {**kept, "ema": self.ema.average}
+    def collect(self) -> None:
+        """To be called in all processes before the first one asks for `weights` and objects()."""
+        self.engine.collect()
+        self.weights = {"adapter": self.engine.gather(self.bundle.adapter_state_dict())}
+        if self.ema is not None:
+            self.weights["ema"] = self.engine.gather(self.ema.average)
 
     def objects(self) -> dict[str, Stateful]:
         named: dict[str, Stateful] = {
@@ -219,9 +234,10 @@ class Learner:
         return named
 
     def load(self, checkpoint: Path) -> None:
-        self.bundle.load_adapter_state_dict(load_weights(checkpoint, "adapter"))
+        own = self.bundle.adapter_state_dict()
+        self.bundle.load_adapter_state_dict(self.engine.split(load_weights(checkpoint, "adapter"), own))
         if self.ema is not None:
-            self.ema.load(load_weights(checkpoint, "ema"))
+            self.ema.load(self.engine.split(load_weights(checkpoint, "ema"), own))
         load_objects(checkpoint, self.objects())
         done = self.counters
         if done.place != done.step * self.samples_per_step and self.accelerator.is_main_process:

@@ -15,7 +15,7 @@ from torch import Tensor
 from rfft.checkpoint import Checkpoints
 from rfft.config import to_yaml
 from rfft.data.labelled import Labelled, Pictures, Reading
-from rfft.distributed import uses_deepspeed
+from rfft.distributed import uses_deepspeed, uses_fsdp
 from rfft.draft import new_folder
 from rfft.errors import UserError
 from rfft.faults import explained
@@ -58,7 +58,7 @@ def train(config: RFNetTraining) -> Path:
 
 
 def _train(config: RFNetTraining, run: Path) -> Path:
-    if uses_deepspeed():
+    if uses_deepspeed() or uses_fsdp():
         raise UserError("RFNet is small and trains under DDP alone: take launch/multi_gpu.yaml")
     accelerator = start(config, run, broadcast_buffers=True)  # batch norm's
     tokenizer = build_tokenizer(config.rfnet.text_encoder)

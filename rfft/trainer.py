@@ -112,15 +112,14 @@ def start(config: Config | RFNetTraining, run: Path, broadcast_buffers: bool = F
 
 
 def meet(learner: Learner, evaluator: Evaluator | None) -> None:
-    """The other processes take part in the main process's evaluations until it comes here too."""
-    if evaluator is None:
-        return
+    """The other processes take part in what the main one makes of the model until it comes here too."""
     if learner.accelerator.is_main_process:
         broadcast(None)
         return
-    while (reference := broadcast(None)) is not None:
+    while (wanted := broadcast(None)) is not None:
         with learner.averaged():
-            evaluator(reference)
+            if evaluator is not None and wanted != "samples":
+                evaluator(reference=wanted == "base")
 
 
 def memory_advice(config: Config) -> str:
@@ -140,11 +139,11 @@ def loop(learner: Learner, watch: Watch | None, evaluator: Evaluator | None) -> 
     while not learner.finished():
         scalars = learner.step()
         if learner.to_be_saved():
-            learner.engine.collect()
+            learner.collect()
         if scalars is None:
             return
         learner.counters.check_skipped(learner.accelerator.scaler, ADVICE)
         if watch is not None:
             watch.after_step(scalars)
-        if learner.config.evaluate.every:
+        if learner.to_be_shown():
             meet(learner, evaluator)

@@ -85,7 +85,7 @@ class Watch:
 
     def save(self) -> None:
         self.metrics.sync()
-        self.checkpoints.save(self.learner.counters.step, self.learner.weights(), self.learner.objects())
+        self.checkpoints.save(self.learner.counters.step, self.learner.weights, self.learner.objects())
 
     def after(self) -> None:
         """Evaluate the tuned model, export, report; tell what there is."""
@@ -119,6 +119,7 @@ class Watch:
         noise = noise_for(SAMPLE_SEED, picks, tuple(chosen.x_o.shape[1:]))
         batch = replace(chosen, noise=noise).to(learner.accelerator.device)
         scale = self.config.rollout.guidance_scale
+        broadcast("samples")  # they are only painted here, but the model may be split: see trainer.meet
         with torch.no_grad(), learner.averaged(), learner.autocast():
             images = paint(learner.bundle, batch, learner.schedule, scale)
             logits = learner.reward(images, batch).cpu()
@@ -147,7 +148,7 @@ class Watch:
         self._write_figures("tuned", self.learner.counters.step)
 
     def _evaluate(self, evaluator: Evaluator, state: str) -> None:
-        broadcast(state == "base")  # the other processes take part, see trainer.meet
+        broadcast(state)  # the other processes take part, see trainer.meet
         with Progress(console=self.console) as progress, self.learner.averaged():
             task = progress.add_task(f"evaluating the {state} model", total=None)
             found = evaluator(reference=state == "base", report=partial(show, progress, task))
@@ -162,7 +163,7 @@ class Watch:
     def evaluate_now(self, evaluator: Evaluator) -> None:
         """In the middle of training: keep the best above the red lines; below one warn, or stop the run."""
         settings, step = self.config.evaluate, self.learner.counters.step
-        broadcast(False)
+        broadcast("tuned")
         with self.learner.averaged():
             figures = evaluator().figures
         scalars = results.scalars(figures)
@@ -175,4 +176,4 @@ class Watch:
             self.learner.stop_requested |= settings.stop_at_red_line
         if not warnings:
             rate = figures["available_rate"]["rfnet"]["rate"]
-            self.checkpoints.save_best(rate, step, self.learner.weights(), self.learner.objects())
+            self.checkpoints.save_best(rate, step, self.learner.weights, self.learner.objects())

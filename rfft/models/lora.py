@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from rfft.errors import UserError
 
@@ -51,10 +52,15 @@ def merged(module: nn.Module) -> Iterator[None]:
     """The adapted model at the base model's cost: W + scale * BA instead of W, for use without gradient.
 
     The original tensors are put back afterwards, never computed by subtraction, so W keeps every bit.
+    Where weights are split over processes (FSDP), none has W, and adapters run beside it as in training.
     """
+    layers = lora_layers(module)
     originals: list[tuple[nn.Parameter, Tensor]] = []
+    if any(isinstance(layer.get_base_layer().weight, DTensor) for layer in layers):
+        yield
+        return
     try:
-        for layer in lora_layers(module):
+        for layer in layers:
             weight = layer.get_base_layer().weight
             originals.append((weight, weight.data))
             weight.data = _merged_weight(layer, weight.data)

@@ -16,7 +16,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rfft.distributed import check_launch
+from rfft.distributed import FSDP2, check_launch, uses_fsdp
 from rfft.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -27,10 +27,12 @@ FILES = {
     "multi_node": ("MULTI_GPU", 16),
     "deepspeed_zero2": ("DEEPSPEED", 8),
     "cpu_zero2": ("DEEPSPEED", 2),
+    "fsdp2": ("FSDP", 8),
 }
 TINY = (
     *("data.count=6", "trainer.steps=2", "trainer.batch_size=2", "trainer.sample_every=0"),
     *("rollout.steps=8", "rollout.last=4", "evaluate.enabled=false"),
+    "trainer.mixed_precision='no'",  # FSDP2 rolls out without merging: the same but for rounding
 )
 ACCELERATE = (sys.executable, "-m", "accelerate.commands.launch", "--config_file")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
@@ -40,6 +42,7 @@ def test_every_file_is_known_here() -> None:
     assert {file.stem for file in LAUNCH.glob("*.yaml")} == FILES.keys()
     assert {file.name for file in LAUNCH.iterdir()} - {f"{name}.yaml" for name in FILES} == {
         "cpu_ddp.sh",
+        "cpu_fsdp2.sh",
         "slurm.sbatch",
     }
 
@@ -50,7 +53,7 @@ def test_accelerate_reads(name: str, expected: tuple[str, int]) -> None:
     assert (read.distributed_type, read.num_processes) == expected
 
 
-@pytest.mark.parametrize("name", ["cpu_ddp.sh", "slurm.sbatch"])
+@pytest.mark.parametrize("name", ["cpu_ddp.sh", "cpu_fsdp2.sh", "slurm.sbatch"])
 def test_bash_reads(name: str) -> None:
     subprocess.run(["bash", "-n", LAUNCH / name], check=True)
 
@@ -79,8 +82,13 @@ def test_slurm_requeues_what_was_interrupted(tmp_path: Path, code: int, requeued
 @pytest.mark.parametrize(
     ("environment", "precision", "message"),
     [
-        ({"ACCELERATE_USE_FSDP": "true"}, "no", "FSDP"),
-        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "no", "ZeRO-3"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "no", "FSDP1 .* take launch/fsdp2.yaml"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "fp16", "trainer.mixed_precision=bf16"),
+        (
+            {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+            "no",
+            "ZeRO-3 .* take launch/fsdp2.yaml",
+        ),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "fp16", "trainer.mixed_precision=bf16"),
     ],
 )
@@ -91,6 +99,15 @@ def test_what_cannot_train_is_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
         check_launch(precision)
+
+
+def test_accelerate_does_not_hear_of_fsdp2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setenv(FSDP2, "false")  # so that it is put back
+    for _ in range(2):
+        check_launch("bf16")
+        assert "ACCELERATE_USE_FSDP" not in os.environ and uses_fsdp()
 
 
 # ---- real starts, two processes each ----
@@ -140,17 +157,27 @@ def exported(run: Path) -> dict[str, Tensor]:
     return load_file(run / "export" / "diffusers" / "pytorch_lora_weights.safetensors")
 
 
+@pytest.fixture(scope="module")
+def by_ddp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of rf-tiny that others are compared with."""
+    folder = tmp_path_factory.mktemp("ddp")
+    launch(folder, LAUNCH / "cpu_ddp.sh", "tiny", *TINY, "run.name=ddp")
+    return folder / "runs/ddp"
+
+
 @pytest.mark.launch
-def test_rf_tiny_by_ddp_and_by_zero2(tmp_path: Path) -> None:
-    """Both launch files start, and export the same LoRA."""
-    pytest.importorskip("deepspeed")
-    launch(tmp_path, LAUNCH / "cpu_ddp.sh", "tiny", *TINY, "run.name=ddp")
-    zero2 = (*ACCELERATE, LAUNCH / "cpu_zero2.yaml", "-m", "rfft", "train", "tiny")
-    launch(tmp_path, *zero2, *TINY, "run.name=zero2")
-    ddp, zero = tmp_path / "runs/ddp", tmp_path / "runs/zero2"
-    assert steps(ddp) == steps(zero) == [1, 2]
+@pytest.mark.parametrize("engine", ["zero2", "fsdp2"])
+def test_rf_tiny_by_every_launch_file(by_ddp: Path, tmp_path: Path, engine: str) -> None:
+    """All of them start, and export the same LoRA."""
+    if engine == "zero2":
+        pytest.importorskip("deepspeed")
+    zero2 = (*ACCELERATE, LAUNCH / "cpu_zero2.yaml", "-m", "rfft", "train")
+    launcher = {"zero2": zero2, "fsdp2": (LAUNCH / "cpu_fsdp2.sh",)}[engine]
+    launch(tmp_path, *launcher, "tiny", *TINY, "run.name=other")
+    ddp, other = by_ddp, tmp_path / "runs/other"
+    assert steps(ddp) == steps(other) == [1, 2]
     moved = {name: tensor for name, tensor in exported(ddp).items() if "lora_B" in name}  # from zero
-    assert distance(exported(ddp), exported(zero)) < 0.01 * distance(moved, _zeros(moved))
+    assert distance(exported(ddp), exported(other)) < 0.01 * distance(moved, _zeros(moved))
 
 
 def _zeros(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -198,6 +225,29 @@ def test_zero2_goes_on_under_itself_and_under_ddp(world: Path, tmp_path: Path) -
         assert steps(tmp_path / out / "small") == [1, 2, 3, 4]
         last = checkpoint(tmp_path / out / "small", 4)
         assert same(first, last) if out == "zero2" else distance(first, last) < 0.01 * moved
+
+
+@pytest.mark.launch
+def test_fsdp2_trains_the_whole_controlnet_as_ddp_does(world: Path, tmp_path: Path) -> None:
+    """With evaluations on the way, whose forwards are dealt out unevenly; and goes on under both."""
+    settings = [*TINY, "evaluate.enabled=true", "evaluate.every=2", "trainer.sample_every=1"]
+    settings += ["evaluate.reference=null", "model.train=[controlnet]", "model.gradient_checkpointing=true"]
+    settings += ["rollout.grad_steps=2", "trainer.accumulation=2", "ema.enabled=true"]
+    settings += ["optimizer.lr=1e-3"]  # smaller steps, and L_CC would tell rounding from rounding
+    command = [world / "config.yaml", *settings, "trainer.steps=4", "trainer.checkpoint_every=2"]
+    fsdp2, ddp = LAUNCH / "cpu_fsdp2.sh", LAUNCH / "cpu_ddp.sh"
+    for name, launcher in (("fsdp2", fsdp2), ("ddp", ddp)):
+        launch(tmp_path, launcher, *command, "trainer.keep=9", f"run.out={name}")
+    whole = checkpoint(tmp_path / "fsdp2/small", 4)
+    moved = distance(whole, checkpoint(tmp_path / "fsdp2/small", 2))
+    assert distance(whole, checkpoint(tmp_path / "ddp/small", 4)) < 0.01 * moved
+
+    for name, launcher in (("again", fsdp2), ("further", ddp)):
+        shutil.copytree(tmp_path / "fsdp2", tmp_path / name)
+        shutil.rmtree(tmp_path / name / "small/checkpoints/step-000004")
+        launch(tmp_path, launcher, *command, "trainer.keep=9", f"run.out={name}")
+        last = checkpoint(tmp_path / name / "small", 4)
+        assert same(whole, last) if name == "again" else distance(whole, last) < 0.01 * moved
 
 
 @pytest.mark.launch
