@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import Field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +18,7 @@ from rfft.errors import UserError
 
 T = TypeVar("T")
 COMMAND_LINE = "command line"
+TRUTHS = ("no", "yes", "on", "off", "true", "false")
 LARGEST = 2**63 - 1
 # What PyYAML and OmegaConf let through: `!!bool x`, `!!timestamp x`, {} for a list, numbers beyond a float.
 VALUE_ERRORS = (OmegaConfBaseException, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
@@ -27,9 +28,11 @@ def load(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
     """Defaults of the schema, then the file, then the overrides; UserError names place, key and fix."""
     node, tree = _parse(path)
     lines: dict[str, int] = {}
-    for key, line, is_group in _settings(node):
-        _check_key(schema, key, is_group, f"{path}:{line}")
+    for key, line, value in _settings(node):
         lines[key] = line
+        _check_key(schema, key, isinstance(value, yaml.MappingNode), f"{path}:{line}")
+        if isinstance(value, yaml.ScalarNode):
+            _keep_word(schema, tree, key, value.value)
     OmegaConf.clear_resolver("oc.env")  # a config is shown and sent to trackers: it reads no environment
     settings = OmegaConf.structured(schema)
     settings = _merge(settings, tree, lambda key: f"{path}:{lines[key]}" if key in lines else str(path))
@@ -82,13 +85,13 @@ def _parse(path: Path) -> tuple[yaml.Node | None, Any]:
         raise UserError(f"{path}: a value that cannot be read: {_first_line(error)}") from None
 
 
-def _settings(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int, bool]]:
-    """Dotted key, line number and "is a group" of every setting in the file."""
+def _settings(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int, yaml.Node]]:
+    """Dotted key, line number and value of every setting in the file."""
     if not isinstance(node, yaml.MappingNode):
         return
     for key_node, value_node in node.value:
         key = f"{prefix}{key_node.value}"
-        yield key, key_node.start_mark.line + 1, isinstance(value_node, yaml.MappingNode)
+        yield key, key_node.start_mark.line + 1, value_node
         yield from _settings(value_node, f"{key}.")
 
 
@@ -98,9 +101,23 @@ def _parse_override(schema: type, override: str) -> DictConfig:
         raise UserError(f"{COMMAND_LINE}: {override!r} is no setting; write it as group.name=value")
     _check_key(schema, key, value.startswith("{"), COMMAND_LINE)
     try:
-        return OmegaConf.from_dotlist([override])
+        settings = OmegaConf.from_dotlist([override])
+        _keep_word(schema, settings, key, value)
     except (yaml.YAMLError, *VALUE_ERRORS, RecursionError):
         raise UserError(f"{COMMAND_LINE}: cannot read the value in {override!r}") from None
+    return settings
+
+
+def _keep_word(schema: type, settings: DictConfig, key: str, word: str) -> None:
+    """Where a text is wanted, put back the word that YAML 1.1 took for a truth value."""
+    if word.lower() not in TRUTHS:
+        return
+    *groups, name = key.split(".")
+    for group in groups:
+        schema, settings = get_type_hints(schema)[group], settings[group]
+    hint = get_type_hints(schema)[name]
+    if str in (hint, *get_args(hint)) or get_origin(hint) is Literal:
+        settings[name] = word
 
 
 def _merge(settings: Any, new: DictConfig, place: Callable[[str], str]) -> Any:

@@ -46,6 +46,15 @@ def test_overrides_win_over_the_file_in_their_order(tmp_path):
     assert config.model.train == ["controlnet"]
 
 
+def test_words_that_yaml_takes_for_truth_values_stay_words_where_a_text_is_wanted(tmp_path):
+    file = tmp_path / "words.yaml"
+    file.write_text("trainer: {mixed_precision: no}\nrun: {name: on}\nmodel: {gradient_checkpointing: yes}\n")
+    config = load_config(file, ["tracker.group=off"])
+    assert (config.trainer.mixed_precision, config.run.name, config.tracker.group) == ("no", "on", "off")
+    assert config.model.gradient_checkpointing is True
+    assert load_config(file, ["trainer.mixed_precision=no"]).trainer.mixed_precision == "no"
+
+
 def test_the_saved_config_reads_back_equal(tmp_path):
     config = load_config(CONFIGS / "tiny.yaml", ["tracker.tags=[a, b]", "trainer.max_minutes=2.5"])
     assert load_config(write(tmp_path, to_yaml(config))) == config
