@@ -2,7 +2,7 @@
 
 import torch
 
-from rfft.adworld.pretrain.augment import augment, colour_matrices
+from rfft.adworld.pretrain.augment import augment, colour_matrices, strange_names
 from rfft.diffusion import paste
 
 
@@ -39,3 +39,14 @@ def test_a_turn_of_the_hue_keeps_grey_grey_up_to_the_gains() -> None:
     grey = (colour_matrices(200) @ torch.full((3,), 0.5)).log() - torch.tensor(0.5).log()
     assert grey.std() < 0.25  # of log gains: 0.15 for all channels, 0.08 for each
     assert grey.mean().abs() < 0.05
+
+
+def test_strange_names_leave_the_centimetres_alone() -> None:
+    torch.manual_seed(3)
+    begin, comma, pad = 1, 7, 0
+    ids = torch.tensor([[begin, 50, 51, 52, comma, 20, 21, 22, pad]]).repeat(400, 1)
+    found = strange_names(ids, comma, vocab_size=1000)
+    changed = found != ids
+    assert not changed[:, 0].any() and not changed[:, 4:].any()
+    assert 0.2 < changed[:, 1:4].float().mean() < 0.3  # half of the tokens of half of the captions
+    assert 0.4 < (~changed.any(1)).float().mean() < 0.65

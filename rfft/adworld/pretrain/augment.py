@@ -20,6 +20,17 @@ def augment(image: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(_half(image), paste(_blur(image), product), image), product
 
 
+def strange_names(ids: Tensor, comma: int, vocab_size: int) -> Tensor:
+    """Caption tokens [B,L] with random ones in the product's name, which ends at the comma.
+
+    What is said after an unknown name must be read all the same.
+    """
+    name = (ids == comma).cumsum(dim=1) == 0
+    name[:, 0] = False  # the token of the beginning
+    struck = name & _half(ids)[..., 0, 0] & (torch.rand(ids.shape) < 0.5)
+    return torch.where(struck, torch.randint(vocab_size, ids.shape), ids)
+
+
 def colour_matrices(count: int) -> Tensor:
     """Random turns of the hue, changes of saturation, and gains of the channels [B,3,3]."""
     angle, saturation = 0.6 * torch.randn(count, 1, 1), torch.empty(count, 1, 1).uniform_(0.5, 1.4)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from rfft.adworld.grammar import ROUND_CM, stated_cm
-from rfft.adworld.pretrain.augment import augment
+from rfft.adworld.pretrain.augment import augment, strange_names
 from rfft.adworld.pretrain.degraded import VARIANTS, load_variant
 from rfft.adworld.pretrain.fit import console, device
 from rfft.adworld.scenes import ATTRIBUTES, Scenes, load_scenes
@@ -63,6 +63,7 @@ class Labelled:
         self.scenes: Scenes = load_scenes(*source)
         self.images = load_variant(*source, variant, folder / "rf-tiny")
         self.ids, self.mask = tokenize(tokenizer, self.scenes.captions)
+        self.comma, self.vocab_size = tokenizer.convert_tokens_to_ids(",</w>"), len(tokenizer)
         stated = [ROUND_CM.tolist().index(stated_cm(caption)) for caption in self.scenes.captions]
         self.attributes = np.column_stack([self.scenes.attributes, stated])
 
@@ -72,11 +73,13 @@ class Labelled:
     def batch(self, index: NDArray[np.int64], augmented: bool = False) -> LabelledBatch:
         image = torch.from_numpy(self.images[index]).permute(0, 3, 1, 2).float().div(255)
         product = self.scenes.pixels("product", index)
+        ids = self.ids[index]
         if augmented:
             image, product = augment(image, product)
+            ids = strange_names(ids, self.comma, self.vocab_size)
         labels = torch.from_numpy(self.scenes.label[index])
         attributes = torch.from_numpy(self.attributes[index])
-        fields = (image, product, self.ids[index], self.mask[index], labels, attributes)
+        fields = (image, product, ids, self.mask[index], labels, attributes)
         return LabelledBatch(*(tensor.to(device()) for tensor in fields))
 
 
