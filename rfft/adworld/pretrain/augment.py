@@ -12,12 +12,17 @@ from rfft.diffusion import paste
 
 def augment(image: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
     """Mirrored; recoloured, picture and product alike; blurred around the product."""
-    mirrored = _half(image)
-    image, product = (torch.where(mirrored, x.flip(-1), x) for x in (image, product))
+    image, product = mirror(image, product)
     matrix = torch.where(_half(image)[..., 0], colour_matrices(len(image)), torch.eye(3))
     image, rgb = (_recolour(x, matrix) for x in (image, product[:, :3]))
     product = torch.cat([rgb, product[:, 3:]], dim=1)
     return torch.where(_half(image), paste(_blur(image), product), image), product
+
+
+def mirror(image: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
+    """Mirrored alone: colours and light stay."""
+    mirrored = _half(image)
+    return torch.where(mirrored, image.flip(-1), image), torch.where(mirrored, product.flip(-1), product)
 
 
 def strange_names(ids: Tensor, comma: int, vocab_size: int) -> Tensor:

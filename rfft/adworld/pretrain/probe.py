@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rfft.adworld.pretrain.augment import mirror
 from rfft.adworld.pretrain.degraded import VARIANTS
 from rfft.adworld.pretrain.fit import FitConfig, Run, device, fit, start
 from rfft.adworld.pretrain.verdicts import (
@@ -34,7 +35,7 @@ def train(run: Run) -> None:
     classes = {name: list(values) for name, values in ATTRIBUTES.items()}
     folder = run.out / NAME
     model = start(Probe, folder, ProbeConfig(classes))
-    draw = mixture(parts, BATCH, EVENLY)
+    draw = mixture(parts, BATCH, EVENLY, mirror)  # it reads light and surface: colours must stay
 
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
         batch = draw(rng)

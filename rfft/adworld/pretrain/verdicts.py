@@ -43,6 +43,7 @@ class LabelledBatch:
     attributes: Tensor
 
 
+Looks = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 LogitsOf = Callable[[LabelledBatch], Tensor]
 Source = tuple[str, int, int]  # split, count, seed
 TEST: Source = ("test", 800, 9)
@@ -70,12 +71,13 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def batch(self, index: NDArray[np.int64], augmented: bool = False) -> LabelledBatch:
+    def batch(self, index: NDArray[np.int64], looks: Looks | None = None) -> LabelledBatch:
+        """`looks` changes picture and product; with it the product's name gets strange words, too."""
         image = torch.from_numpy(self.images[index]).permute(0, 3, 1, 2).float().div(255)
         product = self.scenes.pixels("product", index)
         ids = self.ids[index]
-        if augmented:
-            image, product = augment(image, product)
+        if looks is not None:
+            image, product = looks(image, product)
             ids = strange_names(ids, self.comma, self.vocab_size)
         labels = torch.from_numpy(self.scenes.label[index])
         attributes = torch.from_numpy(self.attributes[index])
@@ -92,13 +94,13 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> tuple[Tensor, Ten
 
 
 def mixture(
-    parts: list[Labelled], size: int, shares: Sequence[float]
+    parts: list[Labelled], size: int, shares: Sequence[float], looks: Looks = augment
 ) -> Callable[[np.random.Generator], LabelledBatch]:
     """Augmented batches, each of one part, which is drawn by its share."""
 
     def draw(rng: np.random.Generator) -> LabelledBatch:
         part = parts[rng.choice(len(parts), p=shares)]
-        return part.batch(rng.integers(len(part), size=size), augmented=True)
+        return part.batch(rng.integers(len(part), size=size), looks)
 
     return draw
 
