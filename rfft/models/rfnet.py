@@ -177,19 +177,7 @@ class RFNet(PretrainedModule):
         caption_mask: Tensor,
     ) -> Tensor:
         """Image [B,3,H,W], RGBA product [B,4,H,W], depth, saliency [B,1,H,W], in [0,1] -> logits [B,5]."""
-        return self.head(self.features(image, product, depth, saliency, caption_ids, caption_mask))
-
-    def features(
-        self,
-        image: Tensor,
-        product: Tensor,
-        depth: Tensor,
-        saliency: Tensor,
-        caption_ids: Tensor,
-        caption_mask: Tensor,
-    ) -> Tensor:
-        """What the head classifies, [B,D]; arguments as in forward."""
-        return self.fuse(*self.encode(image, product, depth, saliency, caption_ids, caption_mask))
+        return self.head(self.fuse(*self.encode(image, product, depth, saliency, caption_ids, caption_mask)))
 
     def encode(
         self,
@@ -200,7 +188,10 @@ class RFNet(PretrainedModule):
         caption_ids: Tensor,
         caption_mask: Tensor,
     ) -> tuple[dict[str, Tensor], list[Tensor], Tensor]:
-        """Eq (3): tokens [B,T,D] of each picture, e_f for the product, and what else fuse takes."""
+        """Eq (3): tokens [B,T,D] of each picture, e_f for the product, and what else fuse takes.
+
+        Arguments as in forward.
+        """
         pictures = {"o": composite_on_grey(product), "g": image, "d": depth, "s": saliency}
         tokens = {
             m: encoder(pictures[m].to(self.dtype)) + self.position + self.modality[m]
@@ -222,7 +213,7 @@ class RFNet(PretrainedModule):
         return self.text_project(hidden) + self.modality[CAPTION], mask == 0
 
     def fuse(self, tokens: dict[str, Tensor], captions: list[Tensor], padding: Tensor) -> Tensor:
-        """Eq (4): SelfAttention^N2 over all tokens, mean of the pictures' tokens."""
+        """Eq (4): SelfAttention^N2 over all tokens, mean of the pictures'; what the head classifies [B,D]."""
         pictures = torch.cat(list(tokens.values()), dim=1)
         count = pictures.shape[1]
         ignored = None
