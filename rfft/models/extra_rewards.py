@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from rfft.errors import UserError
 from rfft.models.image_reward import load_image_reward
-from rfft.models.layers import CLIP_MEAN, CLIP_STD, resize, score_head, standardize
+from rfft.models.layers import CLIP_MEAN, CLIP_STD, ScoreReward, resize, score_head, standardize
 from rfft.models.pretrained import read_weights
 from rfft.types import Batch, ExtraReward
 
@@ -47,7 +47,7 @@ class WeightedRewards(nn.Module):
         return total, scalars
 
 
-class TextMatch(nn.Module):
+class TextMatch(ScoreReward):
     """How well a picture fits its prompt, by a CLIP model."""
 
     def __init__(self, model: str) -> None:
@@ -73,18 +73,12 @@ class PickScore(TextMatch):
     def __init__(self, model: str = "yuvalkirstain/PickScore_v1") -> None:
         super().__init__(model)
 
-    def forward(
-        self, image: Tensor, captions: list[str], prompts: list[str]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        score = self.score(image, prompts)
-        return -score, {"score": score.mean()}
-
     def score(self, image: Tensor, prompts: list[str]) -> Tensor:
         """[B]"""
         return self.clip.logit_scale.exp() * self.cosine(image, prompts)
 
 
-class Aesthetic(nn.Module):
+class Aesthetic(ScoreReward):
     """LAION's improved aesthetic predictor: a small head on CLIP ViT-L/14's features, about 1 to 10."""
 
     def __init__(self, head: str, model: str = "openai/clip-vit-large-patch14") -> None:
@@ -99,11 +93,9 @@ class Aesthetic(nn.Module):
             reason = str(error).strip().splitlines()[-1].strip()
             raise UserError(f"{head} does not fit an aesthetic head on {model}: {reason}") from error
 
-    def forward(
-        self, image: Tensor, captions: list[str], prompts: list[str]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        score = self.layers(F.normalize(picture_features(self.clip, image), dim=-1))[:, 0]
-        return -score, {"score": score.mean()}
+    def score(self, image: Tensor, prompts: list[str]) -> Tensor:
+        """[B]; prompts are not looked at."""
+        return self.layers(F.normalize(picture_features(self.clip, image), dim=-1))[:, 0]
 
 
 def picture_features(clip: CLIPModel, image: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from rfft.errors import UserError
-from rfft.models.layers import CLIP_MEAN, CLIP_STD, score_head, standardize
+from rfft.models.layers import CLIP_MEAN, CLIP_STD, ScoreReward, score_head, standardize
 from rfft.models.pretrained import read_weights
 
 WEIGHTS = ("ImageReward.safetensors", "ImageReward.pt")  # the first one that is there
@@ -43,7 +43,7 @@ _RENAMED = (
 _USED = re.compile(r"(blip\.visual_encoder|blip\.text_encoder(?!\.embeddings\.position_ids)|mlp)\.")
 
 
-class ImageReward(nn.Module):
+class ImageReward(ScoreReward):
     """How well a picture fits its prompt and how good it looks: about -2 to 2, 0 on average."""
 
     def __init__(self, weights: dict[str, Tensor], tokenizer: Any) -> None:
@@ -60,13 +60,6 @@ class ImageReward(nn.Module):
         self.load_state_dict(weights)
         self.tokenizer = tokenizer
         self.requires_grad_(False).eval()
-
-    def forward(
-        self, image: Tensor, captions: list[str], prompts: list[str]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """-score per picture [B], and the mean score; `captions` are not looked at."""
-        score = self.score(image, prompts)
-        return -score, {"score": score.mean()}
 
     def score(self, image: Tensor, prompts: list[str]) -> Tensor:
         """[B], differentiable in the picture."""

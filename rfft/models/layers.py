@@ -58,6 +58,21 @@ def vgg_stage(c_in: int, c_out: int, convolutions: int = 2) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+class ScoreReward(nn.Module):
+    """A network that scores pictures, as a reward (types.ExtraReward): its loss is -score."""
+
+    def score(self, image: Tensor, prompts: list[str]) -> Tensor:
+        """[B], differentiable in the picture."""
+        raise NotImplementedError
+
+    def forward(
+        self, image: Tensor, captions: list[str], prompts: list[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """-score per picture [B], and the mean score; `captions` are not looked at."""
+        score = self.score(image, prompts)
+        return -score, {"score": score.mean()}
+
+
 def score_head(width: int) -> nn.Sequential:
     """Features [B,width] -> score [B,1]: linear layers alone, as in LAION's predictor and ImageReward.
 
