@@ -30,9 +30,9 @@ def load(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
     lines: dict[str, int] = {}
     for key, line, value in _settings(node):
         lines[key] = line
-        _check_key(schema, key, isinstance(value, yaml.MappingNode), f"{path}:{line}")
+        hint = _check_key(schema, key, isinstance(value, yaml.MappingNode), f"{path}:{line}")
         if isinstance(value, yaml.ScalarNode):
-            _keep_word(schema, tree, key, value.value)
+            _keep_word(hint, tree, key, value.value)
     OmegaConf.clear_resolver("oc.env")  # a config is shown and sent to trackers: it reads no environment
     settings = OmegaConf.structured(schema)
     settings = _merge(settings, tree, lambda key: f"{path}:{lines[key]}" if key in lines else str(path))
@@ -99,25 +99,20 @@ def _parse_override(schema: type, override: str) -> DictConfig:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UserError(f"{COMMAND_LINE}: {override!r} is no setting; write it as group.name=value")
-    _check_key(schema, key, value.startswith("{"), COMMAND_LINE)
+    hint = _check_key(schema, key, value.startswith("{"), COMMAND_LINE)
     try:
         settings = OmegaConf.from_dotlist([override])
-        _keep_word(schema, settings, key, value)
+        _keep_word(hint, settings, key, value)
     except (yaml.YAMLError, *VALUE_ERRORS, RecursionError):
         raise UserError(f"{COMMAND_LINE}: cannot read the value in {override!r}") from None
     return settings
 
 
-def _keep_word(schema: type, settings: DictConfig, key: str, word: str) -> None:
-    """Where a text is wanted, put back the word that YAML 1.1 took for a truth value."""
-    if word.lower() not in TRUTHS:
-        return
-    *groups, name = key.split(".")
-    for group in groups:
-        schema, settings = get_type_hints(schema)[group], settings[group]
-    hint = get_type_hints(schema)[name]
-    if str in (hint, *get_args(hint)) or get_origin(hint) is Literal:
-        settings[name] = word
+def _keep_word(hint: Any, settings: DictConfig, key: str, word: str) -> None:
+    """Where the hint wants a text, put back the word that YAML 1.1 took for a truth value."""
+    text = str in (hint, *get_args(hint)) or get_origin(hint) is Literal
+    if text and word.lower() in TRUTHS:
+        OmegaConf.update(settings, key, word)
 
 
 def _merge(settings: Any, new: DictConfig, place: Callable[[str], str]) -> Any:
@@ -137,8 +132,8 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _check_key(schema: type, key: str, is_group: bool, place: str) -> None:
-    """Follow a dotted key through the schema; where it fails, offer the nearest name."""
+def _check_key(schema: type, key: str, is_group: bool, place: str) -> Any:
+    """The type that a dotted key has in the schema; where it has none, offer the nearest name."""
     level: Any = schema
     done: list[str] = []
     for name in key.split("."):
@@ -152,6 +147,7 @@ def _check_key(schema: type, key: str, is_group: bool, place: str) -> None:
         raise UserError(
             f"{place}: {key} is a group, not one setting; in it: {', '.join(get_type_hints(level))}"
         )
+    return level
 
 
 def _suggestion(schema: type, names: list[str], done: list[str], name: str, group: str) -> str:
