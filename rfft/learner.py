@@ -200,12 +200,14 @@ class Learner:
 
     def to_be_saved(self) -> bool:
         """Does the main process save after this step? The same in all processes."""
-        every = (self.config.trainer.checkpoint_every, self.config.evaluate.every)
-        return self.finished() or any(each and self.counters.step % each == 0 for each in every)
+        return self.finished() or self.due(self.config.trainer.checkpoint_every, self.config.evaluate.every)
 
     def to_be_shown(self) -> bool:
         """Does the main process look at the model after this step? The same in all processes."""
-        every = (self.config.trainer.sample_every, self.config.evaluate.every)
+        return self.due(self.config.trainer.sample_every, self.config.evaluate.every)
+
+    def due(self, *every: int) -> bool:
+        """Is this step one of every so many? 0: never."""
         return any(each and self.counters.step % each == 0 for each in every)
 
     @contextmanager

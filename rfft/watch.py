@@ -67,13 +67,12 @@ class Watch:
             self.console.print(f"step {step} is skipped: its loss or gradient is not finite", style="red")
         regularizer = scalars.get(f"train/{REGULARIZERS[self.config.objective.regularizer]}", 0.0)
         self.display.update(step, scalars["train/f_ac"], regularizer, scalars["train/available"])
-        if trainer.sample_every and step % trainer.sample_every == 0:
+        if self.learner.due(trainer.sample_every):
             self.sample()
-        every = self.config.evaluate.every
-        if self.evaluator is not None and every and step % every == 0:
+        if self.evaluator is not None and self.learner.due(self.config.evaluate.every):
             self.evaluate_now(self.evaluator)
         # Last: what comes before it in a step is repeated by a run that is resumed from the one before.
-        if step % trainer.checkpoint_every == 0 or self.learner.finished():
+        if self.learner.due(trainer.checkpoint_every) or self.learner.finished():
             self.save()
 
     def stop(self) -> None:
