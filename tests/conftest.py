@@ -78,7 +78,9 @@ def make_trained(pipeline_folder: Path) -> Callable[..., Bundle]:
 
     def make(*modes: str, shift: float = 0.05) -> Bundle:
         bundle = load_bundle(pipeline_folder)
-        bundle.train(list(modes), rank=2, alpha=4, target_modules=TARGETS)
+        with torch.random.fork_rng():
+            torch.manual_seed(2)  # LoRA's A is drawn
+            bundle.train(list(modes), rank=2, alpha=4, target_modules=TARGETS)
         generator = torch.Generator().manual_seed(2)
         for parameter in bundle.trainable().values():  # LoRA itself starts at zero: B = 0
             parameter.data += shift * torch.randn(parameter.shape, generator=generator)

@@ -26,7 +26,7 @@ from rfft.models.bundle import Bundle, load_bundle
 from rfft.types import Batch
 from tests.stock import stock_picture, with_drawn_latent
 
-STEPS, SCALE = 4, 3.0
+STEPS, SCALE, ATOL = 4, 3.0, 2e-4
 Make = Callable[..., Bundle]
 FORMATS = [
     ("diffusers", ["unet_lora"]),
@@ -74,14 +74,14 @@ def test_the_picture_is_the_trainers(
     schedule = trained.schedule(STEPS)
     ours = paint(trained, batch, schedule, SCALE)
     base = paint(trained, batch, schedule, SCALE, reference=True)
-    assert (ours - base).abs().mean() > 1e-3  # training shows
+    assert (ours - base).abs().max() > 10 * ATOL  # training shows
 
     export_bundle(trained, format, tmp_path, "lora")
     assert not [p for p in tmp_path.rglob("*") if p.suffix in (".bin", ".pt", ".ckpt", ".pth")]
     theirs = stock_picture(load_back(tmp_path, pipeline_folder, format), batch, STEPS, SCALE)
     alpha = batch.product[:, 3:]
     theirs = alpha * batch.product[:, :3] + (1 - alpha) * theirs
-    assert_close(ours, theirs, rtol=0, atol=2e-4)
+    assert_close(ours, theirs, rtol=0, atol=ATOL)
 
 
 def test_exporting_leaves_the_model_as_it_was(tmp_path: Path, make_trained: Make) -> None:
