@@ -47,7 +47,7 @@ def train(run: Run) -> None:
     out, name = run.out, NAME + "".join(f"-no-{m}" for m in run.drop)
     tokenizer = tokenizer_for(out, name)
     parts = [Labelled((RESIZED, SCENES[variant], 1), variant, out, tokenizer) for variant in VARIANTS]
-    inputs = inputs_with_maps(out)
+    inputs = run.compiled(inputs_with_maps(out))
     config = RFNetConfig.tiny(len(tokenizer), image_size=96, image_encoder=ENCODER, drop=list(run.drop))
     model = start(RFNet, out / name, config)
     read = attribute_reader(2 * config.width)
