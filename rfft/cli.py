@@ -171,3 +171,10 @@ def main() -> None:
             raise
         typer.echo(f"rfft: {problem}; make room and run the same command again", err=True)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        from rfft.faults import memory_problem
+
+        if not (problem := memory_problem(error)):
+            raise
+        typer.echo(f"rfft: {problem}. Try fewer or smaller pictures at a time", err=True)
+        sys.exit(2)

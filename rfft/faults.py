@@ -31,8 +31,8 @@ def explained(advice: Callable[[], str], again: str = RESUMES) -> Iterator[None]
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise UserError(f"out of memory ({_first_sentence(error)}). {advice()}") from error
+        if problem := memory_problem(error):
+            raise UserError(f"{problem}. {advice()}") from error
         if is_lost_process(error):
             raise Interrupted(
                 f"process {os.environ.get('RANK', 0)}: another process has ended or hangs "
@@ -54,10 +54,12 @@ def painting(batch_size: int) -> Iterator[None]:
         yield
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Of an accelerator, or of the machine."""
+def memory_problem(error: BaseException) -> str | None:
+    """What to say when an accelerator or the machine has too little memory; None for other errors."""
     known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return known or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    if known or "DefaultCPUAllocator: can't allocate memory" in str(error):
+        return f"out of memory ({_first_sentence(error)})"
+    return None
 
 
 def is_lost_process(error: BaseException) -> bool:

@@ -33,7 +33,7 @@ def settings(name: str, mode: str, folder: Path, overrides: list[str]) -> Config
     few = ["rollout.steps=4", "rollout.last=2", "rollout.grad_steps=1", "trainer.batch_size=1"]
     own = [f"model.bundle={folder}", f"model.train=[{mode}]", f"data.products={folder / 'products'}"]
     own += [f"data.prompts={folder / 'prompts.json'}", "data.image_size=128", "evaluate.enabled=false"]
-    return load_config("tiny", [*few, *own, "trainer.mixed_precision='no'", *overrides])
+    return load_config("tiny", [*few, *own, "trainer.mixed_precision=no", *overrides])
 
 
 def save_configs(pipe: Any, folder: Path) -> None:

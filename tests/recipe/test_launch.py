@@ -32,7 +32,7 @@ FILES = {
 TINY = (
     *("data.count=6", "trainer.steps=2", "trainer.batch_size=2", "trainer.sample_every=0"),
     *("rollout.steps=8", "rollout.last=4", "evaluate.enabled=false"),
-    "trainer.mixed_precision='no'",  # FSDP2 rolls out without merging: the same but for rounding
+    "trainer.mixed_precision=no",  # FSDP2 rolls out without merging: the same but for rounding
 )
 ACCELERATE = (sys.executable, "-m", "accelerate.commands.launch", "--config_file")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")

@@ -15,9 +15,11 @@ import yaml
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from rfft import rfnet_evaluate
 from rfft.adworld.draw import draw_dataset
 from rfft.models.rfnet import RFNet
 from rfft.types import COARSE_LABELS, LABELS
+from tests.toys import no_memory
 
 Rfft = Callable[..., tuple[int, str]]
 TINY = Path(__file__).parents[2] / "configs" / "rfnet_tiny.yaml"
@@ -104,10 +106,14 @@ def test_a_run_from_one_end_to_the_other(rfft: Rfft, settings: Path, scenes: Pat
     assert sum(map(sum, again["confusion"])) == 11
 
 
-def test_an_embedded_network_is_evaluated(rfft: Rfft, scenes: Path) -> None:
+def test_an_embedded_network_is_evaluated(rfft: Rfft, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("rfnet", "evaluate", "rf-tiny-rfnet", "--data", str(scenes / "val"), "--no-known-maps")
     code, told = rfft(*arguments)
     assert code == 2 and "say with --out where the figures go" in told
+    with monkeypatch.context() as patched:
+        patched.setattr(rfnet_evaluate, "predict", no_memory)
+        code, told = rfft(*arguments, "--out", "nothing")
+    assert code == 2 and "rfft: out of memory (CUDA out of memory). Try fewer" in told, told
     code, told = rfft(*arguments, "--out", "figures", "--maps-cache", "cache")
     assert code == 0, told
     assert figures("figures")["accuracy"] > 0.4  # a guess has 0.2
