@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 ASSETS = Path(__file__).parent.parent / "rfft" / "assets"
+INPUTS = {"o": "product", "g": "picture", "d": "depth", "s": "saliency", "c": "caption"}
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -40,11 +41,21 @@ def shares(report: dict) -> str:
 
 def dependence(report: dict) -> str:
     """What is lost without an input, beside what RFNet reaches with all of them."""
-    names = {"o": "product", "g": "picture", "d": "depth", "s": "saliency", "c": "caption"}
     mixed = json.loads((ASSETS / "rf-tiny-rfnet" / "dependence.json").read_text())
     rows = [["all its own", *(f"{values['macro_f1']:.3f}" for values in report.values())]]
-    rows += [[f"another {names[m]}", *(f"{found[v]:.3f}" for v in report)] for m, found in mixed.items()]
+    rows += [[f"another {INPUTS[m]}", *(f"{found[v]:.3f}" for v in report)] for m, found in mixed.items()]
     return table(["inputs", *report], rows)
+
+
+def ablation(report: dict) -> str:
+    """Macro F1 / AP(available) of networks that learned to go without an input."""
+    found = json.loads((ASSETS / "rf-tiny-rfnet" / "ablation.json").read_text())
+    whole = [f"{v['macro_f1']:.3f} / {v['classes']['available']['ap']:.3f}" for v in report.values()]
+    rows = [["all", "", *whole]]
+    for dropped, figures in found.items():
+        cells = [f"{figures[v]['macro_f1']:.3f} / {figures[v]['ap']:.3f}" for v in report]
+        rows.append(["no " + ", ".join(INPUTS[m] for m in dropped), str(figures["steps"]), *cells])
+    return table(["inputs", "steps without", *report], rows)
 
 
 def agreement(report: dict) -> str:
@@ -61,6 +72,8 @@ def main() -> None:
     print("RFNet\n", verdicts(reports["rfnet"]), sep="\n")
     print("RFNet on x0_hat\n", confusion(reports["rfnet"]["x0_hat"]), sep="\n")
     print("RFNet's macro F1 when an input is another scene's\n", dependence(reports["rfnet"]), sep="\n")
+    if (ASSETS / "rf-tiny-rfnet" / "ablation.json").exists():
+        print("RFNet without an input, macro F1 / AP(available)\n", ablation(reports["rfnet"]), sep="\n")
     print("Judge\n", verdicts(reports["judge"]), sep="\n")
     if "agrees_with_rfnet" in reports["judge"]["render"]:
         print("Judge's agreement\n", agreement(reports["judge"]), sep="\n")

@@ -1,6 +1,8 @@
 """RFNet for rf-tiny: learns the five labels on renders, VAE round trips and one-step x0_hat."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from rfft.adworld.assets import RESIZED
 from rfft.adworld.pretrain.degraded import VARIANTS
-from rfft.adworld.pretrain.fit import FitConfig, Run, device, fit, start
+from rfft.adworld.pretrain.fit import FitConfig, Run, device, fit, on_device, start
 from rfft.adworld.pretrain.verdicts import (
     COUNTS,
     REPORT,
@@ -30,6 +32,8 @@ from rfft.models.rfnet import RFNet, RFNetConfig
 
 BATCH, STEPS = 48, 4000
 NAME = "rf-tiny-rfnet"
+ABLATION = "ablation.json"  # figures of networks that went without an input
+Reports = dict[str, dict]
 PLACES = {
     "o": (1,),
     "g": (0,),
@@ -43,14 +47,15 @@ ENCODER = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 2,
 
 
 def train(run: Run) -> None:
-    """Train RFNet; with `run.drop` (some of o, g, d, s, c) an ablation, of which only the report is kept."""
+    """Train RFNet; with `run.drop` (some of o, g, d, s, c) an ablation: only figures are kept."""
     out, name = run.out, NAME + "".join(f"-no-{m}" for m in run.drop)
-    tokenizer = tokenizer_for(out, name)
+    tokenizer = tokenizer_for(out, NAME)
     parts = [Labelled((RESIZED, SCENES[variant], 1), variant, out, tokenizer) for variant in VARIANTS]
     inputs = run.compiled(inputs_with_maps(out))
-    config = RFNetConfig.tiny(len(tokenizer), image_size=96, image_encoder=ENCODER, drop=list(run.drop))
-    model = start(RFNet, out / name, config)
-    read = attribute_reader(2 * config.width)
+    model = start(RFNet, out / NAME, RFNetConfig.tiny(len(tokenizer), image_size=96, image_encoder=ENCODER))
+    if run.drop:
+        model = without(model, run.drop)
+    read = attribute_reader(2 * model.config.width)
     features_of = run.compiled(partial(features, model))
     draw = mixture(parts, BATCH, SHARES)
 
@@ -62,11 +67,31 @@ def train(run: Run) -> None:
 
     nets = nn.ModuleDict({"rfnet": model, "read": read})
     fit(nets, loss_fn, FitConfig(lr=1e-3, weight_decay=0.02, ema=0.998), run, name)
-    if not run.drop:
-        model.save_pretrained(out / name, half=True)
-        tokenizer.save_pretrained(out / name)
-    probabilities = test_probabilities(reader(model, out), out, name)
-    write_report((run.state if run.drop else out) / name / REPORT, test_reports(probabilities))
+    reports = test_reports(test_probabilities(reader(model, out), out, NAME))
+    if run.drop:
+        add_ablation(out / NAME / ABLATION, "".join(run.drop), run.steps, reports)
+        return
+    model.save_pretrained(out / NAME, half=True)
+    tokenizer.save_pretrained(out / NAME)
+    write_report(out / NAME / REPORT, reports)
+
+
+def without(model: RFNet, drop: tuple[str, ...]) -> RFNet:
+    """The same weights, less those of the dropped inputs: an ablation learns to do without them."""
+    ablated = RFNet(replace(model.config, drop=list(drop)))
+    weights = model.state_dict()
+    ablated.load_state_dict({name: weights[name] for name in ablated.state_dict()})
+    return on_device(ablated).train()
+
+
+def add_ablation(path: Path, dropped: str, steps: int, reports: Reports) -> None:
+    """Beside the figures of the other ablations: macro F1 and AP(available) for each variant."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    figures = {
+        variant: {"macro_f1": values["macro_f1"], "ap": values["classes"]["available"]["ap"]}
+        for variant, values in reports.items()
+    }
+    path.write_text(json.dumps(found | {dropped: {"steps": steps} | figures}, indent=1))
 
 
 def features(model: RFNet, *inputs: Tensor) -> tuple[Tensor, Tensor]:
