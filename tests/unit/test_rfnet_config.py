@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from rfft import config as generator_config
 from rfft.config import to_yaml
 from rfft.errors import UserError
 from rfft.rfnet_config import load_config
+from rfft.rfnet_evaluate import EXPORT
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -27,6 +29,14 @@ def test_the_papers_settings():
     assert (network.image_encoder.weights, network.drop) == ("microsoft/resnet-50", [])
     assert (optimizer.lr, optimizer.drop_at, optimizer.drop_factor) == (1e-4, [5], 0.1)
     assert config.trainer.epochs == 10
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("sd*.yaml")), ids=lambda path: path.stem)
+def test_real_bases_take_the_rfnet_that_training_writes_with_its_maps(path):
+    rfnet, reward = load_config("rfnet_paper"), generator_config.load_config(path).reward
+    assert Path(reward.rfnet) == Path(rfnet.run.out) / rfnet.run.name / EXPORT
+    assert (reward.depth, reward.saliency) == (rfnet.maps.depth, rfnet.maps.saliency)
+    assert not rfnet.maps.known
 
 
 @pytest.mark.parametrize(
