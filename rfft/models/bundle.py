@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 from rfft.errors import UserError
 from rfft.models import lora, text
 from rfft.models.denoiser import Denoiser
+from rfft.models.pretrained import why
 from rfft.types import Conditioning, Denoise, Schedule
 
 EMBEDDED = "rf-tiny"
@@ -209,14 +210,17 @@ def load_bundle(
     """Load "rf-tiny", a diffusers pipeline folder or a hub id; controlnet: folder or id, if that has none."""
     for library in (diffusers_logging, transformers_logging):  # bars for the parts of one small pipeline
         library.disable_progress_bar()
+    # What it logs there, it raises as well.
+    diffusers_logging.get_logger("diffusers.models.modeling_utils").setLevel(diffusers_logging.CRITICAL)
     name, source = str(path_or_id), source_of(path_or_id)
-    options: dict[str, object] = {"torch_dtype": dtype}
+    weights: dict[str, object] = {"torch_dtype": dtype, "use_safetensors": True}
+    options = dict(weights)
     try:
         kind = pipeline_class(source)
         if kind is StableDiffusionControlNetInpaintPipeline:
             options |= {"safety_checker": None, "requires_safety_checker": False}
         if controlnet is not None:
-            options["controlnet"] = ControlNetModel.from_pretrained(str(controlnet), torch_dtype=dtype)
+            options["controlnet"] = ControlNetModel.from_pretrained(str(controlnet), **weights)
         pipe = kind.from_pretrained(source, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise cannot_load(name, error) from error
@@ -228,11 +232,10 @@ def load_bundle(
 def load_tiny_vae(path_or_id: str, dtype: torch.dtype = torch.float32) -> AutoencoderTiny:
     """A folder or hub id that diffusers' AutoencoderTiny loads."""
     try:
-        return AutoencoderTiny.from_pretrained(path_or_id, torch_dtype=dtype)
+        return AutoencoderTiny.from_pretrained(path_or_id, torch_dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"model.tiny_vae {path_or_id}: neither a folder nor a hub id that loads ({reason})"
+            f"model.tiny_vae {path_or_id}: neither a folder nor a hub id that loads ({why(error)})"
         ) from error
 
 
@@ -246,9 +249,8 @@ def source_of(path_or_id: str | Path) -> str:
 
 
 def cannot_load(name: str, error: Exception) -> UserError:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     choices = f"give {EMBEDDED}, a diffusers pipeline folder or a hub id"
-    return UserError(f"bundle {name} cannot be loaded ({reason}); {choices}")
+    return UserError(f"bundle {name} cannot be loaded ({why(error)}); {choices}")
 
 
 def pipeline_class(source: str) -> Any:

@@ -16,6 +16,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from rfft.errors import UserError
 from rfft.models.layers import resize, standardize
+from rfft.models.pretrained import why
 
 MODEL_TYPES = ("dpt", "depth_anything")
 UNUSED = "neck.fusion_stage.layers.0.residual_layer1."  # no forward needs it, so published weights lack it
@@ -65,9 +66,8 @@ def load_depth_estimator(source: str) -> DepthEstimator:
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"depth network {source}: neither a folder nor a hub id that loads ({reason})"
+            f"depth network {source}: neither a folder nor a hub id that loads ({why(error)})"
         ) from error
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith(UNUSED)):
         raise UserError(f"depth network {source}: {len(missing)} weights are missing, first {missing[0]}")

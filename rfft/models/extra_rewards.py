@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, CLIPModel
 from rfft.errors import UserError
 from rfft.models.image_reward import load_image_reward
 from rfft.models.layers import CLIP_MEAN, CLIP_STD, ScoreReward, resize, score_head, standardize
-from rfft.models.pretrained import read_weights
+from rfft.models.pretrained import read_weights, why
 from rfft.types import Batch, ExtraReward
 
 
@@ -106,10 +106,11 @@ def picture_features(clip: CLIPModel, image: Tensor) -> Tensor:
 
 def _clip(model: str) -> CLIPModel:
     try:
-        return CLIPModel.from_pretrained(model)
+        return CLIPModel.from_pretrained(model, use_safetensors=True)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"CLIP model {model}: neither a folder nor a hub id that loads ({reason})") from error
+        raise UserError(
+            f"CLIP model {model}: neither a folder nor a hub id that loads ({why(error)})"
+        ) from error
 
 
 BUILT_IN: dict[str, Callable[..., ExtraReward]] = {

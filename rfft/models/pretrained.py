@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -91,6 +92,14 @@ def read_config(cls: type[PretrainedModule], folder: Path) -> Any:
         return cls.config_class(**values)
     except TypeError as error:
         raise UserError(f"{folder / CONFIG_NAME} does not fit {cls.__name__}: {error}") from error
+
+
+def why(error: Exception) -> str:
+    """The first line of what a library says on loading, and what to do where it finds no safetensors."""
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+    if not re.search(r"(file named|the necessary) \S*safetensors", reason):
+        return reason
+    return f"{reason}; other weights are not read: convert them to safetensors, see docs/faults.md"
 
 
 def read_weights(file: Path, what: str) -> dict[str, Tensor]:

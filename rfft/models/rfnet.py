@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, ResNetConfig, ResNetModel
 
 from rfft.errors import UserError
 from rfft.models.layers import composite_on_grey, normalize, resize
-from rfft.models.pretrained import PretrainedModule
+from rfft.models.pretrained import PretrainedModule, why
 
 CHANNELS = {"o": 4, "g": 3, "d": 1, "s": 1}  # I_o is RGB on mid-grey plus alpha: its place is known
 CAPTION = "c"
@@ -245,10 +245,11 @@ def adapt_stem(weights: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
 
 def _published(model: Any, source: str, **options: Any) -> dict[str, Tensor]:
     try:
-        return model.from_pretrained(source, **options).state_dict()
+        return model.from_pretrained(source, use_safetensors=True, **options).state_dict()
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"encoder {source}: neither a folder nor a hub id that loads ({reason})") from error
+        raise UserError(
+            f"encoder {source}: neither a folder nor a hub id that loads ({why(error)})"
+        ) from error
 
 
 def _load(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
