@@ -93,7 +93,10 @@ class Evaluator:
         return found.input_ids, found.attention_mask
 
     def _held_out(self, source: str | None) -> Tensor | None:
-        return None if source is None else reference_images(source, self.config.data.image_size).float() / 255
+        data = self.config.data
+        if source is None:
+            return None
+        return reference_images(source, data.image_size, data.max_pixels).float() / 255
 
     @torch.no_grad()
     def __call__(self, reference: bool = False, report: Report | None = None) -> Evaluation:
@@ -222,7 +225,7 @@ def in_batches(
     return {name: torch.cat([part[name] for part in found]).cpu() for name in found[0]}
 
 
-def reference_images(source: str, size: int) -> Tensor:
+def reference_images(source: str, size: int, max_pixels: int) -> Tensor:
     """Held-out available pictures [M,3,size,size], uint8: of AdWorld's split, or of a folder."""
     if source.startswith(ADWORLD):
         split = source.removeprefix(ADWORLD)
@@ -233,7 +236,7 @@ def reference_images(source: str, size: int) -> Tensor:
         raise UserError(
             f"evaluate.reference: {source} must be a folder of {FEWEST} pictures at least, or null for no KID"
         )
-    return torch.stack([read_square(file, size) for file in files])
+    return torch.stack([read_square(file, size, max_pixels) for file in files])
 
 
 def show(progress: Progress, task: TaskID, done: int, total: int) -> None:

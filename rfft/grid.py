@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from rfft.data.cutout import open_upright
 from rfft.errors import UserError
 
 Sheet = NDArray[np.uint8]
@@ -86,11 +87,11 @@ def read_png(path: Path) -> Sheet:
         return np.asarray(image.convert("RGB"))
 
 
-def read_square(path: Path, size: int) -> Tensor:
-    """The middle of a picture at size x size, uint8 [3,size,size]."""
+def read_square(path: Path, size: int, max_pixels: int) -> Tensor:
+    """The middle of a picture at size x size, uint8 [3,size,size]; more than max_pixels are refused."""
+    image = open_upright(path, max_pixels)
     try:
-        with Image.open(path) as image:
-            square = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (size, size))
-    except (OSError, SyntaxError, ValueError, EOFError):
-        raise UserError(f"{path}: not a readable image") from None
+        square = ImageOps.fit(image.convert("RGB"), (size, size))
+    except ValueError as error:  # CIE Lab, for example
+        raise UserError(f"{path}: {error}; save the picture as RGB") from None
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)

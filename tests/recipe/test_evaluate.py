@@ -242,7 +242,12 @@ def test_red_lines() -> None:
 def test_references_of_a_folder(tmp_path: Path) -> None:
     for i in range(4):
         Image.new("RGB", (40, 30 + i), (i, 0, 0)).save(tmp_path / f"{i}.png")
-    assert reference_images(str(tmp_path), 16).shape == (4, 3, 16, 16)
+    assert reference_images(str(tmp_path), 16, 1320).shape == (4, 3, 16, 16)
+    with pytest.raises(UserError, match=r"3\.png: 40 x 33 pixels are more than max_pixels=1319"):
+        reference_images(str(tmp_path), 16, 1319)
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png", format="EPS")  # Pillow would start Ghostscript for it
+    with pytest.raises(UserError, match=r"0\.png: not a readable image"):
+        reference_images(str(tmp_path), 16, 1320)
     (tmp_path / "0.png").unlink()
     with pytest.raises(UserError, match="4 pictures at least"):
-        reference_images(str(tmp_path), 16)
+        reference_images(str(tmp_path), 16, 1320)
