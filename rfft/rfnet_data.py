@@ -20,7 +20,7 @@ from rfft import rfnet_config
 from rfft.conditions import product_for
 from rfft.data.feedback import Record, read_feedback
 from rfft.data.labelled import PICTURES, Item, Labelled, Reading, mirrored, split_by_caption
-from rfft.data.maps import Maps, make_maps
+from rfft.data.maps import Maps, write_maps
 from rfft.data.shard_format import read_manifest
 from rfft.data.shard_stream import ShardPictures, holds_shards
 from rfft.errors import UserError
@@ -111,7 +111,7 @@ def fill_maps(
         network = LOAD[kind](getattr(settings, kind)).to(device)
         chunks = [missing[i : i + AT_ONCE] for i in range(0, len(missing), AT_ONCE)]
         for chunk in track(chunks, f"making {kind} of {len(missing)} pictures", console=Console(stderr=True)):
-            make_maps(known, chunk, partial(auxiliary.make_maps, network), device)
+            write_maps(known, chunk, partial(auxiliary.make_maps, network), device)
 
 
 class FolderPictures:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from rfft.data.feedback import Pixels, Sample
 from rfft.data.pictures import EXTENSIONS, BrokenFile, decode, read_header
 from rfft.data.rf1m_index import MAPS, Row
 from rfft.data.shard_format import MODES, Feedback, Shard, encode_sample
-from rfft.data.shards import webdataset
 from rfft.data.sources import Source
 from rfft.errors import UserError
 from rfft.models.auxiliary import find_depth, load_depth, load_saliency, make_maps
@@ -107,10 +106,19 @@ def write_shard(
     return Shard(path.name, path.stat().st_size, labels.total(), len(problems), counts), problems
 
 
+def _webdataset() -> Any:
+    """The library, or what to install."""
+    try:
+        import webdataset
+    except ImportError:
+        raise UserError("shards are written by the package webdataset: pip install 'rfft[data]'") from None
+    return webdataset
+
+
 def _write_samples(file: IO[bytes], stem: str, samples: Iterable[Loaded], raw: bool) -> Counter[str]:
     """Fill a tar file; returns the samples of each class."""
     labels: Counter[str] = Counter()
-    with webdataset().TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
+    with _webdataset().TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
         for number, loaded in enumerate(samples):
             tar.write(encode_sample(f"{stem}-{number:06}", _feedback(loaded), raw, loaded.originals))
             labels[LABELS[loaded.row.label]] += 1

@@ -56,7 +56,7 @@ def bench(
     workers: Annotated[int, typer.Option(min=0, help="Processes that read; 0: this one.")] = 0,
     seconds: Annotated[float, typer.Option(min=0)] = 10.0,
 ) -> None:
-    """Measure how many samples per second are read, decoded and put into batches."""
+    """Measure how many samples per second RFNet's training would read, decode and put into batches."""
     from rfft.data.bench import bench as measure
 
     for line in measure(shards, size, workers, seconds).lines(workers):

@@ -1,4 +1,4 @@
-"""`rfft data bench`: how quickly a folder of shards is read, decoded and put into batches."""
+"""`rfft data bench`: how quickly RFNet's training would read and decode a folder of shards."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rfft.data.shards import load_batches, read_shards
+from rfft.data.labelled import PICTURES, Reading
+from rfft.data.shard_format import read_complete
+from rfft.data.shard_stream import ShardPictures
+from rfft.errors import UserError
 
 BATCH = 64
-SHUFFLE = 1000
 
 
 @dataclass(frozen=True)
-class Reading:
+class Measured:
     """What was measured."""
 
     samples: int
@@ -34,15 +36,22 @@ class Reading:
         return found
 
 
-def bench(folder: Path, size: int | None, workers: int, seconds: float) -> Reading:
-    """Read shuffled batches, as training does, for about so many seconds, after a first batch."""
-    dataset = read_shards(folder, size, SHUFFLE, repeat=True)
-    batches = iter(load_batches(dataset, BATCH, workers))
+def bench(folder: Path, size: int | None, workers: int, seconds: float) -> Measured:
+    """Read as RFNet's training does, for about so many seconds after a first batch.
+
+    `size`: of the squares; None: that of the stored ones.
+    """
+    stored = read_complete(folder).settings.get("size")
+    if (side := size or stored) is None:
+        raise UserError(f"{folder}: its pictures were not made squares: give --size")
+    batches = iter(
+        ShardPictures([str(folder)], side).endless(Reading(BATCH, workers), 0, seed=0, mirror=True)
+    )
     next(batches)
     samples = pixels = 0
     start, cpu = time.perf_counter(), time.process_time()
     while (passed := time.perf_counter() - start) < seconds or not samples:
         batch = next(batches)
-        samples += len(batch.label)
-        pixels += sum(part.numel() for part in (batch.image, batch.product, batch.depth, batch.saliency))
-    return Reading(samples, passed, time.process_time() - cpu, pixels)
+        samples += len(batch["label"])
+        pixels += sum(batch[kind].numel() for kind in PICTURES)
+    return Measured(samples, passed, time.process_time() - cpu, pixels)

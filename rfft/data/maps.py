@@ -48,7 +48,7 @@ class Maps:
 
 
 @torch.no_grad()
-def make_maps(maps: Maps, records: Sequence[Record], network: Network, device: torch.device | str) -> None:
+def write_maps(maps: Maps, records: Sequence[Record], network: Network, device: torch.device | str) -> None:
     """Make and write the maps of a few records, each at its picture's own size."""
     loaded = [(record, record.load().image) for record in records]
     for _, group in groupby(loaded, key=lambda pair: pair[1].shape):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,16 @@ from typing import Any
 import numpy as np
 
 from rfft.data.feedback import Sample
-from rfft.data.pictures import BrokenFile, Mode, decode, encode_jpeg, encode_png, read_header, resize
+from rfft.data.pictures import (
+    BrokenFile,
+    Mode,
+    Pixels,
+    decode,
+    encode_jpeg,
+    encode_png,
+    read_header,
+    resize,
+)
 from rfft.errors import UserError
 from rfft.types import LABELS
 
@@ -148,19 +158,31 @@ def decode_sample(members: dict[str, Any], size: int | None = None) -> Feedback:
     try:
         about = json.loads(members["json"])
         sample = _from_raw(members["npy"], size) if "npy" in members else _from_files(members, size)
-        label = LABELS.index(about["label"])
-        return Feedback(about["name"], label, about["caption"], about["prompt"], sample)
-    except (BrokenFile, KeyError, ValueError, TypeError, EOFError) as error:
+        name, label, caption, prompt = (about[key] for key in ("name", "label", "caption", "prompt"))
+        if not all(isinstance(text, str) for text in (name, caption, prompt)):
+            raise TypeError("name, caption and prompt must be texts")
+        return Feedback(name, LABELS.index(label), caption, prompt, sample)
+    except (BrokenFile, KeyError, ValueError, TypeError, EOFError, RecursionError) as error:
         place = f"{members.get('__url__')}: sample {members.get('__key__')}"
         raise UserError(f"{place} is damaged: {error!r}") from None
 
 
 def _from_raw(data: bytes, size: int | None) -> Sample:
-    pixels = np.load(io.BytesIO(data), allow_pickle=False)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != CHANNELS:
-        raise ValueError(f"{pixels.dtype} {list(pixels.shape)} instead of uint8 [S,S,{CHANNELS}]")
+    pixels = _array(data)
     parts = pixels[..., :3], pixels[..., 3:7], pixels[..., 7], pixels[..., 8]
     return Sample(*(resize(part, (size, size)) if size else part for part in parts))
+
+
+def _array(data: bytes) -> Pixels:
+    """What np.save wrote, uint8 [H,W,9]; its header is checked before anything is made of it."""
+    stream = io.BytesIO(data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("an array of another version")
+    shape, columns_first, dtype = np.lib.format.read_array_header_1_0(stream)
+    promised = dtype == np.uint8 and not columns_first and len(shape) == 3 and shape[2] == CHANNELS
+    if not promised or math.prod(shape) != len(data) - stream.tell():
+        raise ValueError(f"{dtype} {list(shape)} instead of uint8 [S,S,{CHANNELS}]")
+    return np.frombuffer(data, np.uint8, offset=stream.tell()).reshape(shape)
 
 
 def _from_files(members: dict[str, Any], size: int | None) -> Sample:

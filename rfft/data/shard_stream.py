@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from rfft.data.labelled import PICTURES, Item, Reading, mirrored
-from rfft.data.shard_format import MANIFEST, Feedback, decode_sample, read_complete
-from rfft.data.shards import stack, webdataset
+from rfft.data.labelled import PICTURES, Item, Reading, mirrored, square
+from rfft.data.shard_format import MANIFEST, decode_sample, read_complete
 from rfft.errors import UserError
 from rfft.types import LABELS
 
@@ -31,20 +30,43 @@ def holds_shards(folder: str | Path) -> bool:
 
 @dataclass(frozen=True)
 class ShardFile:
-    """A shard, and how many samples it has."""
+    """A shard, and what the manifest says of it."""
 
     path: Path
+    bytes: int
     samples: int
 
     def members(self) -> list[dict[str, Any]]:
-        """All samples, still encoded; raises UserError where they are not as many as the manifest says."""
+        """All samples, still encoded, in no more memory than the file's bytes.
+
+        Raises UserError for anything but the shard of the manifest.
+        """
         try:
-            found = list(webdataset().tarfile_to_samples()([{"url": str(self.path)}]))
-        except (tarfile.TarError, OSError, ValueError) as error:
-            raise UserError(f"{self.path} cannot be read: {error.args[0]}; prepare it again") from None
-        if len(found) != self.samples:
-            raise UserError(f"{self.path}: {len(found)} samples instead of {self.samples}; prepare it again")
+            self._require("bytes", self.path.stat().st_size, self.bytes)
+            # "r:" does not unpack what is compressed
+            with self.path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+                found = self._samples(tar)
+        except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{self.path} cannot be read: {reason}; prepare it again") from None
+        self._require("samples", len(found), self.samples)
         return found
+
+    def _samples(self, tar: tarfile.TarFile) -> list[dict[str, Any]]:
+        samples: dict[str, dict[str, Any]] = {}
+        for info in tar:
+            # Sparse files and made-up sizes: small on the disk, large in memory.
+            if info.issparse() or not 0 <= info.size <= self.bytes - info.offset_data:
+                raise ValueError(f"{info.name} claims {info.size} bytes")
+            key, _, kind = info.name.partition(".")
+            sample = samples.setdefault(key, {"__key__": key, "__url__": str(self.path)})
+            if (content := tar.extractfile(info)) is not None:
+                sample[kind] = content.read()
+        return list(samples.values())
+
+    def _require(self, what: str, found: int, expected: int) -> None:
+        if found != expected:
+            raise UserError(f"{self.path}: {found} {what} instead of {expected}; prepare it again")
 
 
 class ShardPictures:
@@ -55,7 +77,7 @@ class ShardPictures:
         manifests = [read_complete(Path(folder)) for folder in folders]
         self.size, self.coarse = size, coarse
         self.shards = [
-            ShardFile(Path(folder).resolve() / shard.file, shard.samples)
+            ShardFile(Path(folder).resolve() / shard.file, shard.bytes, shard.samples)
             for folder, manifest in zip(folders, manifests, strict=True)
             for _, shard in sorted(manifest.shards.items())
             if shard.samples
@@ -81,15 +103,9 @@ class ShardPictures:
 
     def item(self, members: dict[str, Any]) -> Item:
         feedback = decode_sample(members, self.size)
+        pictures = {kind: square(getattr(feedback.sample, kind), self.size) for kind in PICTURES}
         label = min(feedback.label, 1) if self.coarse else feedback.label
-        return {**_pictures(feedback), "caption": feedback.caption, "label": label}
-
-
-def _pictures(feedback: Feedback) -> Item:
-    sample = feedback.sample
-    assert sample.depth is not None and sample.saliency is not None  # every shard has them
-    pixels = sample.image, sample.product, sample.depth[..., None], sample.saliency[..., None]
-    return {name: stack([picture])[0] for name, picture in zip(PICTURES, pixels, strict=True)}
+        return {**pictures, "caption": feedback.caption, "label": label}
 
 
 class Once(IterableDataset[Item]):

@@ -17,8 +17,8 @@ from PIL import Image
 from rfft import rf1m
 from rfft.adworld.draw import draw_dataset
 from rfft.data.feedback import read_feedback
-from rfft.data.shard_format import read_manifest
-from rfft.data.shards import read_shards
+from rfft.data.shard_format import Feedback, decode_sample, read_manifest
+from rfft.data.shard_stream import ShardPictures
 from rfft.models.auxiliary import MapNet
 
 Rfft = Callable[..., tuple[int, list[str]]]
@@ -48,6 +48,11 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def samples(folder: Path, size: int | None = None) -> list[Feedback]:
+    shards = ShardPictures([str(folder)], 16).shards
+    return [decode_sample(members, size) for shard in shards for members in shard.members()]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
@@ -69,7 +74,7 @@ def test_adworld_becomes_shards(rfft: Rfft, scenes: Path, tmp_path: Path) -> Non
     ]
 
     known = {record.name: record for record in read_feedback(scenes)}
-    seen = list(read_shards(out, shuffle=8))
+    seen = samples(out)
     assert {item.name for item in seen} == set(known) - {"0000005.png", "0000006.png"}
     for item in seen:
         record, sample = known[item.name], known[item.name].load()
@@ -77,8 +82,9 @@ def test_adworld_becomes_shards(rfft: Rfft, scenes: Path, tmp_path: Path) -> Non
         for kind in ("image", "product", "depth", "saliency"):  # the known maps are kept
             assert np.array_equal(getattr(item.sample, kind), getattr(sample, kind)), kind
 
-    code, lines = rfft("data", "bench", out, "--seconds", 0, "--size", 32)
-    assert code == 0 and "samples/s (64 in" in lines[0] and "per core" in lines[1]
+    for options_of_bench in ((), ("--size", 32)):
+        code, lines = rfft("data", "bench", out, "--seconds", 0, *options_of_bench)
+        assert code == 0 and "samples/s (64 in" in lines[0] and "per core" in lines[1]
     code, lines = rfft("data", "prepare-rf1m", scenes, out, *options[:2], "--shard-size", 8)
     assert code == 2 and "begun with raw=True, now False; name a new folder" in lines[-1]
 
@@ -153,7 +159,7 @@ def test_official_packages(rfft: Rfft, tmp_path: Path) -> None:
     assert "1 unsuitable, 1 no_product, 1 broken" in lines[-1]
     assert "decompression bomb" in (out / "broken.jsonl").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["packages", "shards"]
-    seen = {item.name: item for item in read_shards(out)}
+    seen = {item.name: item for item in samples(out)}
     assert {name: item.label for name, item in seen.items()} == {
         "0.jpg": 0,
         "2.jpg": 1,
@@ -172,7 +178,11 @@ def test_official_packages(rfft: Rfft, tmp_path: Path) -> None:
         with torch.inference_mode():
             expected = network(torch.from_numpy(original.copy()).permute(2, 0, 1)[None].float() / 255)[0, 0]
         assert np.abs(getattr(sample, kind) - expected.numpy() * 255).max() < 0.6, kind  # rounding alone
-    assert next(iter(read_shards(out, 16))).sample.image.shape == (16, 16, 3)
+    assert samples(out, 16)[0].sample.image.shape == (16, 16, 3)
+    assert rfft("data", "bench", out) == (
+        2,
+        [f"rfft: {out}: its pictures were not made squares: give --size"],
+    )
 
 
 def test_generated_pictures_become_feedback(rfft: Rfft, world: Path, tmp_path: Path) -> None:
@@ -217,7 +227,7 @@ def test_generated_pictures_become_feedback(rfft: Rfft, world: Path, tmp_path: P
         ("lamp.png", 2, "lamp", "a park"),
     ]
     assert rfft("data", "prepare-rf1m", feedback, shards, "--workers", 1)[0] == 0
-    seen = {item.name: item for item in read_shards(shards)}
+    seen = {item.name: item for item in samples(shards)}
     assert np.array_equal(seen["lamp.png"].sample.image, np.asarray(Image.open(pictures / "images/lamp.png")))
     assert seen["lamp.png"].prompt == "a park" and seen["vase.png"].sample.depth.any()
 

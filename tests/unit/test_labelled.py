@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from rfft.data.feedback import Record, read_feedback
 from rfft.data.labelled import Labelled, mirrored, split_by_caption, square
-from rfft.data.maps import Maps, make_maps
+from rfft.data.maps import Maps, write_maps
 from rfft.errors import UserError
 from rfft.models.auxiliary import MapNet, MapNetConfig
 from rfft.rfnet_config import Data
@@ -79,7 +79,7 @@ def test_known_maps_are_used_and_missing_ones_made_once(folder: Path, tmp_path: 
     maps = Maps("depth", "abc")
     missing = maps.missing(records)
     assert [record.name for record in missing] == [f"{i}.png" for i in range(1, 10)]
-    make_maps(maps, missing, constant(0.4), "cpu")
+    write_maps(maps, missing, constant(0.4), "cpu")
     assert maps.missing(records) == []
     items = Labelled(records, 16, {"depth": maps})
     assert [int(items[i]["depth"].max()) for i in (0, 1, 2)] == [77, 102, 102]
@@ -91,7 +91,7 @@ def test_known_maps_are_used_and_missing_ones_made_once(folder: Path, tmp_path: 
 def test_made_maps_can_live_elsewhere(folder: Path, tmp_path: Path) -> None:
     records = read_feedback(folder)[:1]
     maps = Maps("depth", "abc", cache=str(tmp_path / "cache"), known=False)
-    make_maps(maps, records, constant(1.0), "cpu")
+    write_maps(maps, records, constant(1.0), "cpu")
     assert not list(folder.glob("made-*"))
     assert maps.load(records[0], records[0].load()).max() == 255
 

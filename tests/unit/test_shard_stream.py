@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import lzma
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -121,14 +127,62 @@ def test_mistakes(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="prepare it with --no-known-maps --depth rf-tiny-depth"):
         open_shards([str(folder)], 16, Maps(known=False), coarse=False)
 
-    whole = (folder / "shard-0.tar").read_bytes()
-    (folder / "shard-0.tar").write_bytes((folder / "shard-1.tar").read_bytes())
-    with pytest.raises(UserError, match=r"shard-0\.tar: 4 samples instead of 3"):
-        read(pictures.once(Reading(2)))
-    (folder / "shard-0.tar").write_bytes(whole[:1000])
+    (folder / "shard-0.tar").write_bytes((folder / "shard-0.tar").read_bytes()[:1000])
     for workers in (0, 1):
-        with pytest.raises(UserError, match=r"^[^\n]*shard-0\.tar[^\n]*$"):
+        with pytest.raises(
+            UserError, match=r"^[^\n]*shard-0\.tar: 1000 bytes instead of \d+; prepare it again$"
+        ):
             read(pictures.once(Reading(2, workers)))
     (folder / "shard-0.tar").unlink()
-    with pytest.raises(UserError, match=r"shard-0\.tar cannot be read"):
+    with pytest.raises(UserError, match=r"shard-0\.tar cannot be read: No such file"):
         read(pictures.once(Reading(2)))
+
+
+def claims(size: int, kind: bytes = tarfile.REGTYPE, **pax: str) -> bytes:
+    member = tarfile.TarInfo("0.npy")
+    member.size, member.type, member.pax_headers = size, kind, pax
+    return member.tobuf(tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT) + bytes(1024)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (gzip.compress, "cannot be read"),
+        (lzma.compress, "cannot be read"),
+        (lambda whole: claims(2**40), "0.npy claims 1099511627776 bytes"),
+        (lambda whole: claims(-1024), "cannot be read"),
+        (lambda whole: claims(0, **{"GNU.sparse.size": str(2**40), "GNU.sparse.map": ""}), "cannot be read"),
+        (lambda whole: b"x" * len(whole), "cannot be read"),
+        (lambda whole: whole[: len(whole) // 2], "cannot be read|samples instead of 3"),
+        (lambda whole: b"", "cannot be read"),
+    ],
+)
+def test_a_shard_takes_no_more_memory_than_it_has_bytes(
+    folder: Path, harm: Callable[[bytes], bytes], message: str
+) -> None:
+    """Whatever lies there, with a manifest that was made to fit."""
+    shard = folder / "shard-0.tar"
+    shard.write_bytes(harm(shard.read_bytes()))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["shards"]["0"]["bytes"] = shard.stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=rf"^[^\n]*shard-0\.tar[^\n]*({message})[^\n]*prepare it again$"):
+        ShardPictures([str(folder)], 16).shards[0].members()
+
+
+def test_another_shard_under_its_name(folder: Path) -> None:
+    shard, other = ShardPictures([str(folder)], 16).shards[:2]
+    with pytest.raises(UserError, match=r"shard-1\.tar: 4 samples instead of 3"):
+        replace(other, samples=shard.samples).members()
+
+
+def test_an_items_pixels_are_the_samples(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    image, product, depth, saliency = (
+        rng.integers(0, 256, (16, 16, *channels), dtype=np.uint8) for channels in ((3,), (4,), (), ())
+    )
+    sample = Feedback("a.png", 2, "vase", "", Sample(image, product, depth, saliency))
+    item = ShardPictures([str(folder)], 16).item(encode_sample("a", sample, True, {}))
+    for kind, pixels in (("image", image), ("product", product)):
+        assert np.array_equal(item[kind].permute(1, 2, 0), pixels)
+    assert np.array_equal(item["depth"][0], depth) and np.array_equal(item["saliency"][0], saliency)
