@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ METRICS: dict[str, Callable[[Figures], float | None]] = {
 SHARES = ("available, RFNet", "available, judge", "alignment", "surface", "place", "prop", "light")
 PAID = ("prop", "diversity", "colourfulness", "KID")  # what collapses; each has a panel of the figure
 COLOURS = {"none": "tab:red", "kl": "tab:orange", "cc": "tab:blue", "base": "black"}
+MARKERS = "os^DvP<X>"  # of the runs, in turn
 
 
 def _rate(share: dict[str, float] | None) -> float | None:
@@ -108,19 +110,26 @@ def _figure(rows: Sequence[Row], path: Path) -> None:
     """One panel for each thing that may be paid: its value over the available rate, a point for each run."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 * len(PAID), 3.6), layout="constrained")
+    figure = Figure(figsize=(4 * len(PAID), 4), layout="constrained")
+    points: dict[str, Any] = {}  # by label
     axes = figure.subplots(1, len(PAID))
     judge = all("judge" in row.figures["available_rate"] for row in rows)
     gained = METRICS["available, judge" if judge else "available, RFNet"]
     for axis, name in zip(axes, PAID, strict=True):
-        for row in rows:
+        for i, (row, label) in enumerate(zip(rows, labels(rows), strict=True)):
             x, y = gained(row.figures), METRICS[name](row.figures)
             if x is None or y is None:
                 continue
-            marker = "*" if row.kind == "base" else "o"
-            axis.scatter(x, y, color=COLOURS[row.kind], marker=marker, s=60, label=row.method)
-            axis.annotate(row.method, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
+            marker = "*" if row.kind == "base" else MARKERS[i % len(MARKERS)]
+            points[label] = axis.scatter(x, y, color=COLOURS[row.kind], marker=marker, s=60)
         axis.set_xlabel("available rate" + (" (judge)" if judge else " (RFNet)"))
         axis.set_title(f"{name} (less is better)" if name == "KID" else name, fontsize=10)
         axis.grid(alpha=0.3)
+    figure.legend(points.values(), points.keys(), loc="outside lower center", ncols=6, fontsize=9)
     figure.savefig(path, dpi=120)
+
+
+def labels(rows: Sequence[Row]) -> list[str]:
+    """The rows' methods; the run's name where several have the same."""
+    times = Counter(row.method for row in rows)
+    return [row.method if times[row.method] == 1 else row.name for row in rows]

@@ -8,9 +8,10 @@ from pathlib import Path
 import cv2
 import pytest
 
-from rfft.compare import compare, method_of
+from rfft.compare import compare, labels, method_of
 from rfft.config import load_config
 from rfft.errors import UserError
+from rfft.ranking import Row
 
 
 def figures(rate: float, prop: float) -> dict:
@@ -63,12 +64,30 @@ def test_methods_have_the_papers_names(objective, state, evaluate, name):
     assert method_of(config, state) == name
 
 
-def test_make_compare_trains_the_papers_methods():
+def test_runs_of_one_method_are_told_apart(tmp_path):
+    runs = {"a": "cc, beta 0.03", "b": "kl, beta 100", "fast": "cc, beta 0.03"}
+    rows = [Row(name, method, "cc", "", {}, tmp_path, "tuned") for name, method in runs.items()]
+    assert labels(rows) == ["a", "kl, beta 100", "fast"]
+
+
+def variable(name: str) -> list[str]:
+    """All words that the Makefile gives a variable."""
     makefile = (Path(__file__).parents[2] / "Makefile").read_text().replace("\\\n", " ")
-    methods = re.search("^METHODS := (.*)$", makefile, re.MULTILINE)[1].split()
-    configs = [load_config("tiny", method.split(":")[1:]) for method in methods]
+    return " ".join(re.findall(f"^{name} [:+]= (.*)$", makefile, re.MULTILINE)).split()
+
+
+def test_make_ablation_tries_several_strengths():
+    arms = [load_config("tiny", arm.split(":")[1:]).objective for arm in variable("ARMS")]
+    strengths = {kind: {a.beta for a in arms if a.regularizer == kind} for kind in ("kl", "cc")}
+    assert strengths == {"kl": {30, 100}, "cc": {0.01, 0.03, 0.1}}
+
+
+@pytest.mark.parametrize("base", ["tiny", "sd15_lora_cc"])
+def test_make_compare_trains_the_papers_methods(base):
+    configs = [load_config(base, method.split(":")[1:]) for method in variable("METHODS")]
     names = [method_of(asdict(config), "tuned") for config in configs]
-    assert names == ["ReFL", "DRaFT-4", "kl, beta 100", "cc, beta 0.03"]
+    beta = load_config(base).objective.beta
+    assert names == ["ReFL", "DRaFT-4", "kl, beta 100", f"cc, beta {beta:g}"]
 
 
 def test_a_run_that_is_not_finished_is_named(tmp_path):
