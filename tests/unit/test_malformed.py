@@ -15,6 +15,8 @@ from rfft.config import load_config
 from rfft.data.feedback import read_feedback
 from rfft.data.label import label_generated
 from rfft.data.products import read_products, read_prompts
+from rfft.data.rf1m_index import Index, build_index
+from rfft.data.sources import Source
 from rfft.errors import UserError
 
 CONFIG = Path(__file__).parents[2] / "configs" / "tiny.yaml"
@@ -172,6 +174,31 @@ def test_label_files(tmp_path: Path, labels: str | bytes, prompts: str) -> None:
     write(tmp_path / "prompts.jsonl", prompts)
     write(tmp_path / "label.txt", labels)
     survives(lambda: [record.load() for record in read_feedback(tmp_path)])
+
+
+@often
+@given(
+    labels=st.lists(columns | st.just("a.png\t1\tvase") | snippets, max_size=4).map("\n".join)
+    | st.binary(max_size=60),
+    captions=st.lists(st.tuples(names, letters).map("\t".join) | snippets, max_size=3).map("\n".join)
+    | st.binary(max_size=60),
+    prompts=lines_of_json.map("\n".join) | nested,
+)
+def test_packages_of_rf1m(tmp_path: Path, labels: str | bytes, captions: str | bytes, prompts: str) -> None:
+    source, index = tmp_path / "packages", tmp_path / "index.sqlite"
+    for kind in ("images", "products"):
+        (source / kind).mkdir(parents=True, exist_ok=True)
+        (source / kind / "a.png").touch()
+    write(source / "label.txt", labels)
+    write(source / "captions.txt", captions)
+    write(source / "prompts.jsonl", prompts)
+
+    def read() -> None:
+        build_index(Source(source), index, lambda listed: None)
+        for row in Index(index).rows(0, 100):  # what gets through leads to files of the source
+            assert (source / row.image.member).is_file() and row.caption
+
+    survives(read)
 
 
 @often
