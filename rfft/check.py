@@ -84,7 +84,8 @@ def rolled(config: Config) -> tuple[int, int]:
 def costs(config: Config) -> dict[str, str]:
     """Parameters, FLOPs of an optimizer step and memory of a process, without the generator's weights."""
     model, trainer = config.model, config.trainer
-    bundle = load_skeleton(model.bundle, model.controlnet, model.tiny_vae)
+    dtype = getattr(torch, model.dtype)
+    bundle = load_skeleton(model.bundle, model.controlnet, model.tiny_vae, dtype)
     bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
     if model.gradient_checkpointing:
         bundle.enable_gradient_checkpointing()

@@ -48,7 +48,8 @@ class Model:
     bundle: str = "rf-tiny"  # rf-tiny (embedded), a local folder, or a hub id
     controlnet: str | None = None  # folder or hub id, for a base model that comes without a ControlNet
     tiny_vae: str | None = None  # small decoder, in the training step alone: madebyollin/taesd
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"  # of the frozen weights
+    # Of the frozen weights, a trained ControlNet's frozen copy too; what is trained is float32 anyway.
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     train: list[TrainMode] = setting(["unet_lora"])
     lora: Lora = field(default_factory=Lora)
     gradient_checkpointing: bool = False  # of denoiser and VAE: less memory, about a third more time
@@ -303,10 +304,6 @@ def _check_trained_parts(model: Model) -> None:
     require(
         not {"controlnet", "controlnet_lora"} <= set(parts),
         "model.train has both controlnet and controlnet_lora: choose all of it or its LoRA",
-    )
-    require(
-        "controlnet" not in parts or model.dtype == "float32",
-        "model.train=[controlnet] trains the weights themselves: set model.dtype=float32",
     )
     require(
         model.lora.target_modules or parts == ["controlnet"],

@@ -13,6 +13,7 @@ from diffusers import (
     DiffusionPipeline,
     UNet2DConditionModel,
 )
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from rfft.models.bundle import Bundle, cannot_load, pipeline_class, source_of
@@ -21,19 +22,24 @@ from rfft.types import Batch, Conditioning
 TOKENS = 77  # of CLIP's text encoders
 
 
-def load_skeleton(path_or_id: str, controlnet: str | None = None, tiny_vae: str | None = None) -> Bundle:
+def load_skeleton(
+    path_or_id: str,
+    controlnet: str | None = None,
+    tiny_vae: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Bundle:
     """As models.bundle.load_bundle, but only the config files are read; there are no weights."""
     try:
-        bundle = _assemble(source_of(path_or_id), controlnet)
+        bundle = _assemble(source_of(path_or_id), controlnet, dtype)
         if tiny_vae is not None:
             with torch.device("meta"):
-                bundle.set_tiny_vae(_from(AutoencoderTiny, tiny_vae))
+                bundle.set_tiny_vae(_from(AutoencoderTiny, tiny_vae).to(dtype))
     except (OSError, ValueError) as error:
         raise cannot_load(path_or_id, error) from error
     return bundle
 
 
-def _assemble(source: str, controlnet: str | None) -> Bundle:
+def _assemble(source: str, controlnet: str | None, dtype: torch.dtype) -> Bundle:
     kind, index = pipeline_class(source), DiffusionPipeline.load_config(source)
     where = {"subfolder": "controlnet"} if controlnet is None else {}
     parts: dict[str, Any] = {"scheduler": _from(DDIMScheduler, source, subfolder="scheduler")}
@@ -46,6 +52,9 @@ def _assemble(source: str, controlnet: str | None) -> Bundle:
         }
         if "text_encoder_2" in index:
             parts["text_encoder_2"] = _text(CLIPTextModelWithProjection, source, "text_encoder_2")
+    for part in parts.values():
+        if isinstance(part, nn.Module):
+            part.to(dtype)
     absent = [name for name, value in index.items() if isinstance(value, list) and name not in parts]
     return Bundle(kind(**parts, **dict.fromkeys([*absent, *_missing(kind, parts, absent)])))
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from rfft.diffusion import cfg_eps
 from rfft.estimate import Cost, cost, fake, imagine, weight_bytes
-from rfft.models.bundle import Bundle
+from rfft.models.bundle import Bundle, load_bundle
 from rfft.models.skeleton import load_skeleton, skeleton_batch
 from tests import shapes
 
@@ -49,3 +49,18 @@ def test_a_skeleton_costs_what_the_bundle_does(name: str, tmp_path: Path) -> Non
         imagine([*imagined.modules, imagined.unwrapped])
         assert denoiser_cost(imagined) == expected
     assert weight_bytes(imagined.modules) == weight_bytes(real.modules)
+
+
+def test_half_of_the_frozen_weights(pipeline_folder: Path) -> None:
+    """A trained ControlNet stays in full precision, its frozen copy does not."""
+
+    def weights(bundle: Bundle) -> int:
+        bundle.train(["controlnet"], 2, 4.0, TARGETS)
+        assert bundle.frozen_controlnet is not None
+        return weight_bytes([*bundle.modules, bundle.unwrapped, bundle.frozen_controlnet])
+
+    real, imagined = load_bundle(pipeline_folder, torch.bfloat16), load_skeleton(str(pipeline_folder))
+    full, trained = weights(imagined), weight_bytes([imagined.pipe.controlnet])
+    half = weights(load_skeleton(str(pipeline_folder), dtype=torch.bfloat16))
+    assert half == weights(real)
+    assert half - trained == pytest.approx((full - trained) / 2, rel=0.01)  # but for numbers of positions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.testing import assert_close
 
 from rfft.diffusion import rollout
 from rfft.losses import f_ac, l_cc, l_kl
-from rfft.models.bundle import Bundle
+from rfft.models.bundle import Bundle, load_bundle
 from rfft.step import Draw, Objective, predict, render, train_step
 from rfft.types import Batch, Reward, StepOutput
 
@@ -95,6 +96,40 @@ def test_autocast_gradients_are_those_of_fp32(
         run(bundle, reward, batch, [7], objective)
     rounded = torch.cat([g.flatten() for g in grads(bundle).values()])
     assert torch.cosine_similarity(exact, rounded, dim=0) > 0.95
+
+
+@pytest.mark.parametrize(("regularizer", "likeness"), [("kl", 0.99), ("cc", 0.6)])
+def test_a_controlnet_is_trained_among_frozen_parts_in_half_precision(
+    pipeline_folder: Path,
+    make_batch: Callable[..., Batch],
+    reward: Reward,
+    regularizer: str,
+    likeness: float,
+) -> None:
+    """Loss and gradients are those of full precision, to bfloat16's rounding: L_CC's suffer most from it."""
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        bundle = load_bundle(pipeline_folder, dtype)
+        bundle.train(["controlnet"], rank=2, alpha=4, target_modules=[])
+        generator = torch.Generator().manual_seed(2)
+        for parameter in bundle.trainable().values():
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+        batch = make_batch(load_bundle(pipeline_folder))
+        is_full = dtype == torch.float32
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not is_full):
+            output = run(bundle, reward, batch, [6], Objective(3.0, regularizer, 0.1, is_full))  # type: ignore[arg-type]
+        trained = bundle.trainable()
+        assert {p.dtype for p in trained.values()} == {torch.float32}
+        frozen = [p for p in bundle.unwrapped.parameters() if not p.requires_grad]
+        assert bundle.frozen_controlnet is not None
+        frozen += [*bundle.frozen_controlnet.parameters(), *bundle.vae.parameters()]
+        assert {p.dtype for p in frozen} == {dtype} and all(p.grad is None for p in frozen)
+        gradient = grads(bundle)
+        assert len(gradient) == len(trained)
+        found.append((output, torch.cat([g.flatten() for g in gradient.values()])))
+    (full, exact), (half, rounded) = found
+    assert_close(half.loss, full.loss, rtol=0.03, atol=0)
+    assert torch.cosine_similarity(exact, rounded, dim=0) > likeness
 
 
 @pytest.mark.parametrize("fp32", [True, False])
