@@ -17,7 +17,7 @@ from rfft.errors import UserError
 from rfft.models.layers import composite_on_grey, normalize, resize
 from rfft.models.pretrained import PretrainedModule, why
 
-CHANNELS = {"o": 4, "g": 3, "d": 1, "s": 1}  # I_o is RGB on mid-grey plus alpha: its place is known
+CHANNELS = {"o": 4, "g": 4, "d": 2, "s": 2}  # the last one is the product's alpha: where it stands
 CAPTION = "c"
 
 
@@ -190,13 +190,15 @@ class RFNet(PretrainedModule):
     ) -> tuple[dict[str, Tensor], list[Tensor], Tensor]:
         """Eq (3): tokens [B,T,D] of each picture, e_f for the product, and what else fuse takes.
 
-        Arguments as in forward.
+        Arguments as in forward. Told where the product is, an encoder tells it from a prop, and its own
+        shape from what grew on it, for products that it has never seen, too.
         """
-        pictures = {"o": composite_on_grey(product), "g": image, "d": depth, "s": saliency}
-        tokens = {
-            m: encoder(pictures[m].to(self.dtype)) + self.position + self.modality[m]
-            for m, encoder in self.encoders.items()
-        }
+        alpha = torch.zeros_like(product[:, 3:]) if "o" in self.config.drop else product[:, 3:]
+        pictures = {"o": composite_on_grey(product)[:, :3], "g": image, "d": depth, "s": saliency}
+        tokens = {}
+        for m, encoder in self.encoders.items():
+            seen = torch.cat([pictures[m], alpha], dim=1).to(self.dtype)
+            tokens[m] = encoder(seen) + self.position + self.modality[m]
         padding = torch.zeros(image.shape[0], 0, dtype=torch.bool, device=image.device)
         captions: list[Tensor] = []
         if CAPTION not in self.config.drop:
@@ -233,14 +235,12 @@ class RFNet(PretrainedModule):
 
 
 def adapt_stem(weights: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """A ResNet's RGB stem for 1 channel (as if it were repeated) or 4 (the fourth starts at zero)."""
+    """A ResNet's RGB stem for grey or RGB (grey: as if it were repeated) and alpha, which starts at zero."""
     name = "embedder.embedder.convolution.weight"
     stem = weights[name]
-    if channels == 1:
+    if channels == 2:
         stem = stem.sum(dim=1, keepdim=True)
-    elif channels > stem.shape[1]:
-        stem = torch.cat([stem, torch.zeros_like(stem[:, :1])], dim=1)
-    return weights | {name: stem}
+    return weights | {name: torch.cat([stem, torch.zeros_like(stem[:, :1])], dim=1)}
 
 
 def _published(model: Any, source: str, **options: Any) -> dict[str, Tensor]:

@@ -108,6 +108,17 @@ def test_dropped_picture_leaves_no_trace(inputs: dict[str, Tensor], modality: st
     torch.testing.assert_close(model(**inputs | {name: torch.full_like(inputs[name], torch.nan)}), logits)
 
 
+def test_every_encoder_sees_where_the_product_stands(inputs: dict[str, Tensor]) -> None:
+    """Its alpha alone moves the tokens of every picture; without I_o nobody hears of it."""
+    moved = inputs["product"].clone()
+    moved[:, 3:] = moved[:, 3:].flip(-1)
+    for drop in ([], ["o"]):
+        model = RFNet(small_config(drop=drop)).eval()
+        tokens, _, _ = model.encode(**inputs)
+        others, _, _ = model.encode(**inputs | {"product": moved})
+        assert {m for m in tokens if not torch.allclose(tokens[m], others[m])} == set(() if drop else tokens)
+
+
 def test_dropped_caption_leaves_no_trace(inputs: dict[str, Tensor]) -> None:
     model = RFNet(small_config(drop=["c"])).eval()
     assert not [key for key in model.state_dict() if "text" in key or "fusion_modules" in key]
@@ -144,7 +155,7 @@ def test_paper_sized_network() -> None:
     with torch.device("meta"):
         model = RFNet(config)
     resnet = sum(p.numel() for p in model.encoders["g"].resnet.parameters())
-    assert resnet == 23_508_032  # ResNet-50 without its classifier
+    assert resnet == 23_508_032 + 64 * 7 * 7  # ResNet-50 without its classifier; alpha is a fourth channel
     assert model.position.shape == (12 * 12, 384)
 
 
@@ -160,7 +171,9 @@ def test_published_encoders(tmp_path: Path) -> None:
     layer = "encoder.layer.0.attention.self.query.weight"
     torch.testing.assert_close(model.text_encoder.state_dict()[layer], text.state_dict()[layer])
     stem = "embedder.embedder.convolution.weight"
-    torch.testing.assert_close(model.encoders["g"].resnet.state_dict()[stem], resnet.state_dict()[stem])
+    torch.testing.assert_close(
+        model.encoders["g"].resnet.state_dict()[stem][:, :3], resnet.state_dict()[stem]
+    )
     other = RFNet(RFNetConfig.tiny(VOCABULARY))
     with pytest.raises(UserError, match="does not fit"):
         other.load_encoders(image=str(tmp_path / "resnet"))
@@ -168,12 +181,12 @@ def test_published_encoders(tmp_path: Path) -> None:
         other.load_encoders(text=str(tmp_path / "nowhere"))
 
 
-def test_stem_for_one_and_four_channels() -> None:
+def test_stem_for_grey_and_colour_with_alpha() -> None:
     name = "embedder.embedder.convolution.weight"
     stem, x = torch.randn(2, 3, 3, 3), torch.rand(1, 1, 5, 5)
     conv = nn.functional.conv2d
-    one, four = (adapt_stem({name: stem}, channels)[name] for channels in (1, 4))
-    torch.testing.assert_close(conv(x, one), conv(x.expand(1, 3, 5, 5), stem))
+    two, four = (adapt_stem({name: stem}, channels)[name] for channels in (2, 4))
+    torch.testing.assert_close(conv(x.expand(1, 2, 5, 5), two), conv(x.expand(1, 3, 5, 5), stem))
     torch.testing.assert_close(conv(x.expand(1, 4, 5, 5), four), conv(x.expand(1, 3, 5, 5), stem))
 
 
