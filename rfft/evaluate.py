@@ -43,7 +43,9 @@ FEWEST = 4  # pictures that KID needs
 FIDELITY = ("product_psnr", "product_ssim")
 
 Cells = list[tuple[int, int]]  # (sample, attempt)
-Report = Callable[[int, int], object]  # pictures done, pictures in all
+Report = Callable[
+    [int, int], object
+]  # pictures done, pictures in all; in all processes, may end it by raising
 
 
 @dataclass
@@ -128,12 +130,13 @@ class Evaluator:
 
         def paint_part(number: int) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
             part = cells[number * size : (number + 1) * size]
-            found = self._paint_batch(self._batch(part), reference, fidelity)
-            if report is not None:
-                report(number * size + len(part), len(cells))
-            return found
+            return self._paint_batch(self._batch(part), reference, fidelity)
 
-        pictures, *named = zip(*spread(paint_part, -(-len(cells) // size)), strict=True)
+        def tell(parts: int) -> None:
+            if report is not None:
+                report(min(parts * size, len(cells)), len(cells))
+
+        pictures, *named = zip(*spread(paint_part, -(-len(cells) // size), tell), strict=True)
         verdicts, scores = (
             {name: torch.cat([p[name] for p in parts]) for name in parts[0]} for parts in named
         )

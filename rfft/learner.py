@@ -60,8 +60,8 @@ class Learner:
         self.config, self.accelerator = config, accelerator
         self.bundle, self.reward, self.conditions = bundle, reward, conditions
         self.counters = Counters()
-        self.stop_requested = self.stopped = False  # asked for in one process; known to all after a step
-        self.signals, self.interrupted = StopSignals(), False  # likewise, after a micro-batch
+        self.stopped = False  # at a red line; the same in all processes
+        self.signals = StopSignals()
         self.schedule = bundle.schedule(config.rollout.steps)
         objective, rollout, optimizer = config.objective, config.rollout, config.optimizer
         self.objective = Objective(
@@ -108,10 +108,10 @@ class Learner:
         }
         return Zero(self.accelerator, self.bundle.unwrapped, adamw, settings)
 
-    def step(self) -> dict[str, float] | None:
+    def step(self) -> dict[str, float]:
         """One optimizer step; its scalars are means over all processes. Skipped without a finite gradient.
 
-        None if it was interrupted between two micro-batches: then it has not happened.
+        Interrupted between two micro-batches, it has not happened.
         """
         began = time.monotonic()
         lr = self.warmup.get_last_lr()[0]
@@ -121,16 +121,13 @@ class Learner:
         self.engine.begin(self.config.trainer.accumulation * passes)
         for micro in range(self.config.trainer.accumulation):
             outputs.append(self.micro_batch(micro))
-            if self._agree(self.signals.received is not None):
-                self.interrupted = True
-                self.engine.zero_grad()
-                return None
+            self.heed()
         norm = self.engine.clip(self.config.optimizer.max_grad_norm)
         own = [torch.stack([o.loss, o.f_ac, o.reg, o.available, *o.scalars.values()]) for o in outputs]
-        here = [time.monotonic() - began, float(self.stop_requested)]
+        here = [time.monotonic() - began]
         scalars = torch.cat([norm.detach().reshape(1), norm.new_tensor(here), torch.stack(own).mean(0)])
         means = self.accelerator.reduce(scalars, "mean").tolist()
-        norm, seconds, stop, loss, f_ac, reg, available, *extra = means
+        norm, seconds, loss, f_ac, reg, available, *extra = means
 
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite or self.accelerator.scaler is not None:  # the scaler skips by itself, and must be told
@@ -139,7 +136,6 @@ class Learner:
         self.warmup.step()
         if self.ema is not None:
             self.ema.update()
-        self.stopped = stop > 0
         self._count(outputs, finite, seconds)
         named = {"loss": loss, "f_ac": f_ac, "available": available, "grad_norm": norm, "lr": lr}
         if self.objective.regularizer != "none":
@@ -157,10 +153,9 @@ class Learner:
                 return draft_step(*world, self.config.rollout.grad_steps, *how)
             return train_step(*world, ks, *how)
 
-    def _agree(self, asked: bool) -> bool:
-        """Does any process ask for it?"""
-        flag = torch.tensor(float(asked), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum") > 0)
+    def heed(self) -> None:
+        """A signal to stop, in all processes together: Interrupted."""
+        self.signals.heed(self.accelerator, self.counters.step)
 
     def backward(self, loss: Tensor) -> None:
         with torch.autocast(self.accelerator.device.type, enabled=False):
@@ -193,10 +188,10 @@ class Learner:
         return trainer.batch_size * trainer.accumulation * self.accelerator.num_processes
 
     def finished(self) -> bool:
-        """All steps done, the time over, or a stop asked for? The same in all processes."""
+        """All steps done, the time over, or stopped at a red line? The same in all processes."""
         trainer, counters = self.config.trainer, self.counters
         late = counters.seconds >= 60 * (trainer.max_minutes or math.inf)
-        return late or self.stopped or self.interrupted or counters.step >= trainer.steps
+        return late or self.stopped or counters.step >= trainer.steps
 
     def to_be_saved(self) -> bool:
         """Does the main process save after this step? The same in all processes."""
@@ -241,6 +236,7 @@ class Learner:
         if self.ema is not None:
             self.ema.load(self.engine.split(load_weights(checkpoint, "ema"), own))
         load_objects(checkpoint, self.objects())
+        self.collect()
         done = self.counters
         if done.place != done.step * self.samples_per_step and self.accelerator.is_main_process:
             log.warning(

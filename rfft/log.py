@@ -115,11 +115,12 @@ class MetricsFile:
     """metrics.jsonl: a JSON object a line, written at once. A resumed run drops rows it will repeat."""
 
     def __init__(self, path: Path, resume_step: int = 0) -> None:
-        self.evaluated: set[int] = set()  # steps with figures of an evaluation
+        self.evaluated: dict[int, dict[str, Any]] = {}  # rows of evaluations, by step
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
             rows = [(line, row) for line in lines if (row := _row(line)) and row["step"] <= resume_step]
-            self.evaluated = {row["step"] for _, row in rows if any(name.startswith("eval/") for name in row)}
+            evaluated = [row for _, row in rows if any(name.startswith("eval/") for name in row)]
+            self.evaluated = {row["step"]: row for row in evaluated}
             write_atomically(path, "".join(f"{line}\n" for line, _ in rows))
         self._file: TextIO = path.open("a", encoding="utf-8")
 
@@ -127,7 +128,7 @@ class MetricsFile:
         # JSON knows no NaN: null stands for what is not a number
         finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         if any(name.startswith("eval/") for name in scalars):
-            self.evaluated.add(step)
+            self.evaluated[step] = finite
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
 

@@ -38,12 +38,19 @@ def count() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def spread(work: Callable[[int], T], pieces: int) -> list[T]:
+def spread(
+    work: Callable[[int], T], pieces: int, after: Callable[[int], object] = lambda done: None
+) -> list[T]:
     """work(i) for every i below `pieces`, each in one of the processes; the results in all of them.
 
     What comes out does not depend on the number of processes if work(i) depends on nothing but i.
+    `after`: called in all processes together whenever each has done one more, with the number of those done.
     """
-    found = {i: work(i) for i in range(rank(), pieces, count())}
+    found = {}
+    for first in range(0, pieces, count()):
+        if (own := first + rank()) < pieces:
+            found[own] = work(own)
+        after(min(first + count(), pieces))
     return [broadcast(found.get(i), source=i % count()) for i in range(pieces)]
 
 

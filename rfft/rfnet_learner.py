@@ -24,6 +24,7 @@ from rfft.checkpoint import Stateful, load_objects, load_weights
 from rfft.models.rfnet import RFNet
 from rfft.rfnet_config import Optimizer, RFNetTraining
 from rfft.rfnet_data import network_inputs
+from rfft.signals import StopSignals
 
 WEIGHTS = "rfnet"
 DROPOUT = 3  # keeps these draws apart from others of the same seed
@@ -57,6 +58,7 @@ class Counters(optimization.Counters):
     best_ap: float = -1.0  # of "available" on the validation split
     best_step: int = 0
     worse_in_a_row: int = 0  # validations since
+    validated: int = 0  # the last validation's step
 
 
 class RFNetLearner:
@@ -68,6 +70,7 @@ class RFNetLearner:
         """`counts`: training pictures of each class."""
         self.config, self.accelerator, self.tokenizer = config, accelerator, tokenizer
         self.counters = Counters()
+        self.signals = StopSignals()
         trainer, optimizer = config.trainer, config.optimizer
         balanced = config.objective.class_weights == "balanced"
         weights = class_weights(counts) if balanced else torch.ones(len(counts))
@@ -124,9 +127,14 @@ class RFNetLearner:
         accuracy = (logits.argmax(-1) == labels).float().mean()
         return torch.stack([loss.detach(), accuracy])
 
+    def heed(self) -> None:
+        """A signal to stop, in all processes together: Interrupted."""
+        self.signals.heed(self.accelerator, self.counters.step)
+
     def judged(self, ap: float) -> bool:
         """Take note of a validation's AP; is it the best so far?"""
         counters = self.counters
+        counters.validated = counters.step
         best = ap > counters.best_ap
         if best:
             counters.best_ap, counters.best_step = ap, counters.step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rfft.config import to_yaml
 from rfft.data.labelled import Labelled, Pictures, Reading
 from rfft.distributed import uses_deepspeed, uses_fsdp
 from rfft.draft import new_folder
-from rfft.errors import UserError
+from rfft.errors import Interrupted, UserError
 from rfft.faults import explained
 from rfft.grid import read_png
 from rfft.log import MetricsFile, TrainingDisplay, open_run, write_atomically, write_environment
@@ -44,8 +45,9 @@ from rfft.rfnet_evaluate import (
     write,
 )
 from rfft.rfnet_learner import RFNetLearner
+from rfft.signals import StopSignals
 from rfft.tracking import Tracker
-from rfft.trainer import start
+from rfft.trainer import leave, start
 
 ADVICE = "Lower optimizer.lr, or set trainer.mixed_precision=no"
 NOBODY = -1  # the label of a row that only fills up a process's part
@@ -53,11 +55,12 @@ NOBODY = -1  # the label of a row that only fills up a process's part
 
 def train(config: RFNetTraining) -> Path:
     """Train, or go on with, the run that the config describes; returns its folder."""
-    with explained(lambda: "Set half of trainer.batch_size and twice trainer.accumulation, in a new run"):
-        return _train(config, Path(config.run.out) / config.run.name)
+    advice = "Set half of trainer.batch_size and twice trainer.accumulation, in a new run"
+    with explained(lambda: advice), StopSignals() as signals:
+        return _train(config, Path(config.run.out) / config.run.name, signals)
 
 
-def _train(config: RFNetTraining, run: Path) -> Path:
+def _train(config: RFNetTraining, run: Path, signals: StopSignals) -> Path:
     if uses_deepspeed() or uses_fsdp():
         raise UserError("RFNet is small and trains under DDP alone: take launch/multi_gpu.yaml")
     accelerator = start(config, run, broadcast_buffers=True)  # batch norm's
@@ -74,10 +77,17 @@ def _train(config: RFNetTraining, run: Path) -> Path:
     if found := checkpoints.latest():
         learner.load(found)
     watch = Watch(run, learner, checkpoints, validation)
-    with watch.display:
-        loop(learner, watch, training_batches(learner, training))
+    learner.signals = signals
+    signals.deferred = True
+    try:
+        with watch.display:
+            loop(learner, watch, training_batches(learner, training))
+    except Interrupted:  # in all processes at one place, see RFNetLearner.heed
+        watch.stop()
+        leave(accelerator)
+        raise
     watch.after()
-    accelerator.state.destroy_process_group()
+    leave(accelerator)
     return run
 
 
@@ -116,10 +126,12 @@ def training_batches(learner: RFNetLearner, training: Pictures) -> Iterator[dict
 
 def loop(learner: RFNetLearner, watch: Watch, source: Iterator[dict[str, Any]]) -> None:
     """Step until finished."""
+    watch.look()  # a signal may have kept the run from it
     while not learner.finished():
         figures = learner.step(source)
         learner.counters.check_skipped(learner.accelerator.scaler, ADVICE)
         watch.after_step(figures)
+        learner.heed()  # between steps alone: batch norm remembers every forward
 
 
 class Watch:
@@ -142,11 +154,29 @@ class Watch:
         shown = f"loss {figures['train/loss']:.3f}  accuracy {figures['train/accuracy']:.0%}"
         best = learner.counters.best_ap
         self.display.show(step, shown + (f"  best AP {best:.1%}" if best >= 0 else ""))
-        if step % (trainer.validate_every or learner.steps_per_epoch) == 0 or learner.finished():
-            self.validate(step)
+        self.look()
         # Last: what comes before it in a step is repeated by a run that is resumed from the one before.
         if self.is_main and (step % trainer.checkpoint_every == 0 or learner.finished()):
-            self.checkpoints.save(step, learner.weights(), learner.objects())
+            self.save(step)
+
+    def look(self) -> None:
+        """Validate, where it is this step's turn and not done yet."""
+        learner, step = self.learner, self.learner.counters.step
+        every = learner.config.trainer.validate_every or learner.steps_per_epoch
+        if step > learner.counters.validated and (step % every == 0 or learner.finished()):
+            self.validate(step)
+
+    def save(self, step: int) -> None:
+        self.checkpoints.save(step, self.learner.weights(), self.learner.objects())
+
+    def stop(self) -> None:
+        """Interrupted: keep what has been done."""
+        if not self.is_main:
+            return
+        step = self.learner.counters.step
+        if step and not self.checkpoints.has(step):
+            self.save(step)
+        self.tracker.close()
 
     def record(self, step: int, figures: dict[str, float]) -> None:
         if self.metrics is not None:
@@ -175,9 +205,11 @@ class Watch:
         loader = self.validation.once(reading(learner.config, accelerator))
         broadcast(list(learner.rfnet.buffers()))  # each process's own since the last step; 0's are exported
         learner.rfnet.eval()
+        own = takewhile(lambda _: learner.signals.received is None, batches(loader))
         with accelerator.autocast():
-            judged = predict(learner.rfnet, batches(loader), learner.tokenizer, accelerator.device)
+            judged = predict(learner.rfnet, own, learner.tokenizer, accelerator.device)
         learner.rfnet.train()
+        learner.heed()
         everywhere = [
             accelerator.gather(
                 accelerator.pad_across_processes(t.to(accelerator.device), pad_index=NOBODY)

@@ -7,14 +7,23 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
+
+from rfft.errors import Interrupted
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopSignals:
-    """Within it, the first signal only sets `received`; the second one ends the process at once."""
+    """Within it, the first signal ends a run well; the second one ends the process at once.
+
+    As long as there is nothing to save, the first one raises Interrupted where it is; once `deferred` is set,
+    it is only noted in `received`, and heed() raises.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.deferred = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -26,6 +35,14 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.received = signal.Signals(number)
+        if not self.deferred:
+            raise Interrupted("stopped before training began; the same command starts again")
+
+    def heed(self, accelerator: Any, step: int) -> None:
+        """In all processes together: Interrupted in each of them once any has received a signal."""
+        flag = torch.tensor(float(self.received is not None), device=accelerator.device)
+        if accelerator.reduce(flag, "sum") > 0:
+            raise Interrupted(f"stopped after step {step}; the same command goes on from there")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
@@ -25,7 +26,7 @@ from rfft.log import open_run, write_environment, write_skipped
 from rfft.processes import broadcast
 from rfft.rfnet_config import RFNetTraining
 from rfft.signals import StopSignals
-from rfft.watch import SAMPLES, Watch
+from rfft.watch import SAMPLES, Watch, paint_samples
 
 ADVICE = "Lower optimizer.lr or objective.beta, or set trainer.mixed_precision=no"
 
@@ -33,11 +34,11 @@ ADVICE = "Lower optimizer.lr or objective.beta, or set trainer.mixed_precision=n
 def train(config: Config) -> Path:
     """Train, or go on with, the run that the config describes; returns its folder."""
     run = Path(config.run.out) / config.run.name
-    with explained(partial(memory_advice, config)):
-        return _train(config, run)
+    with explained(partial(memory_advice, config)), StopSignals() as signals:
+        return _train(config, run, signals)
 
 
-def _train(config: Config, run: Path) -> Path:
+def _train(config: Config, run: Path, signals: StopSignals) -> Path:
     accelerator = start(config, run)
     bundle = build.build_bundle(config, accelerator.device)
     reward = build.build_reward(config, accelerator.device)
@@ -59,25 +60,19 @@ def _train(config: Config, run: Path) -> Path:
             raise UserError(f"{found} is not on this machine: give a run.out that all machines share")
         learner.load(found)
     require_agreement(accelerator, run, learner.counters.step, [sample.id for sample in samples])
-    if not accelerator.is_main_process:
-        meet(learner, evaluator)
-        with StopSignals() as learner.signals:
-            loop(learner, None, evaluator)
-        meet(learner, evaluator)
-    else:
-        watch = Watch(run, learner, checkpoints, evaluator, samples[:SAMPLES])
-        watch.before()
-        meet(learner, evaluator)
-        with watch.display, StopSignals() as learner.signals:
-            loop(learner, watch, evaluator)
-        if learner.interrupted:
+    main = accelerator.is_main_process
+    watch = Watch(run, learner, checkpoints, evaluator, samples[:SAMPLES]) if main else None
+    learner.signals = signals
+    signals.deferred = True
+    try:
+        tune(learner, watch, evaluator)
+    except Interrupted:  # in all processes at one place, see Learner.heed
+        learner.collect()
+        if watch is not None:
             watch.stop()
-        else:
-            watch.after()
-        meet(learner, evaluator)
-    accelerator.state.destroy_process_group()
-    if learner.interrupted:
-        raise Interrupted(f"stopped after step {learner.counters.step}; the same command goes on from there")
+        leave(accelerator)
+        raise
+    leave(accelerator)
     return run
 
 
@@ -111,6 +106,25 @@ def start(config: Config | RFNetTraining, run: Path, broadcast_buffers: bool = F
     return accelerator
 
 
+def leave(accelerator: Accelerator) -> None:
+    """All processes together: launchers end the others when the first one fails."""
+    accelerator.wait_for_everyone()
+    accelerator.state.destroy_process_group()
+
+
+def tune(learner: Learner, watch: Watch | None, evaluator: Evaluator | None) -> None:
+    """From the base model's evaluation to the report; `watch` in the main process."""
+    if watch is not None:
+        watch.before()
+    meet(learner, evaluator)
+    look(learner, watch, evaluator)  # a signal may have kept the run from it
+    with nullcontext() if watch is None else watch.display:
+        loop(learner, watch, evaluator)
+    if watch is not None:
+        watch.after()
+    meet(learner, evaluator)
+
+
 def meet(learner: Learner, evaluator: Evaluator | None) -> None:
     """The other processes take part in what the main one makes of the model until it comes here too."""
     if learner.accelerator.is_main_process:
@@ -118,8 +132,10 @@ def meet(learner: Learner, evaluator: Evaluator | None) -> None:
         return
     while (wanted := broadcast(None)) is not None:
         with learner.averaged():
-            if evaluator is not None and wanted != "samples":
-                evaluator(reference=wanted == "base")
+            if wanted == "samples":
+                paint_samples(learner)
+            elif evaluator is not None:
+                evaluator(reference=wanted == "base", report=lambda *_: learner.heed())
 
 
 def memory_advice(config: Config) -> str:
@@ -140,10 +156,19 @@ def loop(learner: Learner, watch: Watch | None, evaluator: Evaluator | None) -> 
         scalars = learner.step()
         if learner.to_be_saved():
             learner.collect()
-        if scalars is None:
-            return
         learner.counters.check_skipped(learner.accelerator.scaler, ADVICE)
         if watch is not None:
             watch.after_step(scalars)
-        if learner.to_be_shown():
-            meet(learner, evaluator)
+        look(learner, watch, evaluator)
+    if watch is not None:
+        watch.keep()
+
+
+def look(learner: Learner, watch: Watch | None, evaluator: Evaluator | None) -> None:
+    """Samples and evaluation, where this step is one for them; a red line may stop the run."""
+    if not learner.to_be_shown():
+        return
+    if watch is not None:
+        watch.look()
+    meet(learner, evaluator)
+    learner.stopped = broadcast(learner.stopped)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 
 from rfft import grid, results
 from rfft.checkpoint import Checkpoints
@@ -21,7 +21,7 @@ from rfft.export import export_run
 from rfft.generate import paint
 from rfft.learner import REGULARIZERS, Learner
 from rfft.log import MetricsFile, TrainingDisplay, write_atomically
-from rfft.processes import broadcast
+from rfft.processes import broadcast, spread
 from rfft.report import write_report
 from rfft.tracking import Tracker
 from rfft.types import label_names
@@ -46,6 +46,7 @@ class Watch:
         self.console = Console(stderr=True)
         (run / "samples").mkdir(exist_ok=True)
         done, trainer = learner.counters, self.config.trainer
+        self.sampled = done.step if self.sheet(done.step).exists() else None  # by the run that is resumed
         self.metrics = MetricsFile(run / "metrics.jsonl", done.step)
         kind = self.config.tracker.kind
         self.tracker = Tracker(learner.accelerator, kind, run, asdict(self.config))
@@ -56,8 +57,6 @@ class Watch:
     def before(self) -> None:
         if self.evaluator is not None:
             self.evaluate_base(self.evaluator)
-        if self.learner.counters.step == 0 and self.config.trainer.sample_every:
-            self.sample()
 
     def after_step(self, scalars: dict[str, float]) -> None:
         trainer, step = self.config.trainer, self.learner.counters.step
@@ -67,20 +66,30 @@ class Watch:
             self.console.print(f"step {step} is skipped: its loss or gradient is not finite", style="red")
         regularizer = scalars.get(f"train/{REGULARIZERS[self.config.objective.regularizer]}", 0.0)
         self.display.update(step, scalars["train/f_ac"], regularizer, scalars["train/available"])
-        if self.learner.due(trainer.sample_every):
-            self.sample()
-        if self.evaluator is not None and self.learner.due(self.config.evaluate.every):
-            self.evaluate_now(self.evaluator)
-        # Last: what comes before it in a step is repeated by a run that is resumed from the one before.
         if self.learner.due(trainer.checkpoint_every) or self.learner.finished():
             self.save()
 
+    def look(self) -> None:
+        """Samples and evaluation, where this step is one for them.
+
+        They come after its checkpoint, as they may take long; a resumed run makes up for what is missing.
+        """
+        step = self.learner.counters.step
+        if self.learner.due(self.config.trainer.sample_every) and step != self.sampled:
+            self.sample()
+        if step and self.evaluator is not None and self.learner.due(self.config.evaluate.every):
+            self.evaluate_now(self.evaluator)
+
     def stop(self) -> None:
-        """Interrupted: keep what has been done."""
+        """Interrupted."""
+        self.keep()
+        self.tracker.close()
+
+    def keep(self) -> None:
+        """Save what has been done, if it is not."""
         step = self.learner.counters.step
         if step and not self.checkpoints.has(step):
             self.save()
-        self.tracker.close()
 
     def save(self) -> None:
         self.metrics.sync()
@@ -110,26 +119,23 @@ class Watch:
         for name, path in (("weights", exported), ("samples", self.run / "samples"), ("report", report)):
             self.console.print(f"{name:8} {path}", highlight=False, soft_wrap=True)
 
+    def sheet(self, step: int) -> Path:
+        return self.run / "samples" / f"step-{step:06}.png"
+
     def sample(self) -> None:
         """A grid of the first samples' pictures, framed by verdict: samples/step-000020.png."""
-        learner, step = self.learner, self.learner.counters.step
-        picks = list(range(len(self.samples)))
-        chosen = learner.conditions.index(picks)
-        noise = noise_for(SAMPLE_SEED, picks, tuple(chosen.x_o.shape[1:]))
-        batch = replace(chosen, noise=noise).to(learner.accelerator.device)
-        scale = self.config.rollout.guidance_scale
-        broadcast("samples")  # they are only painted here, but the model may be split: see trainer.meet
-        with torch.no_grad(), learner.averaged(), learner.autocast():
-            images = paint(learner.bundle, batch, learner.schedule, scale)
-            logits = learner.reward(images, batch).cpu()
+        step = self.learner.counters.step
+        broadcast("samples")  # the other processes take part, see trainer.meet
+        with self.learner.averaged():
+            images, logits = paint_samples(self.learner)
         verdicts, names = logits.argmax(-1), label_names(logits.shape[-1])
         cells = grid.to_bytes(images)
         zoom = max(1, 128 // cells.shape[-1])
         sheet = grid.sheet(cells, verdicts == 0, SAMPLE_COLUMNS, zoom)
-        grid.save_png(self.run / "samples" / f"step-{step:06}.png", sheet)
+        grid.save_png(self.sheet(step), sheet)
         columns: dict[str, list[Any]] = {
             "prompt": [sample.prompt for sample in self.samples],
-            "noise": picks,
+            "noise": list(range(len(self.samples))),
             "verdict": [names[i] for i in verdicts],
         }
         self.tracker.pictures("samples", cells.permute(0, 2, 3, 1).numpy(), columns, step)
@@ -150,7 +156,12 @@ class Watch:
         broadcast(state)  # the other processes take part, see trainer.meet
         with Progress(console=self.console) as progress, self.learner.averaged():
             task = progress.add_task(f"evaluating the {state} model", total=None)
-            found = evaluator(reference=state == "base", report=partial(show, progress, task))
+
+            def report(done: int, total: int) -> None:
+                show(progress, task, done, total)
+                self.learner.heed()
+
+            found = evaluator(reference=state == "base", report=report)
         evaluator.record(self.run, state, found)
 
     def _write_figures(self, state: str, step: int) -> None:
@@ -162,17 +173,37 @@ class Watch:
     def evaluate_now(self, evaluator: Evaluator) -> None:
         """In the middle of training: keep the best above the red lines; below one warn, or stop the run."""
         settings, step = self.config.evaluate, self.learner.counters.step
-        broadcast("tuned")
-        with self.learner.averaged():
-            figures = evaluator().figures
-        scalars = results.scalars(figures)
-        self.metrics.write(step, scalars)
-        self.tracker.log(scalars, step)
+        if step not in self.metrics.evaluated:
+            broadcast("tuned")
+            with self.learner.averaged():
+                scalars = results.scalars(evaluator(report=lambda *_: self.learner.heed()).figures)
+            self.metrics.write(step, scalars)
+            self.tracker.log(scalars, step)
+        row = {name.removeprefix("eval/"): value for name, value in self.metrics.evaluated[step].items()}
         base = results.recorded(self.run, "base") or {}
-        warnings = results.red_lines(base, figures, settings.min_alignment, settings.min_diversity)
+        warnings = results.red_lines(base, row, settings.min_alignment, settings.min_diversity)
         for warning in warnings:
             self.console.print(f"step {step}: {warning}", style="red")
-            self.learner.stop_requested |= settings.stop_at_red_line
+        self.learner.stopped = bool(warnings) and settings.stop_at_red_line
         if not warnings:
-            rate = figures["available_rate"]["rfnet"]["rate"]
+            rate = row["available_rate_rfnet"]
             self.checkpoints.save_best(rate, step, self.learner.weights, self.learner.objects())
+
+
+@torch.no_grad()
+def paint_samples(learner: Learner) -> tuple[Tensor, Tensor]:
+    """Pictures [P,3,H,W] of the first P samples, and RFNet's logits [P,K]; the processes share the work."""
+    picks, size = range(min(SAMPLES, len(learner.conditions))), learner.config.evaluate.batch_size
+
+    def paint_part(number: int) -> tuple[Tensor, Tensor]:
+        part = list(picks[number * size : (number + 1) * size])
+        chosen = learner.conditions.index(part)
+        noise = noise_for(SAMPLE_SEED, part, tuple(chosen.x_o.shape[1:]))
+        batch = replace(chosen, noise=noise).to(learner.accelerator.device)
+        with learner.autocast():
+            images = paint(learner.bundle, batch, learner.schedule, learner.config.rollout.guidance_scale)
+            return images.cpu(), learner.reward(images, batch).cpu()
+
+    parts = spread(paint_part, -(-len(picks) // size), lambda _: learner.heed())
+    images, logits = (torch.cat(found) for found in zip(*parts, strict=True))
+    return images, logits

@@ -12,7 +12,7 @@ from rfft.learner import Learner
 step = Learner.step
 
 
-def step_and_save(self: Learner) -> dict[str, float] | None:
+def step_and_save(self: Learner) -> dict[str, float]:
     scalars = step(self)
     weights = {name: weight.clone() for name, weight in self.bundle.adapter_state_dict().items()}
     save_file(weights, f"{os.environ['RANKS']}/{os.environ['RANK']}.safetensors")

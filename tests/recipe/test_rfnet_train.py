@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import yaml
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from rfft import rfnet_evaluate
+from rfft import rfnet_evaluate, rfnet_learner, rfnet_trainer
 from rfft.adworld.draw import draw_dataset
 from rfft.models.rfnet import RFNet
 from rfft.types import COARSE_LABELS, LABELS
@@ -140,6 +141,39 @@ def test_resumed_is_uninterrupted_bit_for_bit(rfft: Rfft, settings: Path) -> Non
     first = load_file("runs/whole/checkpoints/step-000002/rfnet.safetensors")
     last = load_file("runs/whole/checkpoints/step-000004/rfnet.safetensors")
     assert any(not torch.equal(tensor, last[name]) for name, tensor in first.items())
+
+
+def test_a_signal_saves_and_stops(rfft: Rfft, settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In step 1, which is finished; in the validation after step 2, which is not."""
+    same = ["rfnet", "train", str(settings), "trainer.checkpoint_every=100"]
+    micro_batch, predict = rfnet_learner.RFNetLearner.micro_batch, rfnet_trainer.predict
+    judged: list[int] = []
+
+    def in_a_step(self: rfnet_learner.RFNetLearner, *rest: object) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return micro_batch(self, *rest)  # type: ignore[arg-type]
+
+    def in_a_validation(*rest: object) -> tuple[torch.Tensor, torch.Tensor]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        found = predict(*rest)  # type: ignore[arg-type]
+        judged.append(len(found[1]))
+        return found
+
+    for step, patch in (
+        (1, (rfnet_learner.RFNetLearner, "micro_batch", in_a_step)),
+        (2, (rfnet_trainer, "predict", in_a_validation)),
+    ):
+        with monkeypatch.context() as disturbed:
+            disturbed.setattr(*patch)
+            code, told = rfft(*same)
+        assert code == 75 and f"stopped after step {step}; the same command goes on" in told, told
+        assert Path(f"runs/small/checkpoints/step-00000{step}/rfnet.safetensors").exists()
+        assert [row["step"] for row in rows("small")] == list(range(1, step + 1))
+    assert judged == [0]  # no picture more
+    assert rfft(*same)[0] == 0
+    assert rfft(*same, "run.name=undisturbed")[0] == 0
+    for name in ("metrics.jsonl", "rfnet/model.safetensors", "checkpoints/step-000004/rfnet.safetensors"):
+        assert Path("runs/small", name).read_bytes() == Path("runs/undisturbed", name).read_bytes(), name
 
 
 def test_a_coarse_network_without_depth_as_a_reward(rfft: Rfft, settings: Path, world: Path) -> None:

@@ -16,12 +16,19 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rfft import evaluate, learner, results, trainer
+from rfft import evaluate, learner, results, trainer, watch
+from rfft.checkpoint import Checkpoints
+from rfft.errors import Interrupted
+from rfft.signals import StopSignals
 from rfft.tracking import Tracker
 from rfft.types import Batch
 
 Rfft = Callable[..., tuple[int, str]]
 PLAIN = ("evaluate.enabled=false", "trainer.sample_every=0")
+SMALL_GRID = (  # two pictures, one at a time
+    *("evaluate.count=1", "evaluate.prompts_per_product=1", "evaluate.batch_size=1", PLAIN[1]),
+    *("evaluate.max_attempts=2", "evaluate.reference=null", "evaluate.probe=null"),
+)
 
 
 @pytest.fixture
@@ -168,7 +175,7 @@ def test_a_red_line_stops_the_run(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -
     settings = ["evaluate.every=1", "evaluate.stop_at_red_line=true", "trainer.steps=9", PLAIN[1]]
     code, told = rfft(*settings)
     assert code == 0 and "step 1: diversity fell" in told
-    assert max(row["step"] for row in rows("small")) == 2
+    assert max(row["step"] for row in rows("small")) == 1
 
 
 @pytest.mark.parametrize(
@@ -309,10 +316,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(rfft: Rfft, world: Pa
     assert all(one[name] == both[name] for name in ("grad_samples", "denoiser_forwards"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_saves_and_stops(
-    rfft: Rfft, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
-) -> None:
+def test_a_signal_saves_and_stops(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the middle of step 2 of 3: it has not happened; the same command goes on as if nothing had."""
     same = [*PLAIN, "trainer.steps=3", "trainer.accumulation=2", "trainer.checkpoint_every=100"]
     micro_batch, calls = learner.Learner.micro_batch, []
@@ -320,14 +324,14 @@ def test_a_signal_saves_and_stops(
     def disturbed(self: learner.Learner, micro: int) -> object:
         calls.append(micro)
         if len(calls) == 3:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGINT)
         return micro_batch(self, micro)
 
     monkeypatch.setattr(learner.Learner, "micro_batch", disturbed)
     code, told = rfft(*same)
     assert code == 75 and "stopped after step 1; the same command goes on" in told
     assert [row["step"] for row in rows("small")] == [1] and len(calls) == 3
-    assert signal.getsignal(number) is not None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.setattr(learner.Learner, "micro_batch", micro_batch)
     assert rfft(*same)[0] == 0
     assert rfft(*same, "run.name=undisturbed")[0] == 0
@@ -336,10 +340,64 @@ def test_a_signal_saves_and_stops(
     assert all(torch.equal(tensor, undisturbed[name]) for name, tensor in weights("small", 3).items())
 
 
+def test_a_signal_in_an_evaluation(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the base model, of step 1, of the tuned model: after the batch, what has been done is saved."""
+    same = [*SMALL_GRID, "evaluate.every=1", "trainer.checkpoint_every=100", "trainer.steps=2"]
+    paint_batch, calls = evaluate.Evaluator._paint_batch, []
+
+    def disturbed(self: evaluate.Evaluator, *rest: object) -> object:
+        calls.append(rest)
+        if len(calls) == last:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return paint_batch(self, *rest)  # type: ignore[arg-type]
+
+    for last, step in ((1, 0), (2 + 1, 1), (2 + 2 + 1, 2)):
+        calls.clear()
+        monkeypatch.setattr(evaluate.Evaluator, "_paint_batch", disturbed)
+        code, told = rfft(*same)
+        assert code == 75 and f"stopped after step {step}; the same command goes on" in told, told
+        assert len(calls) == last
+        found = Checkpoints(Path("runs/small/checkpoints"), keep=2).latest()
+        assert found == (Path(f"runs/small/checkpoints/step-{step:06}") if step else None)
+    monkeypatch.setattr(evaluate.Evaluator, "_paint_batch", paint_batch)
+    assert rfft(*same)[0] == 0
+    assert rfft(*same, "run.name=undisturbed")[0] == 0
+    for name in ("metrics.jsonl", "evaluation.json", "checkpoints/step-000002/adapter.safetensors"):
+        assert Path("runs/small", name).read_bytes() == Path("runs/undisturbed", name).read_bytes(), name
+
+
+def test_a_signal_while_samples_are_painted(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are painted in parts of evaluate.batch_size, after the step is saved."""
+    same = [PLAIN[0], "trainer.sample_every=1", "trainer.steps=1", "evaluate.batch_size=4"]
+    paint, parts = watch.paint, []
+
+    def disturbed(bundle: object, batch: Batch, *rest: object) -> Tensor:
+        parts.append(len(batch))
+        if len(parts) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return paint(bundle, batch, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(watch, "paint", disturbed)
+    assert rfft(*same)[0] == 75
+    assert parts == [4, 2, 4] and weights("small", 1)
+    sheet = Path("runs/small/samples/step-000001.png")
+    assert not sheet.exists()
+    assert rfft(*same)[0] == 0
+    assert parts[3:] == [4, 2] and sheet.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_before_there_is_anything_to_save(number: signal.Signals) -> None:
+    with pytest.raises(Interrupted, match="the same command starts again"), StopSignals():
+        os.kill(os.getpid(), number)
+        raise AssertionError("still here")
+
+
 def test_a_second_signal_ends_at_once(world: Path, tmp_path: Path) -> None:
     code = (
         "import os, signal\nfrom rfft.signals import StopSignals\n"
         "with StopSignals() as signals:\n"
+        "    signals.deferred = True\n"
         "    os.kill(os.getpid(), signal.SIGTERM); print(signals.received.name, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGTERM); print('still here')"
     )
