@@ -110,6 +110,11 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*"), key=lambda path: int(path.name[5:]), reverse=True)
 
 
+def step_of(path: Path) -> int:
+    """The optimizer steps behind a checkpoint."""
+    return int(path.name.rpartition("-")[2])
+
+
 def load_weights(path: Path, name: str) -> dict[str, Tensor]:
     return load_file(path / f"{name}.safetensors")
 

@@ -156,7 +156,7 @@ class Evaluate:
     count: int = setting(24, least=1)  # products
     prompts_per_product: int = setting(2, least=1)
     seeds: int = setting(2, least=1)  # images per product and prompt; diversity needs two
-    batch_size: int = setting(16, least=1)
+    batch_size: int = setting(16, least=1)  # pictures painted at a time; trainer.sample_every's, too
     max_attempts: int = setting(5, least=1)  # of recurrent generation
     judge: str | None = "rf-tiny-judge"  # a second network, never trained against; null: none
     probe: str | None = "rf-tiny-probe"  # reads surface, place, props and light off the image; null: none
@@ -172,7 +172,8 @@ class Evaluate:
     quality_words: str = ""  # added to every prompt
     negative_prompt: str | None = None  # in place of the prompts' own; null: these
     every: int = setting(0, least=0)  # also during training, in optimizer steps; 0: only before and after
-    min_alignment: float = setting(0.9, least=0)  # red lines, as shares of the base model's
+    # Red lines, as shares of the base model's. Without a probe, CLIP score stands for alignment.
+    min_alignment: float = setting(0.9, least=0)
     min_diversity: float = setting(0.9, least=0)
     stop_at_red_line: bool = False  # otherwise only warn
 

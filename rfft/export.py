@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rfft import build
-from rfft.checkpoint import Checkpoints, load_weights
+from rfft.checkpoint import Checkpoints, load_weights, step_of
 from rfft.config import Config, load_config
 from rfft.draft import new_folder, refuse_existing
 from rfft.errors import UserError
@@ -62,7 +62,7 @@ def load_trained(
     averaged = (checkpoint / "ema.safetensors").is_file()
     bundle = build.build_bundle(config, device)
     bundle.load_adapter_state_dict(load_weights(checkpoint, "ema" if averaged else "adapter"))
-    return bundle, int(checkpoint.name.rpartition("-")[2])
+    return bundle, step_of(checkpoint)
 
 
 def export_bundle(bundle: Bundle, format: str, out: Path, name: str) -> None:

@@ -230,11 +230,15 @@ class Learner:
             named["scaler"] = self.accelerator.scaler
         return named
 
-    def load(self, checkpoint: Path) -> None:
+    def load_weights(self, checkpoint: Path) -> None:
         own = self.bundle.adapter_state_dict()
         self.bundle.load_adapter_state_dict(self.engine.split(load_weights(checkpoint, "adapter"), own))
         if self.ema is not None:
             self.ema.load(self.engine.split(load_weights(checkpoint, "ema"), own))
+
+    def load(self, checkpoint: Path) -> None:
+        """All of it."""
+        self.load_weights(checkpoint)
         load_objects(checkpoint, self.objects())
         self.collect()
         done = self.counters

@@ -125,12 +125,16 @@ def scalars(figures: Figures) -> dict[str, float]:
 
 
 def red_lines(base: Figures, tuned: Figures, min_alignment: float, min_diversity: float) -> list[str]:
-    """Warnings for what fell below its share of the base model's; a sudden fall means collapse."""
+    """Warnings for what fell below its share of the base model's; a sudden fall means collapse.
+
+    CLIP score stands for alignment where no probe reads that off the pictures.
+    """
+    alignment = "alignment" if "alignment" in base else "clip_score"
     warnings = []
-    for name, least in (("alignment", min_alignment), ("diversity", min_diversity)):
+    for name, least in ((alignment, min_alignment), ("diversity", min_diversity)):
         if name in base and name in tuned and tuned[name] < least * base[name]:
-            reached = tuned[name] / base[name]
-            warnings.append(f"{name} fell to {reached:.0%} of the base model's; the red line is {least:.0%}")
+            title, reached = TITLES.get(name, name), tuned[name] / base[name]
+            warnings.append(f"{title} fell to {reached:.0%} of the base model's; the red line is {least:.0%}")
     return warnings
 
 

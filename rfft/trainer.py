@@ -65,7 +65,7 @@ def _train(config: Config, run: Path, signals: StopSignals) -> Path:
     learner.signals = signals
     signals.deferred = True
     try:
-        tune(learner, watch, evaluator)
+        tune(learner, watch, evaluator, checkpoints)
     except Interrupted:  # in all processes at one place, see Learner.heed
         learner.collect()
         if watch is not None:
@@ -112,7 +112,9 @@ def leave(accelerator: Accelerator) -> None:
     accelerator.state.destroy_process_group()
 
 
-def tune(learner: Learner, watch: Watch | None, evaluator: Evaluator | None) -> None:
+def tune(
+    learner: Learner, watch: Watch | None, evaluator: Evaluator | None, checkpoints: Checkpoints
+) -> None:
     """From the base model's evaluation to the report; `watch` in the main process."""
     if watch is not None:
         watch.before()
@@ -120,6 +122,8 @@ def tune(learner: Learner, watch: Watch | None, evaluator: Evaluator | None) -> 
     look(learner, watch, evaluator)  # a signal may have kept the run from it
     with nullcontext() if watch is None else watch.display:
         loop(learner, watch, evaluator)
+    if learner.stopped and (best := broadcast(checkpoints.best())):
+        learner.load_weights(best)
     if watch is not None:
         watch.after()
     meet(learner, evaluator)

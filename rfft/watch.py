@@ -13,7 +13,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from rfft import grid, results
-from rfft.checkpoint import Checkpoints
+from rfft.checkpoint import Checkpoints, step_of
 from rfft.conditions import noise_for
 from rfft.data.samples import Sample
 from rfft.evaluate import Evaluator, show, show_result
@@ -110,7 +110,8 @@ class Watch:
             summary = results.finish(self.run, found)
         elif self.evaluator is None:
             write_atomically(self.run / results.SUMMARY, json.dumps(found, indent=2) + "\n")
-        exported = export_run(self.run, EXPORT, self.run / "export" / EXPORT)
+        best = self.checkpoints.best() if self.learner.stopped else None
+        exported = export_run(self.run, EXPORT, self.run / "export" / EXPORT, best=best is not None)
         report = write_report(self.run)
         self.tracker.artifact(exported, found)
         self.tracker.close()
@@ -118,6 +119,12 @@ class Watch:
             show_result(self.console, self.config, summary)
         for name, path in (("weights", exported), ("samples", self.run / "samples"), ("report", report)):
             self.console.print(f"{name:8} {path}", highlight=False, soft_wrap=True)
+        if self.learner.stopped:
+            which = "of the last step, as none" if best is None else f"of step {step_of(best)}, the best that"
+            told = (
+                f"stopped at a red line after step {counters.step}: the weights are those {which} was above"
+            )
+            self.console.print(told, style="red", highlight=False, soft_wrap=True)
 
     def sheet(self, step: int) -> Path:
         return self.run / "samples" / f"step-{step:06}.png"

@@ -239,6 +239,15 @@ def test_red_lines() -> None:
     assert results.red_lines({}, {}, 0.9, 0.9) == []
 
 
+def test_red_lines_without_a_probe() -> None:
+    """CLIP score stands for alignment; where both are measured, alignment alone counts."""
+    base, tuned = {"clip_score": 30.0}, {"clip_score": 24.0}
+    told = ["CLIP score fell to 80% of the base model's; the red line is 90%"]
+    assert results.red_lines(base, tuned, 0.9, 0.9) == told
+    aligned = figures_of(0.8, 0.3)
+    assert results.red_lines(base | aligned, tuned | aligned, 0.9, 0.9) == []
+
+
 def test_references_of_a_folder(tmp_path: Path) -> None:
     for i in range(4):
         Image.new("RGB", (40, 30 + i), (i, 0, 0)).save(tmp_path / f"{i}.png")

@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rfft import evaluate, learner, results, trainer, watch
+from rfft import evaluate, learner, score, trainer, watch
 from rfft.checkpoint import Checkpoints
 from rfft.errors import Interrupted
 from rfft.signals import StopSignals
@@ -170,12 +170,36 @@ def test_gradients_that_are_no_numbers(rfft: Rfft, monkeypatch: pytest.MonkeyPat
     assert any(not torch.equal(tensor, third[name]) for name, tensor in first.items())
 
 
-def test_a_red_line_stops_the_run(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "red_lines", lambda *_: ["diversity fell"])
-    settings = ["evaluate.every=1", "evaluate.stop_at_red_line=true", "trainer.steps=9", PLAIN[1]]
+def test_a_red_line_stops_the_run(
+    rfft: Rfft, run_command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is exported then, and evaluated, is the best above it; there may be none."""
+    found: list[float] = []  # of the base model, after each step, of what is exported
+    monkeypatch.setattr(score, "diversity_figures", lambda _: {"vendi": 2.0, "diversity": found.pop(0)})
+    settings = [*SMALL_GRID, "evaluate.every=1", "evaluate.stop_at_red_line=true", "trainer.steps=9"]
+    found[:] = 0.2, 0.19, 0.1, 0.19
     code, told = rfft(*settings)
-    assert code == 0 and "step 1: diversity fell" in told
-    assert max(row["step"] for row in rows("small")) == 1
+    assert code == 0 and "step 2: diversity fell to 50% of the base model's" in told, told
+    assert "after step 2: the weights are those of step 1, the best that was above" in told
+    assert max(row["step"] for row in rows("small")) == 2 and not found
+    (best,) = Path("runs/small/checkpoints").glob("best-*")
+    assert best.name.endswith("-step-000001")
+    for out, more in (("best", ["--best"]), ("last", [])):
+        code, _, told = run_command("export", "runs/small", "--out", out, *more)
+        assert code == 0, told
+    name = "pytorch_lora_weights.safetensors"
+    exported = Path("runs/small/export/diffusers", name).read_bytes()
+    assert exported == Path("best", name).read_bytes() != Path("last", name).read_bytes()
+
+    before = Path("runs/small/metrics.jsonl").read_bytes()
+    code, told = rfft(*settings)  # nothing is left to do
+    assert code == 0 and "after step 2: the weights are those of step 1" in told
+    assert Path("runs/small/metrics.jsonl").read_bytes() == before
+
+    found[:] = 0.2, 0.1, 0.1
+    code, told = rfft(*settings, "run.name=none")
+    assert code == 0 and "after step 1: the weights are those of the last step, as none was above" in told
+    assert not list(Path("runs/none/checkpoints").glob("best-*"))
 
 
 @pytest.mark.parametrize(
