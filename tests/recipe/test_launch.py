@@ -72,10 +72,10 @@ def test_slurm_requeues_what_was_interrupted(tmp_path: Path, code: int, requeued
         (tmp_path / name).chmod(0o755)
     slurm = {"SLURM_JOB_ID": "123456", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_CPUS_PER_TASK": "8"}
     environment = os.environ | slurm | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    command = ["bash", LAUNCH / "slurm.sbatch", "tiny", "run.name=a b"]
+    command = ["bash", LAUNCH / "slurm.sbatch", "rfnet", "train", "tiny", "run.name=a b"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == code
-    assert (tmp_path / "task.log").read_text() == "3/16/1@first:23456 -m rfft train tiny run.name=a b\n"
+    assert (tmp_path / "task.log").read_text() == "3/16/1@first:23456 -m rfft rfnet train tiny run.name=a b\n"
     assert ("requeue 123456" in (tmp_path / "scontrol.log").read_text()) == requeued
 
 
@@ -161,7 +161,7 @@ def exported(run: Path) -> dict[str, Tensor]:
 def by_ddp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of rf-tiny that others are compared with."""
     folder = tmp_path_factory.mktemp("ddp")
-    launch(folder, LAUNCH / "cpu_ddp.sh", "tiny", *TINY, "run.name=ddp")
+    launch(folder, LAUNCH / "cpu_ddp.sh", "train", "tiny", *TINY, "run.name=ddp")
     return folder / "runs/ddp"
 
 
@@ -172,7 +172,7 @@ def test_rf_tiny_by_every_launch_file(by_ddp: Path, tmp_path: Path, engine: str)
     if engine == "zero2":
         pytest.importorskip("deepspeed")
     zero2 = (*ACCELERATE, LAUNCH / "cpu_zero2.yaml", "-m", "rfft", "train")
-    launcher = {"zero2": zero2, "fsdp2": (LAUNCH / "cpu_fsdp2.sh",)}[engine]
+    launcher = {"zero2": zero2, "fsdp2": (LAUNCH / "cpu_fsdp2.sh", "train")}[engine]
     launch(tmp_path, *launcher, "tiny", *TINY, "run.name=other")
     ddp, other = by_ddp, tmp_path / "runs/other"
     assert steps(ddp) == steps(other) == [1, 2]
@@ -234,7 +234,7 @@ def test_fsdp2_trains_the_whole_controlnet_as_ddp_does(world: Path, tmp_path: Pa
     settings += ["evaluate.reference=null", "model.train=[controlnet]", "model.gradient_checkpointing=true"]
     settings += ["rollout.grad_steps=2", "trainer.accumulation=2", "ema.enabled=true"]
     settings += ["optimizer.lr=1e-3"]  # smaller steps, and L_CC would tell rounding from rounding
-    command = [world / "config.yaml", *settings, "trainer.steps=4", "trainer.checkpoint_every=2"]
+    command = ["train", world / "config.yaml", *settings, "trainer.steps=4", "trainer.checkpoint_every=2"]
     fsdp2, ddp = LAUNCH / "cpu_fsdp2.sh", LAUNCH / "cpu_ddp.sh"
     for name, launcher in (("fsdp2", fsdp2), ("ddp", ddp)):
         launch(tmp_path, launcher, *command, "trainer.keep=9", f"run.out={name}")
