@@ -56,7 +56,7 @@ compare: setup  ## base, prompt engineering, ReFL, DRaFT-K, RFFT-KL, RFFT-CC: th
 	$(BIN)/rfft compare runs/compare-prompteng \
 	    $(foreach method,$(METHODS),runs/compare-$(firstword $(subst :, ,$(method)))) --out $(TABLE)
 
-test: setup  ## the whole test suite
+test: setup  ## the test suite; test-launch, test-faults and test-full run what takes longer
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2  # small tensors: more threads only wait for each other
 
 test-launch: setup  ## start the launch files for CPUs: DDP, ZeRO-2, FSDP2, two torchrun agents (minutes; needs g++)

@@ -298,9 +298,16 @@ ACCELERATE = ("accelerate.commands.launch", "--cpu", "--num_processes=1")
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
-def launch(launcher: tuple[str, ...], world: Path, folder: Path, *overrides: str) -> None:
-    command = [sys.executable, "-m", *launcher, "-m", "rfft", "train", str(world / "config.yaml")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+def launch(
+    launcher: tuple[str, ...],
+    world: Path,
+    folder: Path,
+    *overrides: str,
+    program: tuple[str, ...] = ("-m", "rfft"),
+) -> None:
+    command = [sys.executable, "-m", *launcher, *program, "train", str(world / "config.yaml")]
+    paths = {"PYTHONPATH": str(Path(__file__).parents[2]), "RANKS": str(folder)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | paths
     done = subprocess.run(
         [*command, "data.count=6", *PLAIN, *overrides],
         cwd=folder,
@@ -319,12 +326,29 @@ def test_accelerate_launch(world: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert [row["step"] for row in rows("small")] == [1]
 
 
+RANKS = (str(Path(__file__).with_name("ranks.py")),)
+
+
+def nan(call: int, rank: int = 0) -> str:
+    """A setting that makes the loss of a process's micro-batch no number; see tests.toys.Faulty."""
+    options = {"what": "nan", "call": call, "rank": rank}
+    return f"reward.extra=[{{use: 'tests.toys:Faulty', options: {json.dumps(options)}}}]"
+
+
 def test_two_processes_are_one_with_twice_the_accumulation(rfft: Rfft, world: Path, tmp_path: Path) -> None:
-    same = ["rollout.steps=8", "rollout.last=6", "trainer.steps=2", "rollout.shared_draw=2"]
+    """Both have the same weights; the third step, no number in the second process, is skipped in both."""
+    same = ["rollout.steps=8", "rollout.last=6", "trainer.steps=3", "rollout.shared_draw=2"]
     same += ["evaluate.enabled=true", "evaluate.reference=null", "evaluate.every=2"]
-    launch(TORCHRUN, world, tmp_path, *same, "run.name=two", "trainer.accumulation=1")
-    assert rfft(*PLAIN, *same, "run.name=one", "trainer.accumulation=2")[0] == 0
-    assert [row["step"] for row in rows("two")] == [0, 1, 2, 2]
+    same += ["trainer.checkpoint_every=1"]
+    two = [*same, "run.name=two", "trainer.accumulation=1", nan(call=3, rank=1)]
+    launch(TORCHRUN, world, tmp_path, *two, program=RANKS)
+    assert rfft(*PLAIN, *same, "run.name=one", "trainer.accumulation=2", nan(call=6))[0] == 0
+    assert [row["step"] for row in rows("two")] == [0, 1, 2, 2, 3, 3]
+    assert [row["train/skipped"] for row in rows("two") if "train/skipped" in row] == [0, 0, 1]
+    kept = weights("two", 2)
+    for left in (*(load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)), weights("two", 3)):
+        assert left.keys() == kept.keys()
+        assert all(torch.equal(tensor, kept[name]) for name, tensor in left.items())
     assert rows("one")[1] == pytest.approx(rows("two")[1], rel=1e-5, abs=1e-7)
     # The first steps of Adam are all sign: where gradients cancel out, rounding decides it.
     assert rows("one")[2] == pytest.approx(rows("two")[2], rel=2e-2, abs=1e-5)
