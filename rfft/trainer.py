@@ -46,14 +46,14 @@ def _train(config: Config, run: Path, signals: StopSignals) -> Path:
     samples = build.build_samples(config, "train", skipped)
     evaluator = Evaluator(config, bundle, reward) if config.evaluate.enabled else None
     conditions = build.build_conditions(config, bundle, samples)
+    extra = build.build_extra_rewards(config, samples, accelerator.device)
+    learner = Learner(config, accelerator, bundle, reward, conditions, extra)
     if accelerator.is_main_process:  # only now: a mistake in the config leaves no folder behind
         open_run(run, to_yaml(config), MAY_CHANGE)
         write_environment(run)
         write_skipped(run, [asdict(product) for product in skipped])
     accelerator.wait_for_everyone()
 
-    extra = build.build_extra_rewards(config, samples, accelerator.device)
-    learner = Learner(config, accelerator, bundle, reward, conditions, extra)
     checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
     if found := broadcast(checkpoints.latest()):
         if not found.exists():

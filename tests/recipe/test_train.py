@@ -211,6 +211,8 @@ def test_a_red_line_stops_the_run(
         ("evaluate.judge=nowhere", "nowhere: no such network"),
         ("trainer.mixed_precision=fp16", "needs a GPU"),
         ("model.lora.target_modules=[nothing]", "model.lora.target_modules"),
+        ("reward.extra=[{use: nowhere}]", "reward.extra 'nowhere' cannot be used"),
+        ("rollout.shared_draw=3", "rollout.shared_draw=3 must be a multiple of the 1 processes"),
     ],
 )
 def test_a_mistake_leaves_nothing_behind(rfft: Rfft, override: str, message: str) -> None:
