@@ -1,4 +1,4 @@
-"""Draw AdWorld to disk in RF1M's form, or as a contact sheet, or as an endless stream for training."""
+"""Draw AdWorld to disk in RF1M's form, or as a contact sheet."""
 
 import json
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +11,7 @@ from rich.progress import track
 from rfft.adworld.assets import RESIZED
 from rfft.adworld.scene import SIZE, Scene, draw_scene
 from rfft.data.feedback import CODE_OF_CLASS, LABEL_FILE, PROMPT_FILE
+from rfft.draft import new_folder
 from rfft.types import LABELS
 
 _SPLIT_KEY = {"train": 0, "val": 1, "test": 2, RESIZED: 3}
@@ -22,17 +23,22 @@ def scene(seed: int, index: int, split: str, label: str | None = None) -> Scene:
 
 
 def draw_dataset(out: Path, count: int, seed: int, split: str = "train", workers: int | None = None) -> None:
-    """Write scenes 0..count-1 under `out` in RF1M's form (see data/feedback.py).
+    """Write scenes 0..count-1 as the new folder `out` in RF1M's form (see data/feedback.py), all or nothing.
 
     prompts.jsonl also has the attributes that the prompt asks for. `workers`: processes, default all cores.
     """
-    for folder in ("images", "products", "depth", "saliency"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    chunks = [(out, seed, split, start, min(start + 250, count)) for start in range(0, count, 250)]
+    with new_folder(out) as draft:
+        _draw_into(draft, count, seed, split, workers)
+
+
+def _draw_into(folder: Path, count: int, seed: int, split: str, workers: int | None) -> None:
+    for kind in ("images", "products", "depth", "saliency"):
+        (folder / kind).mkdir()
+    chunks = [(folder, seed, split, start, min(start + 250, count)) for start in range(0, count, 250)]
     with (
         ProcessPoolExecutor(workers) as pool,
-        (out / LABEL_FILE).open("w", encoding="utf-8") as labels,
-        (out / PROMPT_FILE).open("w", encoding="utf-8") as prompts,
+        (folder / LABEL_FILE).open("w", encoding="utf-8") as labels,
+        (folder / PROMPT_FILE).open("w", encoding="utf-8") as prompts,
     ):
         for rows in track(pool.map(_write_chunk, chunks), "drawing", total=len(chunks)):
             for label_row, prompt_row in rows:
@@ -71,25 +77,16 @@ def write_sheet(path: Path, seed: int, split: str) -> None:
     _write_png(path, contact_sheet(seed, split)[..., ::-1])
 
 
-def contact_sheet(seed: int, split: str, columns: int = 12, zoom: int = 2) -> np.ndarray:
-    """A picture [H, W, 3] with two rows for each class, in the order of LABELS, and its name above them."""
+def contact_sheet(seed: int, split: str, columns: int = 16, zoom: int = 2) -> np.ndarray:
+    """A picture [H, W, 3] with a row for each class, in the order of LABELS, and its name above it."""
     cell, bar = SIZE * zoom, 22
-    sheet = np.full((len(LABELS) * (2 * cell + bar), columns * cell, 3), 255, np.uint8)
-    for number, label in enumerate(LABELS):
-        top = number * (2 * cell + bar)
-        cv2.putText(
-            sheet,
-            label.replace("_", " "),
-            (6, top + 16),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.5,
-            (20, 20, 20),
-            1,
-            cv2.LINE_AA,
-        )
-        for i in range(2 * columns):
-            image = scene(seed, 1000 * number + i, split, label).image
+    sheet = np.full((len(LABELS) * (cell + bar), columns * cell, 3), 255, np.uint8)
+    for row, label in enumerate(LABELS):
+        top = row * (cell + bar)
+        name, corner, grey = label.replace("_", " "), (6, top + 16), (20, 20, 20)
+        cv2.putText(sheet, name, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, grey, 1, cv2.LINE_AA)
+        for column in range(columns):
+            image = scene(seed, 1000 * row + column, split, label).image
             big = cv2.resize(image, (cell, cell), interpolation=cv2.INTER_NEAREST)
-            y, x = top + bar + (i // columns) * cell, (i % columns) * cell
-            sheet[y : y + cell, x : x + cell] = big
+            sheet[top + bar : top + bar + cell, column * cell : (column + 1) * cell] = big
     return sheet

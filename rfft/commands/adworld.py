@@ -21,7 +21,7 @@ def draw(
     count: Annotated[int, typer.Option(min=1)] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     split: Annotated[Literal["train", "val", "test"], typer.Option()] = "train",
-    sheet: Annotated[bool, typer.Option(help="Draw one contact sheet instead, two rows per class.")] = False,
+    sheet: Annotated[bool, typer.Option(help="Draw one contact sheet instead, a class per row.")] = False,
 ) -> None:
     """Draw labelled advertising scenes in RF1M's form."""
     refuse_existing(out, "name a new one")

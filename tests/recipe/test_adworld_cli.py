@@ -1,11 +1,15 @@
 """`rfft adworld draw` writes what `read_feedback` reads, the same for any number of processes."""
 
+import errno
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
+import pytest
 from typer.testing import CliRunner
 
+from rfft.adworld import draw
 from rfft.adworld.draw import draw_dataset, scene
 from rfft.cli import app
 from rfft.data.feedback import read_feedback
@@ -40,4 +44,24 @@ def test_sheet(tmp_path):
     out = tmp_path / "sheet.png"
     result = CliRunner().invoke(app, ["adworld", "draw", str(out), "--sheet"])
     assert result.exit_code == 0, result.output
-    assert cv2.imread(str(out)).shape[1] == 12 * 128
+    assert cv2.imread(str(out)).shape[:2] == (5 * (128 + 22), 16 * 128)
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    """So that the same command works once there is room."""
+    written = []
+
+    def full(path, image):
+        written.append(path)
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        path.touch()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(draw, "ProcessPoolExecutor", ThreadPoolExecutor)
+        patched.setattr(draw, "_write_png", full)
+        with pytest.raises(OSError, match="No space left"):
+            draw_dataset(tmp_path / "scenes", 4, seed=1)
+    assert len(written) == 3 and not list(tmp_path.iterdir())
+    draw_dataset(tmp_path / "scenes", 4, seed=1, workers=1)
+    assert len(read_feedback(tmp_path / "scenes")) == 4

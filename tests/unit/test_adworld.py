@@ -117,5 +117,9 @@ def test_requests_repeat_and_share_a_products_placement():
         assert any(words in request.prompt for words in light)
 
 
-def test_contact_sheet_has_two_rows_for_each_class():
-    assert contact_sheet(0, "train", columns=3, zoom=1).shape == (5 * (2 * 64 + 22), 3 * 64, 3)
+def test_contact_sheet_has_a_row_for_each_class():
+    sheet = contact_sheet(0, "train", columns=3, zoom=1)
+    assert sheet.shape == (5 * (64 + 22), 3 * 64, 3)
+    for row, label in enumerate(LABELS):
+        last = scene(0, 1000 * row + 2, "train", label).image
+        assert np.array_equal(sheet[row * 86 + 22 : (row + 1) * 86, 128:], last)
