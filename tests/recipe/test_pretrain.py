@@ -9,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import rfft
 from rfft.adworld.pretrain import assess, base, judge, probe, rfnet, verdicts
+from rfft.adworld.pretrain.fit import FitConfig, Run, fit
+from rfft.errors import UserError
 from rfft.models.judge import Judge
 from rfft.models.rfnet import RFNet
 
@@ -24,6 +28,25 @@ def test_a_batch_is_available_as_often_as_asked() -> None:
     chances = base.sampling_chances(labels)
     assert chances.sum() == pytest.approx(1)
     assert chances[labels == 0].tolist() == pytest.approx([base.AVAILABLE / 2] * 2)
+
+
+def test_a_saved_state_belongs_to_its_steps_and_seed(tmp_path: Path) -> None:
+    def trained(steps: int, seed: int) -> nn.Module:
+        layer = nn.Linear(2, 1)
+
+        def loss(step: int, rng: np.random.Generator) -> torch.Tensor:
+            return layer(torch.ones(1, 2)).square().sum()
+
+        run = Run(tmp_path / "out", tmp_path / "state", steps, seed)
+        return fit(layer, loss, FitConfig(lr=0.1), run, "a")
+
+    first = trained(2, seed=0).state_dict()
+    again = trained(2, seed=0).state_dict()  # all done: what was saved comes back
+    assert all(torch.equal(again[name], value) for name, value in first.items())
+    with pytest.raises(UserError, match=r"a\.pt is of a run with --steps 2, not 3: .*--state"):
+        trained(3, seed=0)
+    with pytest.raises(UserError, match="with --seed 0, not 1"):
+        trained(2, seed=1)
 
 
 @pytest.fixture

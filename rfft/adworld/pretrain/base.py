@@ -103,6 +103,7 @@ def sampling_chances(labels: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def train(run: Run) -> None:
     """Complete run.out/rf-tiny, which must have its vae/; goes on from the U-Net that is there, if any."""
+    run.builds_on("vae")
     out = run.out / "rf-tiny"
     scenes = load_scenes("train", SCENES, seed=1)
     if (out / "tokenizer").exists():  # the weights that are there know these numbers

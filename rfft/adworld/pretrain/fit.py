@@ -14,9 +14,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from rfft.errors import UserError
 from rfft.models.pretrained import CONFIG_NAME, PretrainedModule
 
 console = Console()
+MADE = {  # what a part leaves below the folder of the weights, for those that build on it
+    "vae": "rf-tiny/vae/config.json",
+    "base": "rf-tiny/model_index.json",
+    "depth": "rf-tiny-depth/config.json",
+    "saliency": "rf-tiny-saliency/config.json",
+}
 LossFn = Callable[[int, np.random.Generator], Tensor]
 
 
@@ -33,6 +40,15 @@ class Run:
     seed: int = 0
     drop: tuple[str, ...] = ()  # modalities that an ablated RFNet goes without
     compile: bool = False  # torch.compile: minutes at first, then faster steps
+
+    def builds_on(self, *parts: str) -> None:
+        """A UserError where one of MADE is missing: now, and not after thousands of scenes were drawn."""
+        for part in parts:
+            if not (self.out / MADE[part]).is_file():
+                raise UserError(
+                    f"train {part} first: {self.out / MADE[part]} is missing; "
+                    f"rfft adworld pretrain {part} --out {self.out}"
+                )
 
     def compiled(self, function: Compilable) -> Compilable:
         return cast(Compilable, torch.compile(function)) if self.compile else function
@@ -83,7 +99,8 @@ def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, run: Run, name: st
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, steps + 1, pct_start=config.warmup)
     named = {"model": model, "ema": ema, "optimizer": optimizer, "schedule": schedule}
-    first = _resume(named, state_file)
+    plan = {"steps": steps, "seed": run.seed}
+    first = _resume(named, plan, state_file)
     saved, running = time.monotonic(), float("nan")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}"), console=console)
@@ -103,11 +120,11 @@ def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, run: Run, name: st
             running = loss.item() if running != running else 0.98 * running + 0.02 * loss.item()
             progress.update(task, advance=1, loss=running)
             if time.monotonic() - saved > config.save_every_s:
-                _save(named, step + 1, state_file)
+                _save(named, plan | {"step": step + 1}, state_file)
                 saved = time.monotonic()
                 if not console.is_terminal:
                     console.print(f"{name} step {step + 1}/{steps} loss {running:.4f}")
-    _save(named, steps, state_file)
+    _save(named, plan | {"step": steps}, state_file)
     model.load_state_dict(ema.state_dict())
     return model.eval()
 
@@ -122,17 +139,24 @@ def _average(ema: nn.Module, model: nn.Module, decay: float) -> None:
             old.copy_(new)
 
 
-def _save(named: dict, step: int, path: Path) -> None:
+def _save(named: dict, place: dict[str, int], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".part")
-    torch.save({"step": step} | {name: thing.state_dict() for name, thing in named.items()}, aside)
+    torch.save(place | {name: thing.state_dict() for name, thing in named.items()}, aside)
     aside.replace(path)
 
 
-def _resume(named: dict, path: Path) -> int:
+def _resume(named: dict, plan: dict[str, int], path: Path) -> int:
+    """The step to go on from; a UserError where the state belongs to a run of other steps or seed."""
     if not path.exists():
         return 0
     state = torch.load(path, map_location=device(), weights_only=True)
+    for name, wanted in plan.items():
+        if (saved := state.get(name, wanted)) != wanted:
+            raise UserError(
+                f"{path} is of a run with --{name} {saved}, not {wanted}: give that again to resume it, or a "
+                "new folder with --state to go on from the weights in --out"
+            )
     for name, thing in named.items():
         thing.load_state_dict(state[name])
     return int(state["step"])

@@ -29,6 +29,7 @@ NAME = "rf-tiny-judge"
 
 
 def train(run: Run) -> None:
+    run.builds_on("base")
     tokenizer = tokenizer_for(run.out, NAME)
     parts = [Labelled((RESIZED, COUNTS[variant], SEED), variant, run.out, tokenizer) for variant in VARIANTS]
     torch.manual_seed(SEED)

@@ -18,6 +18,7 @@ VARIANTS = ("render", "vae")
 
 def train(kind: str, run: Run) -> None:
     """Train the network for kind "depth" or "saliency" on renders and their VAE round trips."""
+    run.builds_on("base")
     scenes = load_scenes("train", SCENES, seed=1)
     images = [load_variant("train", SCENES, 1, variant, run.out / "rf-tiny") for variant in VARIANTS]
     folder = run.out / f"rf-tiny-{kind}"

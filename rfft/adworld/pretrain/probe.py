@@ -29,6 +29,7 @@ NAME = "rf-tiny-probe"
 
 
 def train(run: Run) -> None:
+    run.builds_on("base")
     tokenizer = tokenizer_for(run.out, "rf-tiny")  # not used: the probe sees no caption
     parts = [Labelled(("train", COUNTS[variant], SEED), variant, run.out, tokenizer) for variant in VARIANTS]
     torch.manual_seed(3)

@@ -48,6 +48,7 @@ ENCODER = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 2,
 
 def train(run: Run) -> None:
     """Train RFNet; with `run.drop` (some of o, g, d, s, c) an ablation: only figures are kept."""
+    run.builds_on("base", "depth", "saliency")
     out, name = run.out, NAME + "".join(f"-no-{m}" for m in run.drop)
     tokenizer = tokenizer_for(out, NAME)
     parts = [Labelled((RESIZED, SCENES[variant], 1), variant, out, tokenizer) for variant in VARIANTS]
