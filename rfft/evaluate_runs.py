@@ -16,10 +16,11 @@ from rfft.export import load_trained
 from rfft.faults import painting
 from rfft.log import open_run, write_environment
 from rfft.processes import joined, rank
+from rfft.report import write_report
 
 
 def evaluate(config: Config, run: Path) -> None:
-    """Evaluate a run's last checkpoint beside its base model; leaves the figures and pictures in the run."""
+    """Evaluate a run's last checkpoint beside its base model; leaves figures, pictures, report in the run."""
     with painting(config.evaluate.batch_size), joined() as device:
         console = Console(stderr=True, quiet=rank() > 0)
         bundle, step = load_trained(config, run, device)
@@ -30,8 +31,9 @@ def evaluate(config: Config, run: Path) -> None:
             return
     found = results.finish(run, {"steps": step})
     show_result(console, config, found)
-    written = (results.EVALUATION, results.SUMMARY, results.COMPARISON)
-    console.print(f"written: {', '.join(str(run / name) for name in written)}", soft_wrap=True)
+    written = [run / name for name in (results.EVALUATION, results.SUMMARY, results.COMPARISON)]
+    written.append(write_report(run))  # or the old one would contradict these figures
+    console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
 
 
 def evaluate_base(config: Config) -> Path:

@@ -103,12 +103,19 @@ def tiles(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def read_pairs(run: Path) -> list[Pair]:
+    """Empty where figures or pictures of a state are missing."""
     evaluation = results.read_json(run / results.EVALUATION)
+    if not evaluation.keys() >= set(results.STATES):
+        return []
+    try:
+        pictures = {state: results.load_pictures(run, state) for state in results.STATES}
+    except FileNotFoundError:
+        return []
     cells = evaluation["cells"]
     order = sorted(range(len(cells)), key=lambda i: cells[i]["seed"])[:SHOWN_AT_MOST]  # every prompt first
     states = {}
     for state in results.STATES:
-        images, verdicts = results.load_pictures(run, state), evaluation[state]["probabilities"]["rfnet"]
+        images, verdicts = pictures[state], evaluation[state]["probabilities"]["rfnet"]
         states[state] = {i: _picture(images[i], verdicts[i]) for i in order}
     return [
         Pair(c["prompt"], c["caption"], c["seed"], states["base"][i], states["tuned"][i])

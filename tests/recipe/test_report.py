@@ -132,6 +132,14 @@ def test_captions_and_names_cannot_be_html(run: Path) -> None:
     assert "<script>document.title" in page.text  # shown as the text it is
 
 
+@pytest.mark.parametrize("missing", ["evaluation.json", "samples/base.png"])
+def test_without_all_pictures_there_are_no_pairs(run: Path, missing: str) -> None:
+    (run / missing).unlink()
+    page = Page(write_report(run).read_text())
+    assert page.tags.count("img") == 2  # the curves
+    assert "available (RFNet)" in page.text
+
+
 def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(load_config("tiny")))
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/f_ac": 1.5}\n{"step": 2, "tra')
