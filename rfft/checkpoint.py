@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,7 +68,7 @@ class Checkpoints:
 
     def best(self) -> Path | None:
         """The intact one of the highest score."""
-        found = sorted(self.folder.glob("best-*"), key=lambda path: path.name, reverse=True)
+        found = sorted(self._named(r"best-[\d.]+-step-\d+"), key=lambda path: path.name, reverse=True)
         return next((path for path in found if _intact(path)), None)
 
     def _write(self, name: str, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]) -> Path:
@@ -107,7 +108,11 @@ class Checkpoints:
         return None
 
     def _found(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"), key=lambda path: int(path.name[5:]), reverse=True)
+        return sorted(self._named(r"step-\d+"), key=lambda path: int(path.name[5:]), reverse=True)
+
+    def _named(self, pattern: str) -> list[Path]:
+        """Folders of exactly such a name: a copy that someone put beside them is none of ours."""
+        return [path for path in self.folder.glob("*") if re.fullmatch(pattern, path.name)]
 
 
 def step_of(path: Path) -> int:

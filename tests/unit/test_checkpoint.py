@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,20 @@ def test_a_full_disk_costs_nothing_but_the_new_one(
         checkpoints.save(2, {"adapter": {"w": torch.ones(1)}}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
     assert checkpoints.latest() == tmp_path / "step-000001"
+
+
+def test_copies_beside_them_are_left_alone(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    stored = {"adapter": {"w": torch.ones(1)}}
+    for step in (1, 2):
+        path = checkpoints.save(step, stored, {})
+        if step == 1:
+            checkpoints.save_best(0.5, 1, stored, {})
+            for kept in (path, tmp_path / "best-0.5000-step-000001"):
+                shutil.copytree(kept, kept.with_name(f"{kept.name}.bak"))
+    assert checkpoints.latest() == tmp_path / "step-000002"
+    assert checkpoints.best() == tmp_path / "best-0.5000-step-000001"
+    assert (tmp_path / "step-000001.bak").is_dir()
 
 
 def test_a_half_written_one_is_not_seen(tmp_path: Path) -> None:
