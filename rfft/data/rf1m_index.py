@@ -138,7 +138,9 @@ def _add_files(db: sqlite3.Connection, source: Source, listed: Callable[[int], o
     texts = []
     for number, entry in enumerate(source.entries()):
         path = PurePosixPath(entry.member)
-        if path.suffix.lower() in PICTURES:
+        if shown := _unreadable_name(entry):
+            db.execute("INSERT INTO problem VALUES (?, 'its name is not UTF-8')", (shown,))
+        elif path.suffix.lower() in PICTURES:
             if not any(re.match(MADE, folder) for folder in path.parts):
                 _add_picture(db, source, entry)
         elif path.name.lower() in _TEXTS:
@@ -148,6 +150,12 @@ def _add_files(db: sqlite3.Connection, source: Source, listed: Callable[[int], o
     if not any("label" in PurePosixPath(entry.member).name.lower() for entry in texts):
         raise UserError(f"{source.path}: no label.txt in it, nor in a zip archive in it")
     return texts
+
+
+def _unreadable_name(entry: Entry) -> str:
+    """A name that is not UTF-8, which labels could not name either, fit to be shown; "" for all others."""
+    shown = str(entry).encode("utf-8", "backslashreplace").decode()
+    return "" if shown == str(entry) else shown
 
 
 def _add_picture(db: sqlite3.Connection, source: Source, entry: Entry) -> None:

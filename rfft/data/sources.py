@@ -126,7 +126,7 @@ class Source:
             return self._open[name]
         try:
             self._open[name] = zipfile.ZipFile(self.root / name)
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
             raise UserError(f"{self.root / name}: not a whole zip archive: {error}") from None
         if len(self._open) > OPEN_ARCHIVES:
             self._open.popitem(last=False)[1].close()

@@ -255,7 +255,10 @@ def cannot_load(name: str, error: Exception) -> UserError:
 
 def pipeline_class(source: str) -> Any:
     """SD or SDXL, by the class that model_index.json names; whatever that class is for, its parts fit."""
-    named = DiffusionPipeline.load_config(source)["_class_name"]
+    index = DiffusionPipeline.load_config(source)
+    named = index.get("_class_name") if isinstance(index, dict) else None
+    if not isinstance(named, str):
+        raise ValueError("its model_index.json names no pipeline: _class_name is missing")
     is_xl = named.startswith("StableDiffusionXL")
     if not is_xl and not named.startswith("StableDiffusion"):
         raise ValueError(f"it is a {named}, not a Stable Diffusion 1.x, 2.x or XL")

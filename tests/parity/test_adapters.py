@@ -148,6 +148,10 @@ def test_bad_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="no model_index.json"):
         load_bundle(tmp_path)
+    for nameless in ("{}", "[]"):
+        (tmp_path / "model_index.json").write_text(nameless)
+        with pytest.raises(UserError, match="bundle .* cannot be loaded .*names no pipeline"):
+            load_bundle(tmp_path)
     (tmp_path / "model_index.json").write_text("{")
     for name in (tmp_path, tmp_path / "missing", "nobody/nothing"):
         with pytest.raises(UserError, match="bundle") as error:

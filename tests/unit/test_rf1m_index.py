@@ -1,6 +1,8 @@
 """The index of a data set: the natural forms of packages are understood, and what is amiss is named."""
 
+import os
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -128,6 +130,14 @@ def test_overlapping_packages(tmp_path):
         UserError, match=r"two different files for image 'a': images1.zip:a.jpg and images3.zip"
     ):
         index(tmp_path)
+
+
+def test_a_name_that_is_not_utf_8(tmp_path):
+    (tmp_path / "source/images").mkdir(parents=True)
+    Path(os.fsdecode(os.fsencode(tmp_path / "source/images/") + b"/caf\xe9.jpg")).touch()
+    found = index(tmp_path, label_txt="a.jpg\t1\tx\n", images__a_jpg="x", rgba__a_png="x")
+    assert len(found) == 1
+    assert dict(found.problems()) == {"images/caf\\udce9.jpg": "its name is not UTF-8"}
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,22 @@ def test_what_is_no_source(tmp_path):
         list(Source(tmp_path).entries())
 
 
+def test_archives_that_zipfile_cannot_read(tmp_path):
+    """A name that says it is UTF-8 and is not; an archive of a later version of the form."""
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("ü.png", b"x")
+    whole = file.read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    for damaged in (
+        whole.replace("ü".encode(), b"\xff\xfe"),
+        whole[: directory + 6] + b"\xff" + whole[directory + 7 :],
+    ):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"a.zip: not a whole zip archive"):
+            list(Source(file).entries())
+
+
 def test_lines(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeffone\r\n\n  \nzwei ü\n".encode())
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe")
