@@ -169,7 +169,7 @@ def main() -> None:
     except OSError as error:
         if not (problem := disk_problem(error)):
             raise
-        typer.echo(f"rfft: {problem}; make room and run the same command again", err=True)
+        typer.echo(f"rfft: {problem}", err=True)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         from rfft.faults import memory_problem

@@ -3,6 +3,13 @@
 import errno
 
 _FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "the quota is used up", errno.EFBIG: "file too large"}
+_BARRED = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "a file is where a folder should be",
+    errno.EEXIST: "a file is where a folder should be",
+}
 
 
 class UserError(Exception):
@@ -20,6 +27,10 @@ def require(condition: object, message: str) -> None:
 
 
 def disk_problem(error: OSError) -> str | None:
-    """In words, if a full disk is what stopped a write; exit code 2 as well."""
-    reason = _FULL.get(error.errno or 0)
-    return reason and (f"{error.filename}: {reason}" if error.filename else reason)
+    """In words with the fix, if a full disk or a path that cannot be used is the reason; exit code 2, too."""
+    number, place = error.errno or 0, f"{error.filename}: " if error.filename else ""
+    if number in _FULL:
+        return f"{place}{_FULL[number]}; make room and run the same command again"
+    if number in _BARRED and place:
+        return f"{place}{_BARRED[number]}; name another path, or change that one"
+    return None

@@ -21,7 +21,7 @@ from rfft.adworld import draw
 from rfft.conditions import noise_for
 from rfft.config import Config
 from rfft.data.products import SUFFIXES
-from rfft.data.samples import ADWORLD, Sample
+from rfft.data.samples import ADWORLD, Sample, adworld_split
 from rfft.diffusion import paste
 from rfft.errors import UserError
 from rfft.generate import autocast, paint_bare
@@ -231,7 +231,7 @@ def in_batches(
 def reference_images(source: str, size: int, max_pixels: int) -> Tensor:
     """Held-out available pictures [M,3,size,size], uint8: of AdWorld's split, or of a folder."""
     if source.startswith(ADWORLD):
-        split = source.removeprefix(ADWORLD)
+        split = adworld_split(source)
         scenes = [draw.scene(REFERENCE_SEED, i, split, "available").image for i in range(REFERENCE_IMAGES)]
         return torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2)
     files = sorted(file for file in Path(source).glob("*") if file.suffix.lower() in SUFFIXES)

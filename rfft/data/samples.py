@@ -113,10 +113,16 @@ def _own_prompt(product: Product, source: str) -> Prompt:
     return Prompt(product.prompt)
 
 
-def _from_adworld(source: str, size: int, count: int, turns: int, seed: int) -> list[Sample]:
+def adworld_split(source: str) -> str:
+    """The SPLIT of adworld:SPLIT."""
     split = source.removeprefix(ADWORLD)
     if split not in ADWORLD_SPLITS:
         raise UserError(f"{source}: no such split; give {', '.join(ADWORLD + s for s in ADWORLD_SPLITS)}")
+    return split
+
+
+def _from_adworld(source: str, size: int, count: int, turns: int, seed: int) -> list[Sample]:
+    split = adworld_split(source)
     if size != ADWORLD_SIZE:
         raise UserError(f"{source}: AdWorld is {ADWORLD_SIZE} px wide; set data.image_size={ADWORLD_SIZE}")
     return [

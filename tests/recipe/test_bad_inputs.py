@@ -108,6 +108,22 @@ def test_drawing_over_something(rfft, tmp_path):
     assert (code, lines) == (2, ["rfft: scenes: exists already; name a new one"])
 
 
+def test_a_file_in_the_path(rfft, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    code, lines = rfft("adworld", "draw", "notes.txt/scenes", "--count", 3)
+    assert (code, len(lines)) == (2, 1)
+    assert "a file is where a folder should be" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("part", "first"), [("base", "vae"), ("depth", "base"), ("rfnet", "base"), ("judge", "base")]
+)
+def test_pretraining_out_of_order(rfft, part, first):
+    code, lines = rfft("adworld", "pretrain", part)
+    assert (code, len(lines)) == (2, 1)
+    assert lines[0].startswith(f"rfft: train {first} first: pretrained/rf-tiny/")
+
+
 def test_the_module_is_the_command(tmp_path):
     """`python -m rfft` is what `accelerate launch -m rfft` runs."""
     done = subprocess.run(

@@ -123,8 +123,10 @@ def test_more_attempts_only_where_refused(config: Config, monkeypatch: pytest.Mo
 
 
 def test_evaluate_command(rfft: Callable[..., str], run: Path) -> None:
+    (run / "report.html").write_text("that of older figures")
     shown = rfft("evaluate", run)
     assert "before and after" in shown and "available (RFNet)" in shown and "evaluation.json" in shown
+    assert "Before and after, same seeds" in (run / "report.html").read_text()
 
     summary = json.loads((run / "summary.json").read_text())
     evaluation = json.loads((run / "evaluation.json").read_text())
@@ -260,3 +262,5 @@ def test_references_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "0.png").unlink()
     with pytest.raises(UserError, match="4 pictures at least"):
         reference_images(str(tmp_path), 16, 1320)
+    with pytest.raises(UserError, match="adworld:nope: no such split; give adworld:train"):
+        reference_images("adworld:nope", 64, 1320)

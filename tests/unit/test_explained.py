@@ -1,7 +1,11 @@
 """What ends a command from outside of the maths (training: tests/recipe/test_faults.py)."""
 
+import errno
+import os
+
 import pytest
 
+from rfft import cli
 from rfft.errors import Interrupted
 from rfft.faults import painting
 
@@ -15,3 +19,35 @@ def test_a_process_lost_while_painting() -> None:
 def test_bugs_stay_what_they_are() -> None:
     with pytest.raises(RuntimeError, match="shapes"), painting(4):
         raise RuntimeError("shapes do not fit")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "runs/x: no space left; make room"),
+        (errno.EACCES, "runs/x: permission denied"),
+        (errno.EPERM, "runs/x: permission denied"),
+        (errno.EROFS, "runs/x: the file system is read-only"),
+        (errno.ENOTDIR, "runs/x: a file is where a folder should be"),
+    ],
+)
+def test_a_path_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, said: str
+) -> None:
+    def fail() -> None:
+        raise OSError(number, os.strerror(number), "runs/x")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.startswith(f"rfft: {said}")
+
+
+def test_without_a_path_it_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(OSError, match="not permitted"):
+        cli.main()
