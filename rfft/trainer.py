@@ -13,9 +13,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from rfft import build, check
+from rfft import build
 from rfft.checkpoint import Checkpoints
 from rfft.config import MAY_CHANGE, Config, to_yaml
+from rfft.costs import costs
 from rfft.data.samples import Skipped
 from rfft.distributed import check_launch, uses_deepspeed
 from rfft.errors import Interrupted, UserError
@@ -144,7 +145,7 @@ def meet(learner: Learner, evaluator: Evaluator | None) -> None:
 
 def memory_advice(config: Config) -> str:
     """What needs less memory, cheapest first, and where it goes; one line."""
-    facts = check.costs(config)  # without the generator's weights, on the CPU
+    facts = costs(config)  # without the generator's weights, on the CPU
     phases = [f"{name[8:]} {size}" for name, size in facts.items() if name.startswith("memory: ")]
     return (
         "Try in this order: trainer.decode_batch=1 (the same result), model.gradient_checkpointing=true (the "

@@ -52,11 +52,12 @@ def broken_products(folder):
     """Name of a broken source of products -> what rfft says about it."""
     opaque = np.full((8, 8, 3), 200, np.uint8)
     clear = np.zeros((8, 8, 4), np.uint8)
-    for name in ("empty", "unreadable", "no_alpha", "transparent", "manifests"):
+    for name in ("empty", "unreadable", "no_alpha", "transparent", "manifests", "plain"):
         (folder / name).mkdir()
     (folder / "unreadable/a.png").write_text("no picture")
     Image.fromarray(opaque).save(folder / "no_alpha/a.png")
     Image.fromarray(clear).save(folder / "transparent/a.png")
+    Image.fromarray(np.full((8, 8, 4), 200, np.uint8)).save(folder / "plain/a.png")
     good = json.dumps({"id": "a", "image": "../no_alpha/a.png", "caption": "x"})
     (folder / "manifests/outside.jsonl").write_text(good)
     (folder / "manifests/missing.jsonl").write_text('{"id": "a", "image": "a.png", "caption": "x"}')
@@ -64,6 +65,7 @@ def broken_products(folder):
     return {
         "gone": "no such folder or manifest of products",
         "empty": "no products here",
+        "plain": "product 'a' has no prompt",
         "unreadable": "not a readable image",
         "no_alpha": "data.white_to_alpha=true",
         "transparent": "fully transparent",
@@ -74,8 +76,10 @@ def broken_products(folder):
 
 
 def test_products(rfft, tmp_path):
+    (tmp_path / "prompts.json").write_text('[{"prompt": "a"}]')
     for source, message in broken_products(tmp_path).items():
-        code, lines = rfft("check", TINY, f"data.products={source}")
+        prompts = [] if source == "plain" else ["data.prompts=prompts.json"]
+        code, lines = rfft("check", TINY, f"data.products={source}", *prompts)
         assert (code, len(lines)) == (2, 1), lines
         assert message in lines[0]
 
