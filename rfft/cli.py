@@ -47,11 +47,10 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @app.command()
 def check(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Check a config and show what it would run, without training."""
-    settings = _load(config, overrides)
-    from rfft.check import describe
+    """Check a config, of `rfft train` or `rfft rfnet train`, and show what it would run, without training."""
+    from rfft.config import is_rfnet
 
-    for name, value in describe(settings).items():
+    for name, value in (_facts_of_rfnet if is_rfnet(config) else _facts)(config, overrides).items():
         typer.echo(f"{name:36}{value}")
 
 
@@ -139,6 +138,20 @@ def _load(path: Path, overrides: list[str] | None) -> Config:
     from rfft.config import load_config
 
     return load_config(path, overrides or [])
+
+
+def _facts(path: Path, overrides: list[str] | None) -> dict[str, str]:
+    settings = _load(path, overrides)
+    from rfft.check import describe
+
+    return describe(settings)
+
+
+def _facts_of_rfnet(path: Path, overrides: list[str] | None) -> dict[str, str]:
+    from rfft.rfnet_check import describe
+    from rfft.rfnet_config import load_config
+
+    return describe(load_config(path, overrides or []))
 
 
 def _config_of(run: Path) -> Path:

@@ -220,9 +220,7 @@ def read_config(
     schema: type[Settings], check: Callable[[Settings], None], path: str | Path, overrides: Sequence[str]
 ) -> Settings:
     """For the configs of both trainings: each has a `run` and an `optimizer`."""
-    path = Path(path)
-    if not path.exists():
-        path = shipped_config(path)
+    path = find_config(path)
     config: Any = config_file.load(schema, path, overrides)
     config.run.name = config.run.name or path.stem
     require(
@@ -238,14 +236,22 @@ def read_config(
     return config
 
 
-def shipped_config(path: Path) -> Path:
-    """configs/NAME.yaml beside the sources, or inside the installed package."""
+def find_config(path: str | Path) -> Path:
+    """The file itself, or configs/NAME.yaml beside the sources or inside the installed package."""
+    path = Path(path)
+    if path.exists():
+        return path
     here = Path(__file__).parent
     for folder in (here / "configs", here.parent / "configs"):
         candidate = folder / f"{path.stem}.yaml"
         if len(path.parts) <= 2 and path.parent.name in ("", "configs") and candidate.exists():
             return candidate
     raise UserError(f"{path}: no such config file")
+
+
+def is_rfnet(path: str | Path) -> bool:
+    """Is it a config of `rfft rfnet train`, and not of `rfft train`?"""
+    return "rfnet" in config_file.groups(find_config(path))
 
 
 def check_config(config: Config) -> None:

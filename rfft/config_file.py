@@ -47,6 +47,11 @@ def load(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
     return result  # type: ignore[return-value]
 
 
+def groups(path: Path) -> list[str]:
+    """Names at the top level of a file, whatever its schema."""
+    return [key for key, _, _ in _settings(_parse(path)[0]) if "." not in key]
+
+
 def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     """{"a.b": value} of nested mappings."""
     flat: dict[str, Any] = {}

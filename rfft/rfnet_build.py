@@ -39,12 +39,19 @@ def build_tokenizer(text: TextEncoder) -> Any:
 
 def build_rfnet(config: RFNetTraining, tokenizer: Any) -> RFNet:
     """The network with its first weights: published encoders where they are named, random ones elsewhere."""
+    torch.manual_seed(config.run.seed)
+    model = RFNet(network_config(config, tokenizer))
+    model.load_encoders(config.rfnet.image_encoder.weights, config.rfnet.text_encoder.weights)
+    return model
+
+
+def network_config(config: RFNetTraining, tokenizer: Any) -> RFNetConfig:
+    """Its shape; of published encoders just the configs are read."""
     settings = config.rfnet
-    image, text = settings.image_encoder, settings.text_encoder
-    network = RFNetConfig(
+    return RFNetConfig(
         image_size=settings.image_size,
-        image_encoder=_image_shape(image),
-        text_encoder=_text_shape(text, tokenizer),
+        image_encoder=_image_shape(settings.image_encoder),
+        text_encoder=_text_shape(settings.text_encoder, tokenizer),
         width=settings.width,
         heads=settings.heads,
         n1=settings.n1,
@@ -53,10 +60,6 @@ def build_rfnet(config: RFNetTraining, tokenizer: Any) -> RFNet:
         drop=list(settings.drop),
         num_labels=len(LABELS if config.objective.labels == "fine" else COARSE_LABELS),
     )
-    torch.manual_seed(config.run.seed)
-    model = RFNet(network)
-    model.load_encoders(image.weights, text.weights)
-    return model
 
 
 def _image_shape(encoder: ImageEncoder) -> dict[str, Any]:

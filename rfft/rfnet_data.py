@@ -59,6 +59,15 @@ def open_shards(folders: Sequence[str], size: int, maps: rfnet_config.Maps, coar
     return ShardPictures(folders, size, coarse)
 
 
+def open_both(
+    data: rfnet_config.Data, size: int, maps: rfnet_config.Maps, coarse: bool
+) -> tuple[ShardPictures, ShardPictures]:
+    """Training and validation, where both are shards."""
+    if not data.validation:
+        raise UserError("data.train names shards: name others for validation with data.validation")
+    return open_shards(data.train, size, maps, coarse), open_shards(data.validation, size, maps, coarse)
+
+
 def split_records(data: rfnet_config.Data) -> tuple[list[Record], list[Record]]:
     """Training and validation."""
     records = read_folders(data.train)

@@ -31,7 +31,7 @@ from rfft.rfnet_data import (
     batches,
     build_maps,
     fill_maps,
-    open_shards,
+    open_both,
     split_records,
 )
 from rfft.rfnet_evaluate import (
@@ -95,11 +95,7 @@ def build_data(config: RFNetTraining, accelerator: Any) -> tuple[Pictures, Pictu
     """Training and validation pictures, with all their maps."""
     size, coarse = config.data.image_size or config.rfnet.image_size, config.objective.labels == "coarse"
     if are_shards([*config.data.train, *config.data.validation]):
-        if not config.data.validation:
-            raise UserError("data.train names shards: name others for validation with data.validation")
-        both = config.data.train, config.data.validation
-        train, held_out = (open_shards(folders, size, config.maps, coarse) for folders in both)
-        return train, held_out
+        return open_both(config.data, size, config.maps, coarse)
     records = split_records(config.data)
     maps = build_maps(config.maps, config.rfnet.drop)
     part = slice(accelerator.process_index, None, accelerator.num_processes)

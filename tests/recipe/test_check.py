@@ -1,0 +1,154 @@
+"""`rfft check`: it says what would run, and refuses what training would refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rfft import costs, evaluate
+from rfft.adworld.draw import draw_dataset
+from rfft.config import load_config
+from rfft.estimate import Cost
+from tests.toys import Darkness
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+DARKNESS = "reward.extra=[{use: 'tests.toys:Darkness', weight: 0.5}]"
+DRAFT = ("objective.through=draft", "objective.regularizer=none", "rollout.grad_steps=2")
+TERA, GIB = 10**12, 2**30
+
+Check = Callable[..., tuple[int, dict[str, str], str]]
+
+
+@pytest.fixture
+def check(
+    run_command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Check:
+    """check(config, *overrides) -> (exit code, facts, stderr); it writes nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluate, "REFERENCE_IMAGES", 4)
+
+    def run(config: Path, *overrides: str) -> tuple[int, dict[str, str], str]:
+        before = sorted(tmp_path.rglob("*"))
+        code, out, told = run_command("check", config, *overrides)
+        assert sorted(tmp_path.rglob("*")) == before
+        return code, {line[:36].rstrip(): line[36:] for line in out.splitlines()}, told
+
+    return run
+
+
+def test_the_main_job(check: Check) -> None:
+    code, facts, told = check(CONFIGS / "tiny.yaml")
+    assert code == 0, told
+    assert facts["run folder"] == "runs/tiny"
+    assert facts["objective"] == "F_AC + 0.03 * L_CC"
+    # Of the last ten of 40 steps four are trained, 2.5 apart: the last one is step 37, 38 or 39, from 0.
+    expected = "34 to 36 without gradient + 4 with + 4 of the reference"
+    assert facts["denoiser forwards per micro-batch"] == expected
+    assert facts["trained"] == "unet_lora: 816,128 parameters in 184 tensors"
+    assert facts["training"].startswith("500 pairs of product and prompt from adworld:train")
+    assert facts["evaluation"].startswith("48 pairs")
+    assert "memory: moving average" not in facts and "not counted" not in facts
+
+
+@pytest.mark.parametrize(
+    ("overrides", "flops", "activations"),
+    [
+        # 2 or 3 steps, then the trained one and the reference's; 3 pictures are judged in 2 parts
+        ([], 4.5 * 1 + 2 + 2 * 0.75, 1),
+        (["objective.regularizer=none", "trainer.accumulation=3"], 3 * (3.5 * 1 + 2 + 2 * 0.75), 1),
+        (["rollout.grad_steps=2"], 6 * 1 + 2 * 2 + 2 * 2 * 0.75, 1),  # each trained step is judged
+        (DRAFT, 4 * 1 + 2 * 2 + 2 * 0.75, 2),  # 2 steps without, 2 with gradient, whose end is judged
+    ],
+)
+def test_flops_and_activations_by_hand(
+    world: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: list[str],
+    flops: float,
+    activations: int,
+) -> None:
+    """Denoiser: 1 TFLOP forward, 2 back, 1 GiB held; decoder and rewards 0.25 and 0.5 a part, 3 GiB."""
+    called = Cost(TERA, 2 * TERA, GIB), Cost(TERA // 4, TERA // 2, 3 * GIB), True
+    monkeypatch.setattr(costs, "_calls", lambda *_: called)
+    same = ["trainer.batch_size=3", "trainer.decode_batch=2", "evaluate.enabled=false"]
+    facts = costs.costs(load_config(world / "config.yaml", [*same, *overrides]))
+    assert facts["per optimizer step and process"] == f"{flops:.2f} TFLOP"
+    assert facts["memory: denoiser's activations"] == f"{activations}.00 GiB"
+    assert facts["memory: together, at least"] == f"{activations + 3}.00 GiB"  # the small weights are < 0.005
+
+
+def test_draft_and_other_rewards(check: Check, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = ["evaluate.enabled=false", "data.count=2"]
+    settings = [*plain, *DRAFT, DARKNESS, "ema.enabled=true", "rollout.shared_draw=4"]
+    code, facts, told = check(world / "config.yaml", *settings, "trainer.accumulation=2")
+    assert code == 0, told
+    assert facts["objective"] == "F_AC + 0.5 * tests.toys:Darkness, through the last 2 steps (DRaFT-K)"
+    expected = "2 without gradient + 2 with + 0 of the reference"
+    assert facts["denoiser forwards per micro-batch"] == expected
+    assert facts["processes"] == "2 or 4, because of rollout.shared_draw=4"
+    assert "memory: moving average" in facts and "not counted" not in facts
+
+    judged = Darkness.__call__
+    monkeypatch.setattr(
+        Darkness,
+        "__call__",
+        lambda self, image, *texts: (float(image.detach().mean()), judged(self, image, *texts))[1],
+    )
+    _, facts, _ = check(world / "config.yaml", *settings, "trainer.accumulation=2")
+    assert facts["not counted"] == "FLOPs and activations of reward.extra"  # it looks at values
+
+
+def test_networks_of_rewards_are_counted(world: Path, clip: Path) -> None:
+    config = load_config(world / "config.yaml", ["evaluate.enabled=false"])
+    without = costs.costs(config)
+    extra = f"reward.extra=[{{use: pickscore, options: {{model: '{clip}'}}}}]"
+    config = load_config(world / "config.yaml", ["evaluate.enabled=false", extra])
+    found = costs.costs(config)
+    grown = [int(facts["parameters in all"].replace(",", "")) for facts in (without, found)]
+    assert grown[1] - grown[0] == sum(
+        p.numel() for p in costs.build.build_extra_rewards(config, [], "cpu").parameters()
+    )
+    assert "not counted" not in found
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.products=adworld:nope", "adworld:nope: no such split"),
+        ("data.image_size=128", "set data.image_size=64"),
+        ("evaluate.products=adworld:nope", "adworld:nope: no such split"),
+        ("evaluate.reference=adworld:nope", "adworld:nope: no such split"),
+        ("evaluate.clip=nowhere", "CLIP model nowhere"),
+        ("evaluate.pickscore=nowhere", "CLIP model nowhere"),
+        ("evaluate.judge=nowhere", "nowhere: no such network"),
+        ("reward.saliency=nowhere", "nowhere: no such network"),
+        ("reward.extra=[{use: nowhere}]", "reward.extra 'nowhere' cannot be used"),
+        ("model.lora.target_modules=[nothing]", "model.lora.target_modules"),
+    ],
+)
+def test_what_training_would_refuse(check: Check, world: Path, override: str, message: str) -> None:
+    code, _, told = check(world / "config.yaml", "data.count=2", "evaluate.count=2", override)
+    assert code == 2 and message in told and len(told.splitlines()) == 1, told
+
+
+def test_rfnet(check: Check, tmp_path: Path) -> None:
+    """configs/rfnet_paper.yaml with random weights, on eight pictures of which six are for training."""
+    for name, count, split in (("train", 6, "train"), ("val", 2, "val")):
+        draw_dataset(tmp_path / name, count, seed=0, split=split, workers=1)
+    (tmp_path / "train/depth/0000000.png").unlink()
+    weights = ["rfnet.image_encoder.weights=null", "rfnet.text_encoder.weights=null"]
+    settings = [*weights, "rfnet.text_encoder.tokenizer=rf-tiny-rfnet", "trainer.batch_size=2"]
+    settings += ["maps.known=true", "maps.depth=rf-tiny-depth"]
+    code, facts, told = check(
+        CONFIGS / "rfnet_paper.yaml", *settings, "data.train=[train]", "data.validation=[val]"
+    )
+    assert code == 0, told
+    assert facts["trained"].startswith("19") and facts["trained"].endswith("384 px")  # 193 M, docs/rfnet.md
+    assert facts["training"] == "6 pictures of train" and facts["validation"] == "2 pictures of val"
+    assert facts["optimizer steps of one process"].startswith("30 of 3 an epoch")
+    assert facts["maps"] == "1 of depth to be made by rf-tiny-depth"
+
+    code, _, told = check(CONFIGS / "rfnet_paper.yaml", *settings)
+    assert code == 2 and told.startswith("rfft: data/rf1m")
