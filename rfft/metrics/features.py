@@ -76,7 +76,7 @@ class EfficientNetLite0(nn.Module):
         self._blocks = nn.ModuleList(blocks)
         self._conv_head = SameConv2d(c_in, FEATURES, 1, bias=False)
         self._bn1 = batch_norm(FEATURES)
-        self._fc = nn.Linear(FEATURES, 1000)
+        self._fc = nn.Linear(FEATURES, 1000)  # not used: it comes with the weights
 
     def spatial(self, image: Tensor) -> Tensor:
         if image.shape[-2:] != (SIZE, SIZE):
@@ -90,10 +90,6 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.spatial(image).mean(dim=(2, 3))
-
-    def classify(self, image: Tensor) -> Tensor:
-        """Logits [B,1000] of the ImageNet classes."""
-        return self._fc(self(image))
 
 
 def load_efficientnet_lite0() -> EfficientNetLite0:

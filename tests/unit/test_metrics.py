@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from rfft.metrics.alignment import alignment
 from rfft.metrics.attempts import attempts
 from rfft.metrics.bootstrap import bootstrap_interval
 from rfft.metrics.classification import (
@@ -130,13 +129,6 @@ def test_attempts() -> None:
     assert attempts([[1], [0]]) == {"success_at": [0.5], "accepted": 0.5, "mean": 1}
 
 
-def test_alignment() -> None:
-    figures = alignment(
-        {"place": [0, 1, 2, 3], "prop": [0, 0, 0, 0]}, {"place": [0, 1, 2, 0], "prop": [0, 1, 0, 1]}
-    )
-    assert figures == {"place": 0.75, "prop": 0.5, "mean": 0.625}
-
-
 def test_fill_product() -> None:
     image, alpha = torch.tensor([0.2, 0.2, 0.2]).reshape(1, 1, 1, 3), torch.tensor([0.0, 0.5, 1.0])
     filled = fill_product(image.expand(1, 3, 1, 3), alpha.reshape(1, 1, 1, 3))
@@ -160,4 +152,3 @@ def test_efficientnet_lite0_loads_its_weights() -> None:
     assert features.shape == (3, 1280)
     torch.testing.assert_close(network.spatial(images).mean(dim=(2, 3)), features, rtol=1e-4, atol=1e-5)
     assert network.spatial(images).shape == (3, 1280, 7, 7)
-    assert network.classify(images).shape == (3, 1000)
