@@ -199,7 +199,8 @@ class Evaluator:
             asked = [sample.attributes for sample in self.samples]
             figures |= score.alignment_figures(read, asked, self.probe.config.classes)
         if self.reference is not None and len(images) >= FEWEST:
-            figures |= score.kid_figures(image_features(self.features, images), self.reference)
+            features = image_features(self.features, images).unflatten(0, shape)
+            figures |= score.kid_figures(features, self.reference)
         return figures
 
     def record(self, run: Path, name: str, evaluation: Evaluation) -> None:

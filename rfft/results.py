@@ -146,7 +146,7 @@ class Row:
     base: str
     tuned: str
     change: str
-    better: bool | None  # None: hardly changed, that is, still within the base's interval or 5 % of its value
+    better: bool | None  # None: still within the base's interval, or it has none
 
 
 def rows(base: Figures, tuned: Figures) -> list[Row]:
@@ -174,10 +174,10 @@ class _Shown:
 def _row(name: str, before: _Shown, after: _Shown) -> Row:
     change = after.value - before.value
     text = after.text(change, " points", "+")
-    low, high = before.low, before.high
-    if low is None or high is None:
-        low, high = sorted((0.95 * before.value, 1.05 * before.value))
-    better = None if low <= after.value <= high else change * after.sign > 0
+    better = None
+    if before.low is not None and before.high is not None:
+        same = before.low <= after.value <= before.high
+        better = None if same else change * after.sign > 0
     return Row(name, str(before), str(after), text, better)
 
 
@@ -190,9 +190,10 @@ def _shown(figures: Figures) -> dict[str, _Shown]:
             shown[f"{label.replace('_', ' ')} ({names[network]})"] = _share(rate, sign=-1)
     shown["attempts until accepted"] = _number(figures, "attempts", 2, sign=-1)
     last = len(figures["success_at"])
-    shown[f"accepted within {last} attempts"] = _Shown(figures["success_at"][-1])
+    within = figures.get("success_at_interval", [(None, None)])[-1]
+    shown[f"accepted within {last} attempts"] = _Shown(figures["success_at"][-1], *within)
     if "alignment" in figures:
-        shown["alignment"] = _Shown(figures["alignment"])
+        shown["alignment"] = _number(figures, "alignment")
         shown |= {f"alignment: {name}": _share(rate) for name, rate in figures["alignment_by"].items()}
     for name, digits, sign in LOOKS:
         if name in figures:
@@ -204,7 +205,7 @@ def _share(rate: dict[str, float], sign: int = 1) -> _Shown:
     return _Shown(rate["rate"], rate["low"], rate["high"], sign=sign)
 
 
-def _number(figures: Figures, name: str, digits: int, sign: int) -> _Shown:
+def _number(figures: Figures, name: str, digits: int | None = None, sign: int = 1) -> _Shown:
     low, high = figures.get(f"{name}_interval", (None, None))
     return _Shown(figures[name], low, high, digits, sign)
 

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rfft.metrics.attempts import attempts
 from rfft.metrics.bootstrap import bootstrap_interval
 from rfft.metrics.diversity import mean_pairwise_distance, vendi_score
-from rfft.metrics.kid import kid
+from rfft.metrics.jackknife import jackknife_interval
+from rfft.metrics.kid import kid, kid_interval
 from rfft.metrics.wilson import wilson_interval
 from rfft.types import LABELS, label_names
 
@@ -48,19 +50,15 @@ def verdict_figures(
 
 def attempt_figures(accepted: Tensor) -> dict[str, Any]:
     """Recurrent generation, from [N,K]: mean attempts (K where none was accepted), success at 1 .. K."""
-    found = attempts(accepted.numpy())
-    low, high = bootstrap_interval(attempts_made(accepted))
+    made, succeeded = attempts(accepted.numpy())
+    n = len(made)
     return {
-        "attempts": found["mean"],
-        "attempts_interval": [low, high],
+        "attempts": float(made.mean()),
+        "attempts_interval": list(bootstrap_interval(made)),
         "max_attempts": accepted.shape[1],
-        "success_at": found["success_at"],
+        "success_at": (succeeded / n).tolist(),
+        "success_at_interval": [list(wilson_interval(int(found), n)) for found in succeeded],
     }
-
-
-def attempts_made(accepted: Tensor) -> list[int]:
-    """Attempts until the first accepted one, K without any."""
-    return [int(row.int().argmax()) + 1 if row.any() else len(row) for row in accepted]
 
 
 def alignment_figures(
@@ -71,20 +69,29 @@ def alignment_figures(
     The prop counts only where one is asked for: to leave out what nobody wants is no achievement.
     """
     by_attribute: dict[str, Share] = {}
+    per_prompt: list[Tensor] = []  # [N] for each attribute, NaN where it does not count
     for name, found in read.items():
         wanted = [i for i, attributes in enumerate(asked) if attributes.get(name, NO_PROP) != NO_PROP]
         if wanted:
             targets = found.new_tensor([list(classes[name]).index(asked[i][name]) for i in wanted])
-            by_attribute[name] = share(found[wanted] == targets[:, None])
+            hits = found[wanted] == targets[:, None]
+            by_attribute[name] = share(hits)
+            per_prompt.append(torch.full((len(asked),), torch.nan))
+            per_prompt[-1][wanted] = hits.float().mean(dim=1)
     if not by_attribute:
         return {}
     mean = float(np.mean([figure["rate"] for figure in by_attribute.values()]))
-    return {"alignment": mean, "alignment_by": by_attribute}
+    interval = list(bootstrap_interval(torch.stack(per_prompt, dim=1)))
+    return {"alignment": mean, "alignment_interval": interval, "alignment_by": by_attribute}
 
 
 def diversity_figures(backgrounds: Tensor) -> dict[str, Any]:
     """Features of backgrounds [N,S,D]: distance over the seeds of one prompt; Vendi score of all pictures."""
-    figures: dict[str, Any] = {"vendi": vendi_score(backgrounds.flatten(0, 1))}
+    n = len(backgrounds)
+    figures: dict[str, Any] = {"vendi": _vendi(backgrounds)}
+    if n > 1:
+        interval = jackknife_interval(figures["vendi"], lambda rows: _vendi(backgrounds[rows]), n)
+        figures["vendi_interval"] = list(interval)
     if backgrounds.shape[1] > 1:
         distances = [mean_pairwise_distance(seeds) for seeds in backgrounds]
         figures |= {
@@ -94,6 +101,10 @@ def diversity_figures(backgrounds: Tensor) -> dict[str, Any]:
     return figures
 
 
+def _vendi(backgrounds: Tensor) -> float:
+    return vendi_score(backgrounds.flatten(0, 1))
+
+
 def mean_figures(name: str, values: Tensor) -> dict[str, Any]:
     """A figure of every picture [N,S]: its mean, and the interval of that over the N."""
     per_prompt = values.double().mean(dim=1).numpy()
@@ -101,6 +112,9 @@ def mean_figures(name: str, values: Tensor) -> dict[str, Any]:
 
 
 def kid_figures(features: Tensor, reference: Tensor) -> dict[str, Any]:
-    """KID of pictures' features [N*S,D] to those of held-out available ones [M,D]."""
-    mean, deviation = kid(features.numpy(), reference.numpy())
-    return {"kid": mean, "kid_std": deviation}
+    """KID of pictures' features [N,S,D] to those of held-out available ones [M,D]."""
+    mean, deviation = kid(features.flatten(0, 1).numpy(), reference.numpy())
+    figures: dict[str, Any] = {"kid": mean, "kid_std": deviation}  # of subsets, as others report it
+    if len(features) > 1:
+        figures["kid_interval"] = list(kid_interval(mean, features.numpy(), reference.numpy()))
+    return figures

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rfft.metrics.jackknife import jackknife_interval
+
 MAX_SUBSET = 1000
 
 
@@ -13,11 +15,14 @@ def polynomial_kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray
 
 def mmd2(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """Unbiased squared maximum mean discrepancy; may be negative. Needs two rows or more on each side."""
-    n, m = len(x), len(y)
-    k_xx, k_yy = polynomial_kernel(x, x), polynomial_kernel(y, y)
+    return _mmd2(polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y))
+
+
+def _mmd2(k_xx: NDArray[np.float64], k_yy: NDArray[np.float64], k_xy: NDArray[np.float64]) -> float:
+    n, m = k_xy.shape
     within_x = (k_xx.sum() - np.trace(k_xx)) / (n * (n - 1))
     within_y = (k_yy.sum() - np.trace(k_yy)) / (m * (m - 1))
-    return float(within_x + within_y - 2 * polynomial_kernel(x, y).mean())
+    return float(within_x + within_y - 2 * k_xy.mean())
 
 
 def kid(
@@ -39,3 +44,20 @@ def kid(
         for _ in range(subsets)
     ]
     return float(np.mean(values)), float(np.std(values))
+
+
+def kid_interval(estimate: float, features: ArrayLike, reference: ArrayLike) -> tuple[float, float]:
+    """95 % interval of a KID of pictures [N,S,D], S of each of N >= 2 independent prompts, to [M,D].
+
+    Jackknife over the prompts; the reference pictures count as given.
+    """
+    grid, y = np.asarray(features, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    n, seeds = grid.shape[:2]
+    x, cells = grid.reshape(n * seeds, -1), np.arange(n * seeds).reshape(n, seeds)
+    k_xx, k_yy, k_xy = polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y)
+
+    def kid_of(prompts: NDArray[np.int64]) -> float:
+        kept = cells[prompts].ravel()
+        return _mmd2(k_xx[np.ix_(kept, kept)], k_yy, k_xy[kept])
+
+    return jackknife_interval(estimate, kid_of, n)

@@ -82,6 +82,9 @@ def test_figures(config: Config) -> None:
     assert figures["diversity"] > 0 and figures["vendi"] >= 1 and figures["colourfulness"] > 0
     assert set(figures["alignment_by"]) == {"surface", "place", "prop", "light"}
     assert np.isfinite([figures["kid"], figures["kid_std"]]).all()
+    for name in ("attempts", "alignment", "diversity", "vendi", "colourfulness", "kid"):
+        low, high = figures[f"{name}_interval"]
+        assert low <= figures[name] <= high, name
 
 
 def test_the_grid_is_always_the_same(config: Config) -> None:

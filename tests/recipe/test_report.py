@@ -39,15 +39,19 @@ def figures(rate: float) -> dict[str, Any]:
         "attempts_interval": [1.5 - rate, 2.5 - rate],
         "max_attempts": 2,
         "success_at": [rate, 1 - (1 - rate) ** 2],
+        "success_at_interval": [[rate - 0.1, rate + 0.1], [0.7, 1.0]],
         "alignment": 0.8,
+        "alignment_interval": [0.77, 0.83],
         "alignment_by": {"surface": share(0.9), "prop": share(0.7)},
         "diversity": 0.31,
         "diversity_interval": [0.28, 0.34],
         "vendi": 4.2,
+        "vendi_interval": [3.9, 4.5],
         "colourfulness": 33.0,
         "colourfulness_interval": [30.0, 36.0],
         "kid": 0.0123,
         "kid_std": 0.001,
+        "kid_interval": [0.0103, 0.0143],
     }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rfft.metrics import jackknife
 from rfft.metrics.attempts import attempts
 from rfft.metrics.bootstrap import bootstrap_interval
 from rfft.metrics.classification import (
@@ -23,8 +24,9 @@ from rfft.metrics.features import (
     image_features,
     load_efficientnet_lite0,
 )
-from rfft.metrics.kid import kid, mmd2
-from rfft.metrics.wilson import wilson_interval
+from rfft.metrics.jackknife import jackknife_interval
+from rfft.metrics.kid import kid, kid_interval, mmd2
+from rfft.metrics.wilson import Z_95, wilson_interval
 
 
 def test_wilson_interval() -> None:
@@ -47,6 +49,39 @@ def test_bootstrap_interval() -> None:
     low, high = bootstrap_interval([0, 1] * 50)  # normal approximation: 0.5 -+ 1.96 * 0.5 / 10
     assert (low, high) == pytest.approx((0.402, 0.598), abs=0.015)
     assert bootstrap_interval([0, 1] * 50) == (low, high)
+
+
+def test_bootstrap_interval_of_columns() -> None:
+    columns = np.array([[0, 1.0]] * 50 + [[1, np.nan]] * 50)  # means 0.5 and 1
+    low, high = bootstrap_interval(columns)  # the second one does not vary
+    assert (low, high) == pytest.approx([(1 + bound) / 2 for bound in bootstrap_interval(columns[:, 0])])
+
+
+def test_jackknife_interval() -> None:
+    values = np.array([1.0, 2.0, 4.0, 9.0])
+    error = values.std(ddof=1) / 2  # of a mean: the familiar one
+    interval = jackknife_interval(4, lambda rows: values[rows].mean(), 4)
+    assert interval == pytest.approx((4 - Z_95 * error, 4 + Z_95 * error))
+
+
+@pytest.mark.parametrize("groups", [16, 8])  # one prompt each, two prompts each
+def test_jackknife_tells_how_far_figures_spread(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 60 grids of 16 prompts; two pictures of a prompt are more alike than those of two prompts."""
+    monkeypatch.setattr(jackknife, "MAX_GROUPS", groups)
+    rng, n = np.random.default_rng(0), 16
+    reference, scales = rng.normal(size=(40, 4)), np.array([3, 2, 1, 1])
+    grids = scales * (0.4 + rng.normal(size=(60, n, 1, 4)) + 0.3 * rng.normal(size=(60, n, 2, 4)))
+    figures, widths = [], []
+    for grid in grids:
+        pictures = torch.from_numpy(grid)
+        own = [mmd2(grid.reshape(-1, 4), reference), vendi_score(pictures.flatten(0, 1))]
+        figures.append(own)
+        of_vendi = jackknife_interval(
+            own[1], lambda rows, pictures=pictures: vendi_score(pictures[rows].flatten(0, 1)), n
+        )
+        widths.append(np.diff([kid_interval(own[0], grid, reference), of_vendi])[:, 0])
+    errors = np.mean(widths, axis=0) / (2 * Z_95)
+    np.testing.assert_allclose(errors, np.std(figures, axis=0), rtol=0.3)
 
 
 def test_mean_pairwise_distance() -> None:
@@ -122,11 +157,10 @@ def test_agreement() -> None:
 
 
 def test_attempts() -> None:
-    figures = attempts([[0, 1, 0], [1, 0, 0], [0, 0, 0]])
-    assert figures["success_at"] == pytest.approx([1 / 3, 2 / 3, 2 / 3])
-    assert figures["accepted"] == pytest.approx(2 / 3)
-    assert figures["mean"] == pytest.approx((2 + 1 + 3) / 3)
-    assert attempts([[1], [0]]) == {"success_at": [0.5], "accepted": 0.5, "mean": 1}
+    made, succeeded = attempts([[0, 1, 0], [1, 0, 1], [0, 0, 0]])
+    assert made.tolist() == [2, 1, 3]
+    assert succeeded.tolist() == [1, 2, 2]
+    assert [found.tolist() for found in attempts([[1], [0]])] == [[1, 1], [1]]
 
 
 def test_fill_product() -> None:

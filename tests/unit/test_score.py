@@ -28,9 +28,10 @@ def test_verdicts() -> None:
 def test_attempts() -> None:
     accepted = torch.tensor([[True, False, False], [False, False, True], [False, False, False]])
     figures = score.attempt_figures(accepted)
-    assert score.attempts_made(accepted) == [1, 3, 3]
     assert figures["attempts"] == pytest.approx(7 / 3)
+    assert figures["attempts_interval"] == [1, 3]
     assert figures["success_at"] == pytest.approx([1 / 3, 1 / 3, 2 / 3])
+    assert figures["success_at_interval"] == [list(wilson_interval(n, 3)) for n in (1, 1, 2)]
 
 
 def test_a_prop_counts_only_where_one_is_asked_for() -> None:
@@ -42,6 +43,8 @@ def test_a_prop_counts_only_where_one_is_asked_for() -> None:
         "prop": 0.5,  # not 0.75: the first product has none, as asked
     }
     assert figures["alignment"] == 0.625
+    # Either prompt alone: 1 by its surface, which has no prop; or (0.5 + 0.5) / 2.
+    assert figures["alignment_interval"] == [0.5, 1]
     without = score.alignment_figures({"prop": read["prop"]}, [asked[0], asked[0]], CLASSES)
     assert without == {}
 
@@ -51,6 +54,16 @@ def test_diversity_needs_two_seeds() -> None:
     figures = score.diversity_figures(features)
     assert (figures["diversity"], figures["vendi"]) == pytest.approx((1, 4))
     assert "diversity" not in score.diversity_figures(features[:, :1])
+
+
+def test_figures_of_one_prompt_have_no_interval() -> None:
+    features, reference = torch.rand(2, 2, 4, generator=torch.Generator().manual_seed(0)), torch.rand(5, 4)
+    for figures in (score.diversity_figures, lambda x: score.kid_figures(x, reference)):
+        both, name = figures(features), "vendi" if figures is score.diversity_figures else "kid"
+        low, high = both[f"{name}_interval"]
+        assert low < both[name] < high
+    assert "vendi_interval" not in score.diversity_figures(features[:1])
+    assert "kid_interval" not in score.kid_figures(features[:1].repeat(1, 2, 1), reference)
 
 
 def test_colour_is_averaged_over_the_seeds_first() -> None:
