@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import rfft
-from rfft.adworld.pretrain import assess, base, judge, probe, rfnet, verdicts
+from rfft.adworld.pretrain import assess, base, judge, maps, probe, rfnet, vae, verdicts
 from rfft.adworld.pretrain.fit import FitConfig, Run, fit
 from rfft.errors import UserError
 from rfft.models.judge import Judge
@@ -58,13 +59,44 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.setitem(counts, variant, 8)
     for module in (verdicts, probe, assess):
         monkeypatch.setattr(module, "TEST", ("test", 100, 9))
-    for module in (base, *NETWORKS.values()):
+    for module in (vae, base, maps, *NETWORKS.values()):
         monkeypatch.setattr(module, "BATCH", 4)
-    monkeypatch.setattr(base, "SCENES", 16)
+    for module in (vae, base, maps):
+        monkeypatch.setattr(module, "SCENES", 16)
+    for module in (vae, maps):
+        monkeypatch.setattr(module, "TEST_SCENES", 8)
     folder = tmp_path / "out"
     for name in ("rf-tiny", *(f"rf-tiny-{part}" for part in (*NETWORKS, "depth", "saliency"))):
         shutil.copytree(Path(rfft.__file__).parent / "assets" / name, folder / name)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("part", "folder", "low", "high"),  # of the figure it reports last, a PSNR or a mean error
+    [
+        ("vae", "rf-tiny/vae", 15, 40),
+        ("depth", "rf-tiny-depth", 0, 0.3),
+        ("saliency", "rf-tiny-saliency", 0, 0.3),
+    ],
+)
+def test_vae_and_maps_go_on(
+    out: Path,
+    run_command: Callable[..., tuple[int, str, str]],
+    part: str,
+    folder: str,
+    low: float,
+    high: float,
+) -> None:
+    (file,) = (out / folder).glob("*.safetensors")
+    before = load_file(file)
+    code, said, told = run_command(
+        *("adworld", "pretrain", part, "--out", out, "--state", out / "state", "--steps", 2)
+    )
+    assert code == 0, told
+    after = load_file(file)
+    assert before.keys() == after.keys()
+    assert any((before[name] != after[name]).any() for name in after)
+    assert low < float(re.findall(r"\d+\.\d+", said)[-1]) < high
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from rfft.adworld.scenes import Scenes, load_scenes
 from rfft.models.auxiliary import MapNet, MapNetConfig
 
 BATCH, SCENES, STEPS = 32, 10_000, 1000
+TEST_SCENES = 512
 VARIANTS = ("render", "vae")
 
 
@@ -45,10 +46,8 @@ def _pair(scenes: Scenes, images: np.ndarray, kind: str, index: np.ndarray) -> t
 
 
 @torch.no_grad()
-def test_error(model: MapNet, kind: str, variant: str, out: Path, count: int = 512) -> float:
-    scenes, images = (
-        load_scenes("test", count, seed=9),
-        load_variant("test", count, 9, variant, out / "rf-tiny"),
-    )
-    image, target = _pair(scenes, images, kind, np.arange(count))
+def test_error(model: MapNet, kind: str, variant: str, out: Path) -> float:
+    scenes = load_scenes("test", TEST_SCENES, seed=9)
+    images = load_variant("test", TEST_SCENES, 9, variant, out / "rf-tiny")
+    image, target = _pair(scenes, images, kind, np.arange(TEST_SCENES))
     return (model.eval()(image) - target).abs().mean().item()

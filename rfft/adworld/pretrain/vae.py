@@ -9,7 +9,8 @@ from torch import Tensor
 from rfft.adworld.pretrain.fit import FitConfig, Run, console, device, fit, on_device
 from rfft.adworld.scenes import Scenes, load_scenes
 
-CROP, BATCH, STEPS = 32, 32, 3000
+CROP, BATCH, STEPS, SCENES = 32, 32, 3000, 30_000
+TEST_SCENES = 512
 
 
 def build() -> AutoencoderKL:
@@ -41,7 +42,7 @@ def reconstruction_loss(decoded: Tensor, pixels: Tensor) -> Tensor:
 
 def train(run: Run) -> None:
     """Write run.out/rf-tiny/vae; goes on from the weights that are there, if any."""
-    scenes = load_scenes("train", 30_000, seed=1)
+    scenes = load_scenes("train", SCENES, seed=1)
     folder = run.out / "rf-tiny" / "vae"
     model = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32) if folder.exists() else build()
     on_device(model).train()
@@ -62,15 +63,15 @@ def train(run: Run) -> None:
 
 @torch.no_grad()
 def _latent_std(model: AutoencoderKL, scenes: Scenes) -> float:
-    pixels = scenes.pixels("image", np.arange(512)).to(device()) * 2 - 1
+    pixels = scenes.pixels("image", np.arange(min(512, len(scenes)))).to(device()) * 2 - 1
     return model.encode(pixels).latent_dist.mean.std().item()
 
 
 @torch.no_grad()
-def psnr(model: AutoencoderKL, count: int = 512) -> float:
+def psnr(model: AutoencoderKL) -> float:
     """Mean reconstruction PSNR in dB over test scenes."""
-    scenes, model = load_scenes("test", count, seed=9), model.float().to(device())
-    pixels = scenes.pixels("image", np.arange(count)).to(device())
+    scenes, model = load_scenes("test", TEST_SCENES, seed=9), model.float().to(device())
+    pixels = scenes.pixels("image", np.arange(TEST_SCENES)).to(device())
     decoded = torch.cat(
         [model.decode(model.encode(p * 2 - 1).latent_dist.mode()).sample for p in pixels.split(64)]
     )
