@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,7 +31,10 @@ def draw(
     if sheet:
         drawing.write_sheet(out, seed, split)
     else:
+        began = time.monotonic()
         drawing.draw_dataset(out, count, seed, split)
+        seconds = time.monotonic() - began
+        typer.echo(f"{count} scenes in {seconds:.1f} s, {count / seconds:,.0f} a second: {out}")
 
 
 @app.command()

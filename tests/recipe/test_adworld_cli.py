@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -20,6 +21,7 @@ def test_drawn_scenes_are_read_back(tmp_path):
     out = tmp_path / "scenes"
     result = CliRunner().invoke(app, ["adworld", "draw", str(out), "--count", "30", "--seed", "4"])
     assert result.exit_code == 0, result.output
+    assert re.search(r"^30 scenes in [\d.]+ s, \d+ a second: ", result.output, re.MULTILINE)
     records = read_feedback(out)
     assert len(records) == 30
     for index in (0, 29):
