@@ -116,7 +116,7 @@ class Tracker:
         """Finish; says how to upload what was recorded offline."""
         self._attempt(self._accelerator.end_training)
         offline = sorted((self._run / "wandb").glob("offline-run-*"))
-        if self._kind == "wandb" and offline:
+        if self._kind == "wandb" and self._alive and offline:
             self._console.print(
                 "W&B ran offline; upload with:", *(f"  wandb sync {f}" for f in offline), sep="\n"
             )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -243,15 +244,46 @@ def test_tensorboard(rfft: Rfft) -> None:
     assert events.Images("samples")
 
 
+def sent_to_wandb(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What W&B's own run knows of itself and is handed, filled in while one is recorded."""
+    import wandb
+
+    sent: dict[str, Any] = {"logged": []}
+    log, log_artifact = wandb.Run.log, wandb.Run.log_artifact
+
+    def noted_log(run: wandb.Run, data: dict[str, Any], **options: Any) -> None:
+        sent["logged"].append(set(data))
+        log(run, data, **options)
+
+    def noted_artifact(run: wandb.Run, artifact: wandb.Artifact) -> wandb.Artifact:
+        sent["run"] = {name: getattr(run, name) for name in ("name", "project", "group", "tags")}
+        sent["config"] = dict(run.config)
+        sent["artifact"], sent["metadata"] = artifact.name, artifact.metadata
+        sent["files"] = set(artifact.manifest.entries)
+        return log_artifact(run, artifact)
+
+    monkeypatch.setattr(wandb.Run, "log", noted_log)
+    monkeypatch.setattr(wandb.Run, "log_artifact", noted_artifact)
+    return sent
+
+
 def test_wandb_without_a_key_is_offline(rfft: Rfft, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    code, told = rfft(PLAIN[0], "trainer.sample_every=1", "tracker.kind=wandb", "tracker.tags=[a,b]")
-    assert code == 0, told
+    sent = sent_to_wandb(monkeypatch)
+    settings = ["tracker.kind=wandb", "tracker.project=ads", "tracker.group=trials", "tracker.tags=[a,b]"]
+    code, told = rfft(PLAIN[0], "trainer.sample_every=1", *settings)
+    assert code == 0 and "failed" not in told, told
     (folder,) = Path("runs/small/wandb").glob("offline-run-*")
     assert f"wandb sync {folder}" in told
+    scalars = rows("small")[0].keys() - {"step"}
+    assert sent["run"] == {"name": "small", "project": "ads", "group": "trials", "tags": ("a", "b")}
+    assert sent["config"]["trainer.batch_size"] == 2 and sent["config"]["objective.regularizer"] == "cc"
+    assert sent["logged"] == [{"samples"}, *[scalars, {"samples"}] * 2]
+    assert sent["artifact"] == "small-lora" and "pytorch_lora_weights.safetensors" in sent["files"]
+    assert sent["metadata"]["steps"] == 2
     identity = json.loads(Path("runs/small/tracker.json").read_text())["wandb"]
     assert identity in folder.name
     tables = list(folder.rglob("samples_*.table.json"))
@@ -266,6 +298,27 @@ def test_a_tracker_that_dies_is_given_up_once(rfft: Rfft, monkeypatch: pytest.Mo
     code, told = rfft(*PLAIN, "tracker.kind=tensorboard")
     assert code == 0 and len(rows("small")) == 2
     assert told.count("tensorboard failed (unreachable)") == 1
+
+
+def test_wandb_that_was_given_up_is_not_to_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    class Accelerator:
+        is_main_process = True
+
+        def init_trackers(self, *_: object, **__: object) -> None:
+            (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
+            raise OSError("disk full")
+
+        def end_training(self) -> None: ...
+
+    config = {"tracker": {"project": "p", "group": None, "tags": []}, "run": {"name": "n"}}
+    Tracker(Accelerator(), "wandb", tmp_path, config).close()
+    told = capsys.readouterr().err
+    assert told.count("wandb failed (disk full)") == 1 and "wandb sync" not in told
 
 
 def test_a_tracker_that_is_not_installed(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:
