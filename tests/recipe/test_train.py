@@ -101,6 +101,27 @@ def test_a_run_from_one_end_to_the_other(rfft: Rfft) -> None:
     assert json.loads((run / "summary.json").read_text()) == summary
 
 
+def test_the_main_job_on_the_embedded_weights(
+    run_command: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """configs/tiny.yaml as it is, but short."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluate, "REFERENCE_IMAGES", 8)
+    short = ["data.count=8", "trainer.steps=2", "trainer.batch_size=2", "trainer.sample_every=0"]
+    grid = ["rollout.steps=20", "evaluate.count=1", "evaluate.seeds=2", "evaluate.max_attempts=2"]
+    code, _, told = run_command("train", "tiny", *short, *grid)
+    assert code == 0, told
+    summary = json.loads(Path("runs/tiny/summary.json").read_text())
+    for state in ("base", "tuned"):
+        assert set(summary[state]["alignment_by"]) >= {"surface", "place", "light"}
+        assert summary[state]["alignment"] >= 0.5  # these weights have learnt to read prompts
+        assert set(summary[state]["available_rate"]) == {"rfnet", "judge"}
+    assert summary["grad_samples"] == 2 * 2 * 4
+    assert all(0 < row["train/grad_norm"] < 100 for row in rows("tiny") if "train/grad_norm" in row)
+    exported = load_file("runs/tiny/export/diffusers/pytorch_lora_weights.safetensors")
+    assert all(tensor.any() for name, tensor in exported.items() if "lora_B" in name)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
