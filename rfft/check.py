@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rfft import build
 from rfft.config import Config
-from rfft.costs import costs, count_forwards
+from rfft.costs import costs
 from rfft.data.samples import Sample, Skipped
 from rfft.evaluate import reference_images
 
@@ -27,7 +27,6 @@ def describe(config: Config) -> dict[str, str]:
         "optimizer steps": f"{trainer.steps}, in {trainer.max_minutes or 'any number of'} minutes",
         "images per step and process": f"{trainer.batch_size} x {trainer.accumulation} micro-batches",
         "processes": _processes(config),
-        "denoiser forwards per micro-batch": str(count_forwards(config)),
         **costs(config),
     }
 

@@ -93,6 +93,7 @@ def costs(config: Config) -> dict[str, str]:
     together = sum(lasting.values()) + max(merged, activations + judge.activations)
     memory = lasting | passing | {"together, at least": together}
     facts = {
+        "denoiser forwards per micro-batch": str(forwards),
         "trained": f"{', '.join(model.train)}: {sum(sizes):,} parameters in {len(sizes)} tensors",
         "parameters in all": f"{sum(p.numel() for p in _parameters([*bundle.modules, *rewards])):,}",
         "per optimizer step and process": f"{trainer.accumulation * flops / 1e12:,.2f} TFLOP",
@@ -130,9 +131,8 @@ def _calls(
         with torch.autocast("cpu", half, enabled=not precise):
             weights = bundle.unwrapped.parameters()
             denoiser = cost(lambda: torch.cat(cfg_eps(bundle.denoiser, batch.noise, t, batch)), weights)
-        part = replace(
-            batch.index(slice(len(rows))), sample=rows
-        )  # real numbers: texts are looked up by them
+        # Real numbers: texts are looked up by them.
+        part = replace(batch.index(slice(len(rows))), sample=rows)
         x0 = part.noise.requires_grad_()
 
         def verdicts(others: WeightedRewards | None) -> Tensor:

@@ -43,9 +43,8 @@ FEWEST = 4  # pictures that KID needs
 FIDELITY = ("product_psnr", "product_ssim")
 
 Cells = list[tuple[int, int]]  # (sample, attempt)
-Report = Callable[
-    [int, int], object
-]  # pictures done, pictures in all; in all processes, may end it by raising
+# Of pictures done and pictures in all; called in all processes, may end the evaluation by raising.
+Report = Callable[[int, int], object]
 
 
 @dataclass
