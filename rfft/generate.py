@@ -1,12 +1,11 @@
 """Paint pictures, and recurrent generation: paint again with new seeds until the reward network accepts.
 
-Shapes: B batch, H W pixels, N products, K attempts.
+Shapes: B batch, H W pixels, W products that wait for their next attempt.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +16,6 @@ from rfft.step import render_bare
 from rfft.types import Batch, Policy, Schedule
 
 AVAILABLE = 0  # index in LABELS
-
-# Samples and the number of attempts each has behind it -> pictures [B,3,H,W], class probabilities [B,5]
-Paint = Callable[[list[int], list[int]], tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
@@ -50,42 +46,46 @@ def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
 
 
 @dataclass
-class Painted:
-    """What recurrent generation made of one product: the accepted picture, else the best of its attempts."""
+class Outcome:
+    """Of recurrent generation for one product: the accepted picture, else the best of its attempts."""
 
-    image: Tensor  # [3,H,W]
-    probabilities: Tensor  # [5]
-    attempt: int  # which of the attempts this picture is, from 0
+    probabilities: Tensor  # [5], of that picture
+    attempt: int  # which of the attempts it is, from 0
     attempts: int  # how many there were
 
     @property
     def accepted(self) -> bool:
-        return int(self.probabilities.argmax()) == AVAILABLE
+        return is_accepted(self.probabilities)
 
 
-def recur(paint: Paint, count: int, max_attempts: int, batch_size: int) -> Iterator[tuple[int, Painted]]:
-    """Each of `count` products until its picture is accepted, `max_attempts` at most; yields as they finish.
+# One attempt, by its number from 0, for each sample that waits for it -> class probabilities [W,5];
+# the outcomes so far tell which of the pictures are worth keeping.
+Attempt = Callable[[list[int], int, dict[int, Outcome]], Tensor]
 
-    Refused products go back to the front of the queue, so batches stay full and only those in flight are
-    held in memory.
-    """
-    queue = deque(range(count))
-    attempts = [0] * count
-    best: dict[int, Painted] = {}
-    while queue:
-        chosen = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
-        images, probabilities = paint(chosen, [attempts[i] for i in chosen])
-        refused = []
-        for i, image, p in zip(chosen, images, probabilities, strict=True):
-            new = Painted(image, p, attempts[i], attempts[i] + 1)
-            attempts[i] += 1
-            kept = best.pop(i, new)
-            if new.accepted or p[AVAILABLE] > kept.probabilities[AVAILABLE]:
-                kept = new
-            kept.attempts = attempts[i]
-            if kept.accepted or attempts[i] == max_attempts:
-                yield i, kept
-            else:
-                best[i] = kept
-                refused.append(i)
-        queue.extendleft(reversed(refused))
+
+def recur(attempt_all: Attempt, count: int, max_attempts: int) -> dict[int, Outcome]:
+    """Each of `count` products until its picture is accepted, `max_attempts` at most."""
+    best: dict[int, Outcome] = {}
+    waiting = list(range(count))
+    for attempt in range(max_attempts):
+        for i, p in zip(waiting, attempt_all(waiting, attempt, best), strict=True):
+            if improves(p, best.get(i)):
+                best[i] = Outcome(p, attempt, attempt + 1)
+            best[i].attempts = attempt + 1
+        waiting = [i for i in waiting if not best[i].accepted]
+        if not waiting:
+            break
+    return best
+
+
+def improves(probabilities: Tensor, best: Outcome | None) -> bool:
+    """Whether a picture of these probabilities [5] is to be kept rather than the one that was refused."""
+    return (
+        best is None
+        or is_accepted(probabilities)
+        or bool(probabilities[AVAILABLE] > best.probabilities[AVAILABLE])
+    )
+
+
+def is_accepted(probabilities: Tensor) -> bool:
+    return int(probabilities.argmax()) == AVAILABLE

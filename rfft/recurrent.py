@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,16 +28,19 @@ from rfft.data.samples import Sample, Skipped
 from rfft.draft import new_folder, refuse_existing
 from rfft.errors import UserError
 from rfft.faults import painting
-from rfft.generate import Paint, Painted, autocast, paint, recur
+from rfft.generate import Outcome, autocast, improves, paint, recur
 from rfft.log import write_skipped
 from rfft.metrics.wilson import wilson_interval
 from rfft.models.bundle import Bundle, load_bundle
 from rfft.models.lora import lora_layers
-from rfft.processes import broadcast, count, joined, rank
+from rfft.processes import broadcast, count, joined, rank, spread
 from rfft.types import label_names
 
 MANIFEST, SHEET = "manifest.jsonl", "contact_sheet.png"
 THUMBNAIL, SHEET_COLUMNS, SHEET_ROWS = 128, 8, 12
+
+# Samples and the number of attempts they have behind them -> pictures [B,3,H,W], class probabilities [B,5]
+Paint = Callable[[list[int], int], tuple[Tensor, Tensor]]
 
 
 def generate(config: Config, lora: Path | None, out: Path) -> None:
@@ -113,13 +116,8 @@ def painter(config: Config, bundle: Bundle, samples: list[Sample], device: torch
     shape = tuple(conditions.noise.shape[1:])
 
     @torch.no_grad()
-    def draw(chosen: list[int], attempts: list[int]) -> tuple[Tensor, Tensor]:
-        noise = torch.cat(
-            [
-                noise_for(config.run.seed + attempt, [noise_index(samples[i])], shape)
-                for i, attempt in zip(chosen, attempts, strict=True)
-            ]
-        )
+    def draw(chosen: list[int], attempt: int) -> tuple[Tensor, Tensor]:
+        noise = noise_for(config.run.seed + attempt, [noise_index(samples[i]) for i in chosen], shape)
         batch = replace(conditions.index(chosen), noise=noise).to(device)
         with autocast(device, config.trainer.mixed_precision):
             images = paint(bundle, batch, schedule, scale)
@@ -136,50 +134,81 @@ def noise_index(sample: Sample) -> int:
 def _paint_all(
     config: Config, draw: Paint, samples: list[Sample], folder: Path, console: Console
 ) -> list[dict[str, Any]]:
-    """Write pictures, manifest and contact sheet, each process its share; returns the manifest's rows."""
-    settings, share = config.evaluate, range(rank(), len(samples), count())
+    """Write pictures, manifest and contact sheet; returns the manifest's rows.
 
-    def draw_own(chosen: list[int], attempts: list[int]) -> tuple[Tensor, Tensor]:
-        return draw([share[place] for place in chosen], attempts)
+    The processes share an attempt's batches, which do not depend on how many processes there are.
+    """
+    settings, pictures = config.evaluate, Pictures(folder, samples, config.data.max_pixels)
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[share]}"))
 
-    rows: dict[int, dict[str, Any]] = {}
-    thumbnails: dict[int, Tensor] = {}
-    columns = ("painting", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[share]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task("", total=len(share), share="")
-        for place, painted in recur(draw_own, len(share), settings.max_attempts, settings.batch_size):
-            i = share[place]
-            rows[i] = _row(samples[i], painted, config.run.seed)
-            grid.save_png(folder / rows[i]["image"], full_size(samples[i], painted, config.data.max_pixels))
-            grid.save_png(folder / rows[i]["product"], _product(samples[i], config.data.max_pixels))
-            if i < SHEET_COLUMNS * SHEET_ROWS:
-                small = F.interpolate(painted.image[None], (THUMBNAIL, THUMBNAIL), mode="area")[0]
-                thumbnails[i] = grid.to_bytes(small)
-            accepted = sum(row["accepted"] for row in rows.values()) / len(rows)
-            progress.update(task, advance=1, share=f"accepted {accepted:.0%}")
-    for process in range(count()):
-        others = broadcast((rows, thumbnails), source=process)
-        rows, thumbnails = rows | others[0], thumbnails | others[1]
-    return _write_lists(folder, rows, thumbnails)
+        task = progress.add_task("painting", share="")
+
+        def attempt_all(waiting: list[int], attempt: int, best: dict[int, Outcome]) -> Tensor:
+            size = settings.batch_size
+            batches = [waiting[first : first + size] for first in range(0, len(waiting), size)]
+            done = len(samples) - len(waiting)
+            share = f"accepted {done / len(samples):.0%}" if attempt else ""
+            name = f"attempt {attempt + 1} of {settings.max_attempts}"
+            progress.reset(task, description=name, total=len(waiting), share=share)
+
+            def paint_one(number: int) -> Tensor:
+                chosen = batches[number]
+                images, probabilities = draw(chosen, attempt)
+                for i, image, p in zip(chosen, images, probabilities, strict=True):
+                    if improves(p, best.get(i)):
+                        pictures.keep(i, image, attempt)
+                return probabilities
+
+            def show(done: int) -> None:
+                progress.update(task, completed=sum(map(len, batches[:done])))
+
+            return torch.cat(spread(paint_one, len(batches), show))
+
+        best = recur(attempt_all, len(samples), settings.max_attempts)
+    rows = [_row(samples[i], best[i], config.run.seed) for i in range(len(samples))]
+    cells = pictures.thumbnails()
+    if rank() == 0:
+        _write_lists(folder, rows, cells)
+    return rows
 
 
-def _write_lists(
-    folder: Path, rows: dict[int, dict[str, Any]], thumbnails: dict[int, Tensor]
-) -> list[dict[str, Any]]:
-    """Manifest and contact sheet, by the first process."""
-    ordered = [rows[i] for i in sorted(rows)]
-    if rank() > 0:
-        return ordered
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in ordered]
+class Pictures:
+    """The kept pictures: at full size in a folder, small for the contact sheet; this process's alone."""
+
+    def __init__(self, folder: Path, samples: list[Sample], max_pixels: int) -> None:
+        self.folder, self.samples, self.max_pixels = folder, samples, max_pixels
+        self.small: dict[int, tuple[int, Tensor]] = {}  # sample -> attempt, uint8 [3,128,128]
+
+    def keep(self, i: int, image: Tensor, attempt: int) -> None:
+        """Write sample i's picture [3,S,S] over that of an earlier attempt."""
+        sample = self.samples[i]
+        if attempt == 0:
+            grid.save_png(self.folder / f"products/{sample.id}.png", _product(sample, self.max_pixels))
+        grid.save_png(self.folder / f"images/{sample.id}.png", full_size(sample, image, self.max_pixels))
+        if i < SHEET_COLUMNS * SHEET_ROWS:
+            small = F.interpolate(image[None], (THUMBNAIL, THUMBNAIL), mode="area")[0]
+            self.small[i] = attempt, grid.to_bytes(small)
+
+    def thumbnails(self) -> Tensor:
+        """Those of all processes, uint8 [N,3,128,128]."""
+        latest: dict[int, tuple[int, Tensor]] = {}
+        for process in range(count()):
+            for i, found in broadcast(self.small, source=process).items():
+                latest[i] = max(latest.get(i, found), found, key=lambda kept: kept[0])
+        return torch.stack([latest[i][1] for i in sorted(latest)])
+
+
+def _write_lists(folder: Path, rows: list[dict[str, Any]], cells: Tensor) -> None:
+    """Manifest and contact sheet."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
-    cells = torch.stack([thumbnails[i] for i in sorted(thumbnails)])
-    verdicts = torch.tensor([row["accepted"] for row in ordered[: len(cells)]])
+    verdicts = torch.tensor([row["accepted"] for row in rows[: len(cells)]])
     grid.save_png(folder / SHEET, grid.sheet(cells, verdicts, min(SHEET_COLUMNS, len(cells))))
-    return ordered
 
 
-def _row(sample: Sample, painted: Painted, seed: int) -> dict[str, Any]:
-    probabilities = painted.probabilities.tolist()
+def _row(sample: Sample, outcome: Outcome, seed: int) -> dict[str, Any]:
+    probabilities = outcome.probabilities.tolist()
     return {
         "id": sample.id,
         "image": f"images/{sample.id}.png",
@@ -187,9 +216,9 @@ def _row(sample: Sample, painted: Painted, seed: int) -> dict[str, Any]:
         "caption": sample.caption,
         "prompt": sample.prompt,
         "negative_prompt": sample.negative,
-        "seed": seed + painted.attempt,
-        "attempts": painted.attempts,
-        "accepted": painted.accepted,
+        "seed": seed + outcome.attempt,
+        "attempts": outcome.attempts,
+        "accepted": outcome.accepted,
         "probabilities": {
             label: round(p, 4)
             for label, p in zip(label_names(len(probabilities)), probabilities, strict=True)
@@ -197,11 +226,11 @@ def _row(sample: Sample, painted: Painted, seed: int) -> dict[str, Any]:
     }
 
 
-def full_size(sample: Sample, painted: Painted, max_pixels: int) -> grid.Sheet:
-    """The picture at the product's own resolution with its own pixels; AdWorld's are as they are."""
+def full_size(sample: Sample, image: Tensor, max_pixels: int) -> grid.Sheet:
+    """The picture [3,S,S] at the product's own resolution with its own pixels; AdWorld's are as they are."""
     if sample.source is None or sample.placement is None:
-        return grid.to_bytes(painted.image).permute(1, 2, 0).numpy()
-    return paste_back(painted.image, sample.source, sample.placement, max_pixels)
+        return grid.to_bytes(image).permute(1, 2, 0).numpy()
+    return paste_back(image, sample.source, sample.placement, max_pixels)
 
 
 def _product(sample: Sample, max_pixels: int) -> grid.Sheet:

@@ -10,11 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -259,13 +257,9 @@ def test_two_processes_generate_what_one_does(world: Path, tmp_path: Path) -> No
         ("one", (sys.executable,)),
         ("two", (*TORCHRUN, "--standalone", "--nproc_per_node=2")),
     ):
-        launch(tmp_path, *launcher, *command, "--out", out, "data.count=5")
+        launch(tmp_path, *launcher, *command, "--out", out, "data.count=5", "evaluate.batch_size=2")
     one, two = tmp_path / "one", tmp_path / "two"
     files = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
     assert len(files) == 12 and {path.relative_to(two) for path in two.rglob("*") if path.is_file()} == files
     for file in files:
-        if file.suffix == ".png":  # other batches round in another way
-            left, right = (np.asarray(Image.open(folder / file)).astype(int) for folder in (one, two))
-            assert np.abs(left - right).max() <= 1, file
-        else:
-            assert (one / file).read_bytes() == (two / file).read_bytes(), file
+        assert (one / file).read_bytes() == (two / file).read_bytes(), file
