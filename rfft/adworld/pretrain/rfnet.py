@@ -53,7 +53,7 @@ def train(run: Run) -> None:
     tokenizer = tokenizer_for(out, NAME)
     parts = [Labelled((RESIZED, SCENES[variant], 1), variant, out, tokenizer) for variant in VARIANTS]
     inputs = run.compiled(inputs_with_maps(out))
-    model = start(RFNet, out / NAME, RFNetConfig.tiny(len(tokenizer), image_size=96, image_encoder=ENCODER))
+    model = start(RFNet, out / NAME, RFNetConfig.tiny(len(tokenizer), image_size=128, image_encoder=ENCODER))
     if run.drop:
         model = without(model, run.drop)
     read = attribute_reader(2 * model.config.width)
