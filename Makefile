@@ -67,7 +67,7 @@ test-faults: setup  ## faults injected: killed at 20 points, lost processes, ful
 	KILLS=20 FUZZ=3000 OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "faults or not faults" \
 	    tests/recipe/test_faults.py tests/unit/test_malformed.py tests/unit/test_checkpoint.py
 
-test-full: setup  ## one step of full-width SD 1.5 and SDXL in each mode (up to 8 GB of memory, minutes each)
+test-full: setup  ## one step of full-width SD 1.5, 2.1 and SDXL in each mode (up to 8 GB of memory, minutes each)
 	$(BIN)/pytest -q -m full -s tests/full
 
 lint: setup  ## style, undefined names, complexity, the dependency rule, types

@@ -6,16 +6,14 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer
 
 from rfft.conditions import encode_samples
 from rfft.config import Config
 from rfft.data.samples import Framing, Sample, Skipped, load_samples
-from rfft.errors import UserError
 from rfft.models.auxiliary import load_depth, load_saliency
 from rfft.models.bundle import Bundle, load_bundle, load_tiny_vae
 from rfft.models.extra_rewards import PickScore, TextMatch, WeightedRewards, load_extra
-from rfft.models.pretrained import find_folder, read_config
+from rfft.models.pretrained import find_folder, read_config, tokenizer_of
 from rfft.models.reward import RewardModel
 from rfft.models.rfnet import RFNet
 from rfft.types import Batch
@@ -80,11 +78,7 @@ def engineered(config: Config, samples: list[Sample]) -> list[Sample]:
 
 def load_tokenizer(network: str) -> Any:
     """The tokenizer in a network's folder."""
-    folder = find_folder(network)
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no tokenizer here; save the network's tokenizer into it") from error
+    return tokenizer_of(find_folder(network))
 
 
 def caption_tokenizer(rfnet: str) -> Any:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from rfft.errors import UserError
-from rfft.models.pretrained import ASSETS
+from rfft.models.pretrained import ASSETS, tokenizer_of
 from rfft.models.rfnet import RFNet, RFNetConfig
 from rfft.rfnet_config import ImageEncoder, RFNetTraining, TextEncoder
 from rfft.types import COARSE_LABELS, LABELS
@@ -25,12 +25,7 @@ TEXT_KINDS = ("bert", "roberta", "xlm-roberta")
 
 def build_tokenizer(text: TextEncoder) -> Any:
     source = text.tokenizer or text.weights or ""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(ASSETS / source if (ASSETS / source).is_dir() else source)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"rfnet.text_encoder: no tokenizer in {source}, neither a folder nor a hub id"
-        ) from error
+    tokenizer = tokenizer_of(ASSETS / source if (ASSETS / source).is_dir() else source)
     if tokenizer.pad_token_id is None:
         raise UserError(f"rfnet.text_encoder: the tokenizer of {source} has no padding token; name another")
     tokenizer.model_max_length = text.max_tokens

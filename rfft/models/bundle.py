@@ -16,9 +16,7 @@ from diffusers import (
     AutoencoderTiny,
     ControlNetModel,
     DDIMScheduler,
-    DiffusionPipeline,
     StableDiffusionControlNetInpaintPipeline,
-    StableDiffusionXLControlNetInpaintPipeline,
 )
 from diffusers.utils import logging as diffusers_logging
 from peft import get_peft_model_state_dict
@@ -28,12 +26,11 @@ from transformers.utils import logging as transformers_logging
 
 from rfft.errors import UserError
 from rfft.models import lora, text
+from rfft.models.bundle_source import cannot_load, check_shapes, pipeline_class, source_of
 from rfft.models.denoiser import Denoiser
 from rfft.models.pretrained import why
 from rfft.types import Conditioning, Denoise, Schedule
 
-EMBEDDED = "rf-tiny"
-ASSETS = Path(__file__).parent.parent / "assets"
 MODES = ("unet_lora", "controlnet_lora", "controlnet")
 
 
@@ -42,6 +39,7 @@ class Bundle:
 
     def __init__(self, pipe: Any) -> None:
         """Freezes a StableDiffusion(XL)ControlNetInpaintPipeline; its scheduler becomes a DDIM one."""
+        check_shapes(pipe)
         pipe.scheduler = _ddim(pipe.scheduler)
         self.pipe = pipe
         self.vae = pipe.vae
@@ -216,7 +214,7 @@ def load_bundle(
     weights: dict[str, object] = {"torch_dtype": dtype, "use_safetensors": True}
     options = dict(weights)
     try:
-        kind = pipeline_class(source)
+        kind = pipeline_class(source, controlnet)
         if kind is StableDiffusionControlNetInpaintPipeline:
             options |= {"safety_checker": None, "requires_safety_checker": False}
         if controlnet is not None:
@@ -224,8 +222,6 @@ def load_bundle(
         pipe = kind.from_pretrained(source, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise cannot_load(name, error) from error
-    if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
-        raise UserError(f"bundle {name}: an inpainting U-Net (9 channels); give one of 4 channels")
     return Bundle(pipe)
 
 
@@ -237,32 +233,6 @@ def load_tiny_vae(path_or_id: str, dtype: torch.dtype = torch.float32) -> Autoen
         raise UserError(
             f"model.tiny_vae {path_or_id}: neither a folder nor a hub id that loads ({why(error)})"
         ) from error
-
-
-def source_of(path_or_id: str | Path) -> str:
-    """The folder or hub id behind a bundle's name."""
-    name = str(path_or_id)
-    folder = ASSETS / EMBEDDED if name == EMBEDDED else Path(name)
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
-        raise UserError(f"bundle {name}: no model_index.json in {folder}; give a diffusers pipeline folder")
-    return str(folder) if folder.is_dir() else name
-
-
-def cannot_load(name: str, error: Exception) -> UserError:
-    choices = f"give {EMBEDDED}, a diffusers pipeline folder or a hub id"
-    return UserError(f"bundle {name} cannot be loaded ({why(error)}); {choices}")
-
-
-def pipeline_class(source: str) -> Any:
-    """SD or SDXL, by the class that model_index.json names; whatever that class is for, its parts fit."""
-    index = DiffusionPipeline.load_config(source)
-    named = index.get("_class_name") if isinstance(index, dict) else None
-    if not isinstance(named, str):
-        raise ValueError("its model_index.json names no pipeline: _class_name is missing")
-    is_xl = named.startswith("StableDiffusionXL")
-    if not is_xl and not named.startswith("StableDiffusion"):
-        raise ValueError(f"it is a {named}, not a Stable Diffusion 1.x, 2.x or XL")
-    return StableDiffusionXLControlNetInpaintPipeline if is_xl else StableDiffusionControlNetInpaintPipeline
 
 
 def _ddim(scheduler: object) -> DDIMScheduler:

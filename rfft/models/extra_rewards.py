@@ -13,12 +13,12 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPModel
+from transformers import CLIPModel
 
 from rfft.errors import UserError
 from rfft.models.image_reward import load_image_reward
 from rfft.models.layers import CLIP_MEAN, CLIP_STD, ScoreReward, resize, score_head, standardize
-from rfft.models.pretrained import read_weights, why
+from rfft.models.pretrained import read_weights, tokenizer_of, why
 from rfft.types import Batch, ExtraReward
 
 
@@ -54,7 +54,7 @@ class TextMatch(ScoreReward):
         """`model`: folder or hub id of a CLIP model with its tokenizer."""
         super().__init__()
         self.clip = _clip(model)
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self.tokenizer = tokenizer_of(model)
 
     def cosine(self, image: Tensor, prompts: list[str]) -> Tensor:
         """[B]"""

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import AutoTokenizer
 
 from rfft.errors import UserError
 
@@ -92,6 +93,17 @@ def read_config(cls: type[PretrainedModule], folder: Path) -> Any:
         return cls.config_class(**values)
     except TypeError as error:
         raise UserError(f"{folder / CONFIG_NAME} does not fit {cls.__name__}: {error}") from error
+
+
+def tokenizer_of(source: str | Path) -> Any:
+    """That of a folder or hub id; where there is none, transformers 5 makes one up that knows no word."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tokenizer in {source}: save the network's own into it") from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise UserError(f"no tokenizer in {source} that knows a word: save the network's own into it")
+    return tokenizer
 
 
 def why(error: Exception) -> str:

@@ -16,7 +16,8 @@ from diffusers import (
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from rfft.models.bundle import Bundle, cannot_load, pipeline_class, source_of
+from rfft.models.bundle import Bundle
+from rfft.models.bundle_source import cannot_load, pipeline_class, source_of
 from rfft.types import Batch, Conditioning
 
 TOKENS = 77  # of CLIP's text encoders
@@ -40,7 +41,7 @@ def load_skeleton(
 
 
 def _assemble(source: str, controlnet: str | None, dtype: torch.dtype) -> Bundle:
-    kind, index = pipeline_class(source), DiffusionPipeline.load_config(source)
+    kind, index = pipeline_class(source, controlnet), DiffusionPipeline.load_config(source)
     where = {"subfolder": "controlnet"} if controlnet is None else {}
     parts: dict[str, Any] = {"scheduler": _from(DDIMScheduler, source, subfolder="scheduler")}
     with torch.device("meta"):

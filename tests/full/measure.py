@@ -1,23 +1,30 @@
 """One optimizer step of a full-width base of random weights; prints what it took as JSON.
 
+After a step of unet_lora in fp32, diffusers' own pipeline loads the LoRA, to compare what the U-Nets predict.
+
 python -m tests.full.measure sd15 unet_lora FOLDER [a.b=c ...], where FOLDER gets the base's config files.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from PIL import Image
+from torch import Tensor
 
 from rfft import build
 from rfft.config import Config, load_config
+from rfft.export import export_bundle
 from rfft.learner import Learner
 from rfft.models.bundle import Bundle
 from tests import shapes
@@ -51,6 +58,36 @@ def peak() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def load_pipeline(name: str, config: Config) -> Any:
+    """Built in the config's precision, as it would be loaded."""
+    torch.set_default_dtype(getattr(torch, config.model.dtype))
+    try:
+        return shapes.pipeline(name, full=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@torch.no_grad()
+def predict(unet: Any) -> Tensor:
+    """The U-Net's output for something."""
+    generator = torch.Generator().manual_seed(0)
+    said = torch.randn(1, 8, unet.config.cross_attention_dim, generator=generator)
+    added = {}
+    if unet.config.addition_embed_type == "text_time":
+        pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+        added = {"text_embeds": torch.randn(1, pooled, generator=generator), "time_ids": torch.zeros(1, 6)}
+    x = torch.randn(1, 4, 16, 16, generator=generator)
+    return unet(x, torch.tensor(501), said, added_cond_kwargs=added or None, return_dict=False)[0]
+
+
+def stock_with_lora(name: str, config: Config, lora: Path) -> tuple[Tensor, Tensor]:
+    """What diffusers' own pipeline predicts before and after it has loaded the LoRA."""
+    pipe = load_pipeline(name, config)
+    before = predict(pipe.unet)
+    pipe.load_lora_weights(lora)
+    return before, predict(pipe.unet)
+
+
 def main() -> None:
     name, mode, folder, *overrides = sys.argv[1:]
     config = settings(name, mode, Path(folder), overrides)
@@ -58,7 +95,7 @@ def main() -> None:
     samples = build.build_samples(config, "train")
     accelerator = Accelerator(cpu=True)
     before = peak()  # libraries, and the rewards
-    pipe = shapes.pipeline(name, full=True)
+    pipe = load_pipeline(name, config)
     save_configs(pipe, Path(folder))
     bundle = Bundle(pipe)
     lora = config.model.lora
@@ -74,20 +111,28 @@ def main() -> None:
     scalars = learner.step() or {}
     seconds = time.process_time() - began
     moved = sum(p.detach().sum().item() != first[key] for key, p in watched.items())
-    print(
-        json.dumps(
-            {
-                "peak": peak(),
-                "before": before,
-                "cpu_seconds": seconds,
-                "loss": scalars["train/loss"],
-                "grad_norm": scalars["train/grad_norm"],
-                "moved": moved,
-                "watched": len(first),
-                "parameters": sum(p.numel() for module in bundle.modules for p in module.parameters()),
-            }
-        )
-    )
+    every = {p for module in [*bundle.modules, bundle.unwrapped] for p in module.parameters()}
+    found = {
+        "peak": peak(),
+        "before": before,
+        "cpu_seconds": seconds,
+        "loss": scalars["train/loss"],
+        "grad_norm": scalars["train/grad_norm"],
+        "moved": moved,
+        "watched": len(first),
+        "strays": sum(p.grad is not None for p in every if not p.requires_grad),
+        "parameters": sum(p.numel() for p in every),
+    }
+    if mode == "unet_lora" and config.model.dtype == "float32":
+        with tempfile.TemporaryDirectory() as out:
+            export_bundle(bundle, "diffusers", Path(out), "lora")
+            trained = predict(bundle.pipe.unet)
+            accelerator.free_memory()
+            del pipe, bundle, learner, conditions, watched, every  # two would not fit
+            gc.collect()
+            base, stock = stock_with_lora(name, config, Path(out))
+        found |= {"changed": (trained - base).norm().item(), "stock_off": (trained - stock).norm().item()}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

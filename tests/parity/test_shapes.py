@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +14,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from rfft.diffusion import rollout
+from rfft.errors import UserError
 from rfft.export import export_bundle
 from rfft.generate import paint
 from rfft.models.bundle import load_bundle
+from rfft.models.skeleton import load_skeleton
 from rfft.step import Objective, train_step
 from rfft.types import Batch, Reward
 from tests import shapes
@@ -37,6 +42,70 @@ def test_rollout_is_the_pipelines(folder: Path, make_batch: MakeBatch) -> None:
     batch = with_drawn_latent(bundle, make_batch(bundle))
     ours = rollout(bundle.denoiser, batch, bundle.schedule(40), guidance_scale=4.0)
     assert_close(ours, stock_picture(bundle.pipe, batch, 40, 4.0, "latent"), rtol=0, atol=1e-4)
+
+
+@pytest.fixture
+def published(folder: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Base and ControlNet as on the hub: apart, the base for text to image and with another scheduler."""
+    base = Path(shutil.copytree(folder, tmp_path / "base"))
+    controlnet = Path(shutil.move(base / "controlnet", tmp_path / "controlnet"))
+    rewrite(base / "scheduler/scheduler_config.json", _class_name="EulerDiscreteScheduler")
+    index = json.loads((base / "model_index.json").read_text())
+    named = index["_class_name"].replace("ControlNetInpaint", "")
+    scheduler = ["diffusers", "EulerDiscreteScheduler"]
+    rewrite(base / "model_index.json", _class_name=named, scheduler=scheduler, controlnet=None)
+    return base, controlnet
+
+
+def rewrite(file: Path, **values: Any) -> None:
+    """Set these values of a JSON file; None: take them out."""
+    changed = json.loads(file.read_text()) | values
+    file.write_text(json.dumps({key: value for key, value in changed.items() if value is not None}))
+
+
+def test_base_and_controlnet_may_lie_apart(
+    folder: Path, published: tuple[Path, Path], make_batch: MakeBatch
+) -> None:
+    base, controlnet = published
+    whole, apart = load_bundle(folder), load_bundle(base, controlnet=controlnet)
+    batch = make_batch(whole)
+    painted = [rollout(b.denoiser, batch, b.schedule(4), guidance_scale=4.0) for b in (whole, apart)]
+    assert torch.equal(*painted)
+    assert type(load_skeleton(str(base), str(controlnet)).pipe) is type(apart.pipe) is type(whole.pipe)
+
+
+def test_what_cannot_be_a_base_is_said(published: tuple[Path, Path]) -> None:
+    base, controlnet = published
+    for load in (load_bundle, load_skeleton):
+        with pytest.raises(UserError, match=r"has no ControlNet: name .* with model\.controlnet"):
+            load(str(base))
+    rewrite(base / "model_index.json", text_encoder=[None, None])
+    for load in (load_bundle, load_skeleton):
+        with pytest.raises(UserError, match="has no text_encoder: a refiner"):
+            load(str(base), controlnet=str(controlnet))
+
+
+def test_a_controlnet_of_another_base_is_said(pipeline_folder: Path, tmp_path: Path) -> None:
+    shapes.pipeline("sdxl").controlnet.save_pretrained(tmp_path)
+    for load in (load_bundle, load_skeleton):
+        with pytest.raises(UserError, match="another base .text features 48, .* 16.*model.controlnet"):
+            load(str(pipeline_folder), controlnet=str(tmp_path))
+
+
+def test_sdxls_autoencoder_stays_out_of_half_precision(folder: Path) -> None:
+    """It overflows there, and says so in its config; that of SD 1.x and 2.x says so, too, and does not."""
+    half, full = load_bundle(folder, torch.float16), load_bundle(folder)
+    full.vae.half().float()  # the weights themselves are rounded
+    latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = full.decode(latent)
+        with torch.autocast("cpu", torch.float16):
+            decoded = half.decode(latent)
+            encoded = half.encode_image(expected)
+    is_xl = type(half.pipe).__name__.startswith("StableDiffusionXL")
+    assert torch.equal(decoded, expected) == is_xl
+    assert torch.equal(encoded, full.encode_image(expected)) == is_xl
+    assert half.pipe.unet.dtype == torch.float16
 
 
 def test_prompts_are_the_pipelines(folder: Path) -> None:

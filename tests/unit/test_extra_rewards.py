@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import sys
+import types
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -65,6 +69,29 @@ def test_the_clip_score_is_a_cosine_without_clips_scale(clip: Path) -> None:
         assert_close(scorer.score(image, words), 100 * cosines.clamp(min=0))
         scorer.clip.visual_projection.weight.neg_()
         assert_close(scorer.score(image, words), 100 * (-cosines).clamp(min=0))
+
+
+def test_a_clip_without_its_tokenizer(clip: Path, tmp_path: Path) -> None:
+    """Transformers would make one up, to which all prompts are alike."""
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(clip / name, tmp_path)
+    with pytest.raises(UserError, match=f"no tokenizer in {tmp_path}"):
+        TextMatch(str(tmp_path))
+
+
+def test_the_template_in_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/rewards.md: its own class, as a module beside the config that names it."""
+    docs = Path(__file__).parents[2] / "docs/rewards.md"
+    (code,) = re.findall(r"```python\n(.*?)```", docs.read_text(), re.DOTALL)
+    module = types.ModuleType("my_rewards")
+    exec(code, vars(module))  # noqa: S102
+    monkeypatch.setitem(sys.modules, "my_rewards", module)
+    image = torch.full((2, 3, 4, 4), 0.5).requires_grad_()
+    loss, scalars = load_extra("my_rewards:Darkness", {"wanted": 0.3})(image, ["a", "b"], ["c", "d"])
+    assert_close(loss, torch.tensor([0.04, 0.04]))
+    assert scalars["brightness"] == 0.5
+    loss.sum().backward()
+    assert image.grad is not None and image.grad.any()
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -29,7 +29,7 @@ ALLOWED = {
     "log": {"errors", "config_file"},
 }
 THIRD_PARTY = {
-    "diffusers": {"models/bundle.py", "models/skeleton.py", "adworld", "export.py"},
+    "diffusers": {"models/bundle", "models/skeleton.py", "adworld", "export.py"},
     "accelerate": {"trainer.py", "rfnet_trainer.py", "cli.py"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,15 @@ def test_chinese_and_english_captions_are_read_and_cut(published: Path, tmp_path
     assert encoded.input_ids.tolist() == [[4, 5, 6, 7, 8, 9, 10, 11]] * 2  # nothing unknown, 8 tokens at most
     e_c, padding = model.encode_caption(encoded.input_ids, encoded.attention_mask)
     assert e_c.shape == (2, 8, 16) and not padding.any()
+
+
+def test_an_encoder_without_its_tokenizer(published: Path, tmp_path: Path) -> None:
+    """Transformers would make one up, which knows no word of the captions."""
+    shutil.copy(published / "roberta/config.json", tmp_path)
+    config = settings(published)
+    config.rfnet.text_encoder.weights = str(tmp_path)
+    with pytest.raises(UserError, match=f"no tokenizer in {tmp_path}"):
+        build_tokenizer(config.rfnet.text_encoder)
 
 
 def test_encoders_that_do_not_fit_are_named(published: Path) -> None:

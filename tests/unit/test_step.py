@@ -171,12 +171,16 @@ def test_policy_equal_to_the_reference_has_no_regularizer(
     assert all(g.isfinite().all() for g in grads(bundle).values())
 
 
-@pytest.mark.parametrize("regularizer", ["cc", "kl", "none"])
+@pytest.mark.parametrize(
+    ("regularizer", "modes"),
+    [("cc", modes) for modes in MODES]
+    + [("kl", ["unet_lora"]), ("kl", ["controlnet"]), ("none", ["unet_lora"])],
+)
 def test_step_is_the_sum_of_its_equations(
-    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, regularizer: str
+    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, regularizer: str, modes: list[str]
 ) -> None:
     """The same numbers and gradients as eqs (1) to (9) spelt out, without merging or reuse."""
-    bundle = make_trained("unet_lora")
+    bundle = make_trained(*modes)
     batch = make_batch(bundle)
     schedule, beta, scale, ks = bundle.schedule(STEPS), 0.5, 3.0, [5, 7]
     output = run(bundle, reward, batch, ks, Objective(scale, regularizer, beta))  # type: ignore[arg-type]
