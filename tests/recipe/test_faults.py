@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rfft.errors import UserError
+from rfft.errors import Interrupted, UserError
 from rfft.faults import is_lost_process, require_agreement
 from rfft.tracking import Tracker
 from tests.recipe.test_train import PLAIN, Rfft, rfft, rows, weights  # noqa: F401
@@ -113,6 +115,26 @@ def test_what_another_process_leaves_behind_is_known() -> None:
     )
     assert all(is_lost_process(RuntimeError(text)) for text in said)
     assert not is_lost_process(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize(("signalled", "code"), [(False, 76), (True, 75)])
+def test_a_lost_process_has_its_own_exit_code(
+    rfft: Rfft,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    signalled: bool,
+    code: int,
+) -> None:
+    """Or Slurm would start a job again whose other process has made a mistake; not so after a signal."""
+
+    def lost(*_: object) -> None:
+        if signalled:
+            with suppress(Interrupted):  # as if it had come in the middle of the exchange
+                os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:3")
+
+    monkeypatch.setattr("rfft.trainer._train", lost)
+    found, told = rfft()
+    assert found == code and ("another process has ended" in told) != signalled
 
 
 def test_another_effective_batch_is_said(rfft: Rfft, caplog: pytest.LogCaptureFixture) -> None:  # noqa: F811

@@ -58,11 +58,11 @@ def test_bash_reads(name: str) -> None:
     subprocess.run(["bash", "-n", LAUNCH / name], check=True)
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (75, True)])
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (75, True), (76, False)])
 def test_slurm_requeues_what_was_interrupted(tmp_path: Path, code: int, requeued: bool) -> None:
     """srun and scontrol are stand-ins; the one runs the task, whose python notes what it was given."""
     commands = {
-        "srun": 'SLURM_PROCID=3 SLURM_NTASKS=16 SLURM_LOCALID=1 exec "$@"',
+        "srun": 'echo "$1 $2" > srun.log; SLURM_PROCID=3 SLURM_NTASKS=16 SLURM_LOCALID=1 exec "${@:3}"',
         "scontrol": 'echo "$@" >> scontrol.log; [ "$1" = show ] && printf "first\\nsecond\\n"',
         "python": 'echo "$RANK/$WORLD_SIZE/$LOCAL_RANK@$MASTER_ADDR:$MASTER_PORT $@" > task.log\n'
         f"exit {code}",
@@ -76,6 +76,7 @@ def test_slurm_requeues_what_was_interrupted(tmp_path: Path, code: int, requeued
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == code
     assert (tmp_path / "task.log").read_text() == "3/16/1@first:23456 -m rfft rfnet train tiny run.name=a b\n"
+    assert (tmp_path / "srun.log").read_text() == "--cpus-per-task=8 --wait=120\n"
     assert ("requeue 123456" in (tmp_path / "scontrol.log").read_text()) == requeued
 
 
