@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command, launch_command_parser
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -51,6 +52,31 @@ def test_every_file_is_known_here() -> None:
 def test_accelerate_reads(name: str, expected: tuple[str, int]) -> None:
     read = load_config_from_file(str(LAUNCH / f"{name}.yaml"))
     assert (read.distributed_type, read.num_processes) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("multi_gpu", ("--num_processes=4",), {"nproc_per_node": "4"}),
+        ("fsdp2", (), {"nproc_per_node": "8", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}),
+        (
+            "multi_node",
+            ("--machine_rank=1", "--main_process_ip=first"),
+            {"nproc_per_node": "8", "nnodes": "2", "node_rank": 1}
+            | {"rdzv_endpoint": "first:29500", "rdzv_backend": "static"},
+        ),
+    ],
+)
+def test_accelerate_would_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, options: tuple[str, ...], expected: dict[str, object]
+) -> None:
+    """What it hands to torchrun, which there are no GPUs for here, and in the environment."""
+    found: dict[str, object] = {}
+    monkeypatch.setattr("torch.distributed.run.run", lambda args: found.update(os.environ | vars(args)))
+    file = ["--config_file", str(LAUNCH / f"{name}.yaml"), *options]
+    launch_command(launch_command_parser().parse_args([*file, "-m", "rfft", "train", "tiny"]))
+    expected |= {"module": True, "training_script": "rfft", "training_script_args": ["train", "tiny"]}
+    assert found | expected == found
 
 
 @pytest.mark.parametrize("name", ["cpu_ddp.sh", "cpu_fsdp2.sh", "slurm.sbatch"])
@@ -186,18 +212,20 @@ def _zeros(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.launch
-def test_two_machines_end_with_the_same_weights(world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ["torchrun", "multi_node"])
+def test_two_machines_end_with_the_same_weights(world: Path, tmp_path: Path, launcher: str) -> None:
     """Two agents of torchrun meet over the loopback, one process each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    agents = [
-        [*TORCHRUN, "--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1"]
-        + ["--master_addr=127.0.0.1", f"--master_port={port}", str(ROOT / "tests/recipe/ranks.py"), "train"]
-        + [str(world / "config.yaml"), *TINY, "rollout.grad_steps=2"]
-        for rank in (0, 1)
-    ]
-    jobs = [start(agent, tmp_path) for agent in agents]
+    agent = {
+        "torchrun": [*TORCHRUN, "--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1"]
+        + [f"--master_port={port}", "--node_rank"],
+        "multi_node": [*ACCELERATE, str(LAUNCH / "multi_node.yaml"), "--num_processes=2"]
+        + ["--main_process_ip=127.0.0.1", f"--main_process_port={port}", "--machine_rank"],
+    }[launcher]
+    train = [str(ROOT / "tests/recipe/ranks.py"), "train", str(world / "config.yaml"), *TINY]
+    jobs = [start([*agent, rank, *train, "rollout.grad_steps=2"], tmp_path) for rank in ("0", "1")]
     told = [job.communicate(timeout=3000)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], told
     first, second = ranks(tmp_path)
