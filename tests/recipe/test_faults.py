@@ -108,6 +108,17 @@ def test_not_a_number_in_one_process_skips_the_step_in_all(
     assert rows("small")[:2] == two[:2] and rows("small")[2] == pytest.approx(two[2], rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.faults
+def test_a_signal_to_one_process_stops_all(world: Path, tmp_path: Path) -> None:
+    """The main process saves, though the other one was asked; nobody reports a lost process."""
+    settings = ["trainer.steps=3", "trainer.checkpoint_every=9", fault("signal", 2, rank=1)]
+    once = [part for part in TORCHRUN if not part.startswith("--max-restarts")]
+    done = run([sys.executable, *once, "-m", "rfft", *command(world, *settings)], tmp_path)
+    assert done.stderr.count("rfft: stopped after step 1; the same command goes on from there") == 2
+    assert "exitcode  : 75" in done.stderr and "another process" not in done.stderr, done.stderr
+    assert [path.name for path in (tmp_path / "runs/small/checkpoints").iterdir()] == ["step-000001"]
+
+
 def test_what_another_process_leaves_behind_is_known() -> None:
     said = (
         "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3",

@@ -257,6 +257,24 @@ def test_zero2_goes_on_under_itself_and_under_ddp(world: Path, tmp_path: Path) -
 
 
 @pytest.mark.launch
+@pytest.mark.parametrize("engine", ["zero2", "fsdp2"])
+def test_not_a_number_in_one_process_skips_the_step_in_all(world: Path, tmp_path: Path, engine: str) -> None:
+    """Under DeepSpeed and FSDP2 as under DDP."""
+    if engine == "zero2":
+        pytest.importorskip("deepspeed")
+    nan = "reward.extra=[{use: 'tests.toys:Faulty', options: {what: nan, call: 2, rank: 1}}]"
+    settings = [*TINY, nan, "trainer.steps=3", "trainer.checkpoint_every=1", "trainer.keep=9"]
+    zero2 = (*ACCELERATE, LAUNCH / "cpu_zero2.yaml", "-m", "rfft", "train")
+    launcher = {"zero2": zero2, "fsdp2": (LAUNCH / "cpu_fsdp2.sh", "train")}[engine]
+    launch(tmp_path, *launcher, world / "config.yaml", *settings)
+    run = tmp_path / "runs/small"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["train/skipped"] for row in rows] == [0, 1, 1]
+    first, second, third = (checkpoint(run, step) for step in (1, 2, 3))
+    assert same(first, second) and not same(second, third)
+
+
+@pytest.mark.launch
 def test_fsdp2_trains_the_whole_controlnet_as_ddp_does(world: Path, tmp_path: Path) -> None:
     """With evaluations on the way, whose forwards are dealt out unevenly; and goes on under both."""
     settings = [*TINY, "evaluate.enabled=true", "evaluate.every=2", "trainer.sample_every=1"]
