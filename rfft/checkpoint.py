@@ -103,11 +103,17 @@ class Checkpoints:
         return _intact(self.folder / f"step-{step:06}")
 
     def latest(self) -> Path | None:
-        """The newest intact checkpoint."""
-        for path in self._found():
+        """The newest intact one; a UserError where all are damaged: to begin anew would remove them."""
+        found = self._found()
+        for path in found:
             if _intact(path):
                 return path
             log.warning("%s is damaged; using the one before", path)
+        if found:
+            raise UserError(
+                f"{self.folder}: no checkpoint here is intact or can be read; bring one back, or remove the "
+                "run's folder to begin anew"
+            )
         return None
 
     def _found(self) -> list[Path]:

@@ -116,6 +116,17 @@ def test_a_damaged_one_is_passed_over(
     assert checkpoints.latest() == tmp_path / "step-000002"
 
 
+def test_a_run_does_not_begin_anew_over_damaged_ones(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2):
+        path = checkpoints.save(step, {"adapter": {"w": torch.ones(1)}}, {})
+        (path / "state.pt").unlink()
+        (path / "state.pt").mkdir()  # reading it fails as on a broken disk
+    with pytest.raises(UserError, match="no checkpoint here is intact or can be read"):
+        checkpoints.latest()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_damaged_newer_ones_do_not_push_out_the_good_one(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (10, 20):
