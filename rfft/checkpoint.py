@@ -29,6 +29,7 @@ from rfft.errors import UserError
 
 log = logging.getLogger(__name__)
 STATE, SUMS = "state.pt", "sha256.json"
+BEST = r"best-[\d.]+-step-\d+"
 Weights = Mapping[str, Tensor]
 
 
@@ -58,17 +59,18 @@ class Checkpoints:
     def save_best(
         self, score: float, step: int, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]
     ) -> None:
-        """Keep this one beside the newest ones if no earlier one has this score."""
+        """Keep this one beside the newest ones if no earlier one has this score, to four digits."""
         kept = self.best()
-        if kept is not None and float(kept.name.split("-")[1]) >= score:
+        if kept is not None and float(kept.name.split("-")[1]) >= round(score, 4):
             return
-        self._write(f"best-{score:.4f}-step-{step:06}", weights, objects)
-        if kept is not None:
-            shutil.rmtree(kept)
+        path = self._write(f"best-{score:.4f}-step-{step:06}", weights, objects)
+        for other in self._named(BEST):
+            if other != path:
+                shutil.rmtree(other)
 
     def best(self) -> Path | None:
         """The intact one of the highest score."""
-        found = sorted(self._named(r"best-[\d.]+-step-\d+"), key=lambda path: path.name, reverse=True)
+        found = sorted(self._named(BEST), key=lambda path: path.name, reverse=True)
         return next((path for path in found if _intact(path)), None)
 
     def _write(self, name: str, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]) -> Path:
@@ -76,7 +78,8 @@ class Checkpoints:
         path = self.folder / name
         draft = path.with_name(f".{path.name}.part")
         try:
-            shutil.rmtree(draft, ignore_errors=True)
+            for old in self.folder.glob(".*.part"):  # of a run that was killed while writing
+                shutil.rmtree(old, ignore_errors=True)
             draft.mkdir(parents=True)
             for part, tensors in weights.items():
                 save_file(_plain(tensors), draft / f"{part}.safetensors", metadata={"format": "pt"})
@@ -100,11 +103,17 @@ class Checkpoints:
         return _intact(self.folder / f"step-{step:06}")
 
     def latest(self) -> Path | None:
-        """The newest intact checkpoint."""
-        for path in self._found():
+        """The newest intact one; a UserError where all are damaged: to begin anew would remove them."""
+        found = self._found()
+        for path in found:
             if _intact(path):
                 return path
             log.warning("%s is damaged; using the one before", path)
+        if found:
+            raise UserError(
+                f"{self.folder}: no checkpoint here is intact or can be read; bring one back, or remove the "
+                "run's folder to begin anew"
+            )
         return None
 
     def _found(self) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rfft.commands import adworld, data, products, rfnet
-from rfft.errors import Interrupted, UserError, disk_problem
+from rfft.errors import Interrupted, ProcessLost, UserError, disk_problem
 
 if TYPE_CHECKING:
     from rfft.config import Config
@@ -179,6 +179,9 @@ def main() -> None:
     except Interrupted as stop:
         typer.echo(f"rfft: {stop}", err=True)
         sys.exit(75)
+    except ProcessLost as loss:
+        typer.echo(f"rfft: {loss}", err=True)
+        sys.exit(76)
     except OSError as error:
         if not (problem := disk_problem(error)):
             raise

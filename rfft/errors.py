@@ -17,8 +17,14 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """A run was cut off, by a signal or with another process: the same command goes on from what is saved;
-    exit code 75 (EX_TEMPFAIL)."""
+    """Cut off by a signal: the same command goes on from what is saved; exit code 75 (EX_TEMPFAIL)."""
+
+
+class ProcessLost(Exception):
+    """Another process of the job has ended or hangs, and says why itself; exit code 76.
+
+    Not 75: Slurm takes the highest code of a job's processes, and must not start again what ended with 2.
+    """
 
 
 def require(condition: object, message: str) -> None:

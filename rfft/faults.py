@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.distributed import DistError
 
-from rfft.errors import Interrupted, UserError
+from rfft.errors import ProcessLost, UserError
 
 log = logging.getLogger(__name__)
 # gloo raises plain RuntimeErrors; the words are those of its transports and of torch's stores.
@@ -34,7 +34,7 @@ def explained(advice: Callable[[], str], again: str = RESUMES) -> Iterator[None]
         if problem := memory_problem(error):
             raise UserError(f"{problem}. {advice()}") from error
         if is_lost_process(error):
-            raise Interrupted(
+            raise ProcessLost(
                 f"process {os.environ.get('RANK', 0)}: another process has ended or hangs "
                 f"({_first_sentence(error)}); the launcher names it. The same command {again}"
             ) from error

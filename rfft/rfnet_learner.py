@@ -94,6 +94,7 @@ class RFNetLearner:
         """One optimizer step; its scalars are means over all processes. Skipped without a finite gradient."""
         began = time.monotonic()
         lr, trainer = self.schedule.get_last_lr()[0], self.config.trainer
+        buffers = [(buffer, buffer.clone()) for buffer in self.rfnet.buffers()]
         outputs = [self.micro_batch(next(batches), micro) for micro in range(trainer.accumulation)]
         norm = self.accelerator.clip_grad_norm_(self.rfnet.parameters(), self.config.optimizer.max_grad_norm)
         here = norm.new_tensor([time.monotonic() - began])
@@ -103,6 +104,9 @@ class RFNetLearner:
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite or self.accelerator.scaler is not None:  # the scaler skips by itself, and must be told
             self.optimizer.step()
+        if not finite:
+            for buffer, before in buffers:  # batch norm would remember what was no number for ever
+                buffer.copy_(before)
         self.optimizer.zero_grad()
         self.schedule.step()
         counters = self.counters

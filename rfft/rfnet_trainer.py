@@ -19,7 +19,7 @@ from rfft.data.labelled import Labelled, Pictures, Reading
 from rfft.distributed import uses_deepspeed, uses_fsdp
 from rfft.draft import new_folder
 from rfft.errors import Interrupted, UserError
-from rfft.faults import explained
+from rfft.faults import explained, require_agreement
 from rfft.grid import read_png
 from rfft.log import MetricsFile, TrainingDisplay, open_run, write_atomically, write_environment
 from rfft.results import SUMMARY, read_json
@@ -47,7 +47,7 @@ from rfft.rfnet_evaluate import (
 from rfft.rfnet_learner import RFNetLearner
 from rfft.signals import StopSignals
 from rfft.tracking import Tracker
-from rfft.trainer import leave, start
+from rfft.trainer import leave, resume, start
 
 ADVICE = "Lower optimizer.lr, or set trainer.mixed_precision=no"
 NOBODY = -1  # the label of a row that only fills up a process's part
@@ -74,8 +74,8 @@ def _train(config: RFNetTraining, run: Path, signals: StopSignals) -> Path:
 
     learner = RFNetLearner(config, accelerator, model, tokenizer, training.counts)
     checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
-    if found := checkpoints.latest():
-        learner.load(found)
+    resume(learner, checkpoints)
+    require_agreement(accelerator, run, learner.counters.step, [str(count) for count in training.counts])
     watch = Watch(run, learner, checkpoints, validation)
     learner.signals = signals
     signals.deferred = True

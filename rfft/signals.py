@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from rfft.errors import Interrupted
+from rfft.faults import is_lost_process
 
+EARLY = "stopped before training began; the same command starts again"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -36,7 +38,7 @@ class StopSignals:
             os.kill(os.getpid(), number)
         self.received = signal.Signals(number)
         if not self.deferred:
-            raise Interrupted("stopped before training began; the same command starts again")
+            raise Interrupted(EARLY)
 
     def heed(self, accelerator: Any, step: int) -> None:
         """In all processes together: Interrupted in each of them once any has received a signal."""
@@ -49,3 +51,5 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.received is not None and not self.deferred and error is not None and is_lost_process(error):
+            raise Interrupted(EARLY) from error  # the other process got the signal first

@@ -26,6 +26,7 @@ from rfft.learner import Learner
 from rfft.log import open_run, write_environment, write_skipped
 from rfft.processes import broadcast
 from rfft.rfnet_config import RFNetTraining
+from rfft.rfnet_learner import RFNetLearner
 from rfft.signals import StopSignals
 from rfft.watch import SAMPLES, Watch, paint_samples
 
@@ -56,10 +57,7 @@ def _train(config: Config, run: Path, signals: StopSignals) -> Path:
     accelerator.wait_for_everyone()
 
     checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
-    if found := broadcast(checkpoints.latest()):
-        if not found.exists():
-            raise UserError(f"{found} is not on this machine: give a run.out that all machines share")
-        learner.load(found)
+    resume(learner, checkpoints)
     require_agreement(accelerator, run, learner.counters.step, [sample.id for sample in samples])
     main = accelerator.is_main_process
     watch = Watch(run, learner, checkpoints, evaluator, samples[:SAMPLES]) if main else None
@@ -105,6 +103,16 @@ def start(config: Config | RFNetTraining, run: Path, broadcast_buffers: bool = F
     )
     accelerator.gradient_accumulation_steps = trainer.accumulation  # not what a launch file says
     return accelerator
+
+
+def resume(learner: Learner | RFNetLearner, checkpoints: Checkpoints) -> None:
+    """Go on from the main process's newest intact checkpoint, if there is one, in all processes."""
+    found = broadcast(checkpoints.latest() if learner.accelerator.is_main_process else None)
+    if found is None:
+        return
+    if not found.exists():
+        raise UserError(f"{found} is not on this machine: give a run.out that all machines share")
+    learner.load(found)
 
 
 def leave(accelerator: Accelerator) -> None:

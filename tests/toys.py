@@ -35,8 +35,8 @@ class Faulty:
     """A reward that says nothing, but lets something go wrong at one of its calls in one process."""
 
     def __init__(self, what: str, call: int, rank: int = 0, marker: str = "") -> None:
-        """`what`: nan, memory, death or full (the disk of runs/); `marker`: file that keeps it from happening
-        a second time."""
+        """`what`: nan, memory, death, signal or full (the disk of runs/); `marker`: file that keeps it from
+        happening a second time."""
         self.what, self.call, self.rank, self.marker, self.calls = what, call, rank, marker, 0
 
     def __call__(
@@ -55,6 +55,8 @@ class Faulty:
             no_memory()
         if self.what == "death":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.what == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
         if self.what == "full":
             with suppress(OSError), Path("runs/ballast").open("wb", buffering=0) as file:
                 while file.write(bytes(4096)):

@@ -55,8 +55,8 @@ def _rows(generated: Path) -> dict[str, dict[str, Any]]:
     try:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         for row in rows:
-            if not all(isinstance(row[key], str) for key in ("id", "image", "caption", "prompt")):
-                raise TypeError
+            texts = [row[key] for key in ("id", "image", "caption", "prompt")]
+            "".join([*texts, row.get("product", "")]).encode()  # an error unless all are texts
     except FileNotFoundError:
         raise UserError(f"{generated}: no {GENERATED}; give a folder that `rfft generate` wrote") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

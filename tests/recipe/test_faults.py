@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rfft.errors import UserError
+from rfft.errors import Interrupted, UserError
 from rfft.faults import is_lost_process, require_agreement
 from rfft.tracking import Tracker
 from tests.recipe.test_train import PLAIN, Rfft, rfft, rows, weights  # noqa: F401
@@ -106,6 +108,17 @@ def test_not_a_number_in_one_process_skips_the_step_in_all(
     assert rows("small")[:2] == two[:2] and rows("small")[2] == pytest.approx(two[2], rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.faults
+def test_a_signal_to_one_process_stops_all(world: Path, tmp_path: Path) -> None:
+    """The main process saves, though the other one was asked; nobody reports a lost process."""
+    settings = ["trainer.steps=3", "trainer.checkpoint_every=9", fault("signal", 2, rank=1)]
+    once = [part for part in TORCHRUN if not part.startswith("--max-restarts")]
+    done = run([sys.executable, *once, "-m", "rfft", *command(world, *settings)], tmp_path)
+    assert done.stderr.count("rfft: stopped after step 1; the same command goes on from there") == 2
+    assert "exitcode  : 75" in done.stderr and "another process" not in done.stderr, done.stderr
+    assert [path.name for path in (tmp_path / "runs/small/checkpoints").iterdir()] == ["step-000001"]
+
+
 def test_what_another_process_leaves_behind_is_known() -> None:
     said = (
         "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3",
@@ -113,6 +126,26 @@ def test_what_another_process_leaves_behind_is_known() -> None:
     )
     assert all(is_lost_process(RuntimeError(text)) for text in said)
     assert not is_lost_process(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize(("signalled", "code"), [(False, 76), (True, 75)])
+def test_a_lost_process_has_its_own_exit_code(
+    rfft: Rfft,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    signalled: bool,
+    code: int,
+) -> None:
+    """Or Slurm would start a job again whose other process has made a mistake; not so after a signal."""
+
+    def lost(*_: object) -> None:
+        if signalled:
+            with suppress(Interrupted):  # as if it had come in the middle of the exchange
+                os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:3")
+
+    monkeypatch.setattr("rfft.trainer._train", lost)
+    found, told = rfft()
+    assert found == code and ("another process has ended" in told) != signalled
 
 
 def test_another_effective_batch_is_said(rfft: Rfft, caplog: pytest.LogCaptureFixture) -> None:  # noqa: F811

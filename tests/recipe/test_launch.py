@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command, launch_command_parser
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -53,16 +54,41 @@ def test_accelerate_reads(name: str, expected: tuple[str, int]) -> None:
     assert (read.distributed_type, read.num_processes) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("multi_gpu", ("--num_processes=4",), {"nproc_per_node": "4"}),
+        ("fsdp2", (), {"nproc_per_node": "8", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}),
+        (
+            "multi_node",
+            ("--machine_rank=1", "--main_process_ip=first"),
+            {"nproc_per_node": "8", "nnodes": "2", "node_rank": 1}
+            | {"rdzv_endpoint": "first:29500", "rdzv_backend": "static"},
+        ),
+    ],
+)
+def test_accelerate_would_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, options: tuple[str, ...], expected: dict[str, object]
+) -> None:
+    """What it hands to torchrun, which there are no GPUs for here, and in the environment."""
+    found: dict[str, object] = {}
+    monkeypatch.setattr("torch.distributed.run.run", lambda args: found.update(os.environ | vars(args)))
+    file = ["--config_file", str(LAUNCH / f"{name}.yaml"), *options]
+    launch_command(launch_command_parser().parse_args([*file, "-m", "rfft", "train", "tiny"]))
+    expected |= {"module": True, "training_script": "rfft", "training_script_args": ["train", "tiny"]}
+    assert found | expected == found
+
+
 @pytest.mark.parametrize("name", ["cpu_ddp.sh", "cpu_fsdp2.sh", "slurm.sbatch"])
 def test_bash_reads(name: str) -> None:
     subprocess.run(["bash", "-n", LAUNCH / name], check=True)
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (75, True)])
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (75, True), (76, False)])
 def test_slurm_requeues_what_was_interrupted(tmp_path: Path, code: int, requeued: bool) -> None:
     """srun and scontrol are stand-ins; the one runs the task, whose python notes what it was given."""
     commands = {
-        "srun": 'SLURM_PROCID=3 SLURM_NTASKS=16 SLURM_LOCALID=1 exec "$@"',
+        "srun": 'echo "$1 $2" > srun.log; SLURM_PROCID=3 SLURM_NTASKS=16 SLURM_LOCALID=1 exec "${@:3}"',
         "scontrol": 'echo "$@" >> scontrol.log; [ "$1" = show ] && printf "first\\nsecond\\n"',
         "python": 'echo "$RANK/$WORLD_SIZE/$LOCAL_RANK@$MASTER_ADDR:$MASTER_PORT $@" > task.log\n'
         f"exit {code}",
@@ -76,6 +102,7 @@ def test_slurm_requeues_what_was_interrupted(tmp_path: Path, code: int, requeued
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == code
     assert (tmp_path / "task.log").read_text() == "3/16/1@first:23456 -m rfft rfnet train tiny run.name=a b\n"
+    assert (tmp_path / "srun.log").read_text() == "--cpus-per-task=8 --wait=120\n"
     assert ("requeue 123456" in (tmp_path / "scontrol.log").read_text()) == requeued
 
 
@@ -185,18 +212,20 @@ def _zeros(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.launch
-def test_two_machines_end_with_the_same_weights(world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", ["torchrun", "multi_node"])
+def test_two_machines_end_with_the_same_weights(world: Path, tmp_path: Path, launcher: str) -> None:
     """Two agents of torchrun meet over the loopback, one process each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    agents = [
-        [*TORCHRUN, "--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1"]
-        + ["--master_addr=127.0.0.1", f"--master_port={port}", str(ROOT / "tests/recipe/ranks.py"), "train"]
-        + [str(world / "config.yaml"), *TINY, "rollout.grad_steps=2"]
-        for rank in (0, 1)
-    ]
-    jobs = [start(agent, tmp_path) for agent in agents]
+    agent = {
+        "torchrun": [*TORCHRUN, "--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1"]
+        + [f"--master_port={port}", "--node_rank"],
+        "multi_node": [*ACCELERATE, str(LAUNCH / "multi_node.yaml"), "--num_processes=2"]
+        + ["--main_process_ip=127.0.0.1", f"--main_process_port={port}", "--machine_rank"],
+    }[launcher]
+    train = [str(ROOT / "tests/recipe/ranks.py"), "train", str(world / "config.yaml"), *TINY]
+    jobs = [start([*agent, rank, *train, "rollout.grad_steps=2"], tmp_path) for rank in ("0", "1")]
     told = [job.communicate(timeout=3000)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], told
     first, second = ranks(tmp_path)
@@ -225,6 +254,24 @@ def test_zero2_goes_on_under_itself_and_under_ddp(world: Path, tmp_path: Path) -
         assert steps(tmp_path / out / "small") == [1, 2, 3, 4]
         last = checkpoint(tmp_path / out / "small", 4)
         assert same(first, last) if out == "zero2" else distance(first, last) < 0.01 * moved
+
+
+@pytest.mark.launch
+@pytest.mark.parametrize("engine", ["zero2", "fsdp2"])
+def test_not_a_number_in_one_process_skips_the_step_in_all(world: Path, tmp_path: Path, engine: str) -> None:
+    """Under DeepSpeed and FSDP2 as under DDP."""
+    if engine == "zero2":
+        pytest.importorskip("deepspeed")
+    nan = "reward.extra=[{use: 'tests.toys:Faulty', options: {what: nan, call: 2, rank: 1}}]"
+    settings = [*TINY, nan, "trainer.steps=3", "trainer.checkpoint_every=1", "trainer.keep=9"]
+    zero2 = (*ACCELERATE, LAUNCH / "cpu_zero2.yaml", "-m", "rfft", "train")
+    launcher = {"zero2": zero2, "fsdp2": (LAUNCH / "cpu_fsdp2.sh", "train")}[engine]
+    launch(tmp_path, *launcher, world / "config.yaml", *settings)
+    run = tmp_path / "runs/small"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["train/skipped"] for row in rows] == [0, 1, 1]
+    first, second, third = (checkpoint(run, step) for step in (1, 2, 3))
+    assert same(first, second) and not same(second, third)
 
 
 @pytest.mark.launch

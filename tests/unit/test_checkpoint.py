@@ -79,6 +79,23 @@ def test_the_best_stays_beside_the_newest(tmp_path: Path) -> None:
     assert checkpoints.latest() == tmp_path / "step-000004"
 
 
+@pytest.mark.parametrize("score", [1 / 3, 2 / 3])  # a name has four digits, rounded down and up
+def test_the_best_is_found_again_by_a_resumed_run(tmp_path: Path, score: float) -> None:
+    """It evaluates the step that it goes on from anew; a later one as good does not push it out."""
+    for step in (1, 1, 2):
+        Checkpoints(tmp_path, keep=1).save_best(score, step, {"adapter": {"w": torch.ones(1)}}, {})
+        assert [path.name for path in tmp_path.iterdir()] == [f"best-{score:.4f}-step-000001"]
+
+
+def test_one_best_is_left(tmp_path: Path) -> None:
+    """After a crash between writing the new one and removing the old one, too."""
+    checkpoints, stored = Checkpoints(tmp_path, keep=1), {"adapter": {"w": torch.ones(1)}}
+    checkpoints.save_best(0.5, 1, stored, {})
+    shutil.copytree(tmp_path / "best-0.5000-step-000001", tmp_path / "best-0.2500-step-000000")
+    checkpoints.save_best(0.75, 2, stored, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["best-0.7500-step-000002"]
+
+
 @pytest.mark.parametrize("file", ["adapter.safetensors", "state.pt", "sha256.json"])
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
 def test_a_damaged_one_is_passed_over(
@@ -97,6 +114,17 @@ def test_a_damaged_one_is_passed_over(
     assert "step-000002 is damaged" in caplog.text
     checkpoints.save(2, {"adapter": {"w": torch.ones(64)}}, {})  # the resumed run gets there again
     assert checkpoints.latest() == tmp_path / "step-000002"
+
+
+def test_a_run_does_not_begin_anew_over_damaged_ones(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2):
+        path = checkpoints.save(step, {"adapter": {"w": torch.ones(1)}}, {})
+        (path / "state.pt").unlink()
+        (path / "state.pt").mkdir()  # reading it fails as on a broken disk
+    with pytest.raises(UserError, match="no checkpoint here is intact or can be read"):
+        checkpoints.latest()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_damaged_newer_ones_do_not_push_out_the_good_one(tmp_path: Path) -> None:
@@ -141,8 +169,9 @@ def test_copies_beside_them_are_left_alone(tmp_path: Path) -> None:
 
 def test_a_half_written_one_is_not_seen(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
-    (tmp_path / ".step-000001.part").mkdir()
-    (tmp_path / ".step-000001.part" / "state.pt").write_bytes(b"half")
+    for name in (".step-000001.part", ".step-000007.part"):  # the other one: a signal's, then killed
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.pt").write_bytes(b"half")
     assert checkpoints.latest() is None
     path = checkpoints.save(1, {"adapter": {"w": torch.ones(1)}}, {})
     assert [found.name for found in tmp_path.iterdir()] == [path.name]

@@ -152,3 +152,9 @@ def test_a_strange_folder_is_no_run_folder(tmp_path):
     with pytest.raises(UserError, match="no run folder"):
         open_run(tmp_path, "run: {seed: 0}")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_killed_before_there_was_a_config(tmp_path):
+    (tmp_path / ".config.yaml.part").write_text("run: {se")
+    assert not open_run(tmp_path, "run: {seed: 0}")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rfft.config import load_config
@@ -201,16 +202,29 @@ def test_packages_of_rf1m(tmp_path: Path, labels: str | bytes, captions: str | b
     survives(read)
 
 
+columns_of_generated = ("id", "image", "product", "caption", "prompt")
+generated = st.fixed_dictionaries(
+    {key: st.just("a.png") | names | plain for key in columns_of_generated}
+).map(json.dumps)
+whole = dict.fromkeys(columns_of_generated, "a.png")
+
+
+@example(labels="a.png,1", manifest=json.dumps(whole | {"product": 3}), suffix=".csv")
+@example(labels="a.png,1", manifest=json.dumps(whole | {"prompt": "\ud800"}), suffix=".csv")
 @often
 @given(
-    labels=st.lists(st.tuples(names, letters).map(",".join) | snippets, max_size=4).map("\n".join)
+    labels=st.lists(st.tuples(names, letters).map(",".join) | st.just("a.png,1") | snippets, max_size=4).map(
+        "\n".join
+    )
     | st.binary(max_size=60),
-    manifest=lines_of_json.map("\n".join) | nested,
+    manifest=lines_of_json.map("\n".join) | generated | nested,
     suffix=st.sampled_from([".csv", ".txt"]),
 )
 def test_labels_of_generated_pictures(
     tmp_path: Path, labels: str | bytes, manifest: str, suffix: str
 ) -> None:
+    shutil.rmtree(tmp_path / "new", ignore_errors=True)
+    (tmp_path / "a.png").touch()
     write(tmp_path / "manifest.jsonl", manifest)
     file = write(tmp_path / f"labels{suffix}", b"name,label\n" + write(tmp_path / "raw", labels).read_bytes())
     survives(lambda: label_generated(tmp_path, file, tmp_path / "new"))

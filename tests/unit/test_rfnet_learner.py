@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import repeat
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import Tensor
 
 from rfft.models.rfnet import RFNet, RFNetConfig
 from rfft.rfnet_config import Optimizer, RFNetTraining
@@ -49,13 +52,36 @@ def test_the_papers_learning_rate() -> None:
     assert factors == pytest.approx([0.25, 0.5, 1, 1, 0.5, 0.5, 0.25])
 
 
-def test_early_stop_counts_validations_without_a_better_ap() -> None:
+@pytest.fixture
+def learner() -> Iterator[RFNetLearner]:
     AcceleratorState._reset_state(reset_partial_state=True)
     config = RFNetTraining()
     config.trainer.patience, config.trainer.batch_size = 2, 2
     image = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
     model = RFNet(RFNetConfig.tiny(16, image_size=32, width=8, heads=2, image_encoder=image, drop=["c"]))
-    learner = RFNetLearner(config, Accelerator(cpu=True), model, None, counts=[1] * 5)
+    yield RFNetLearner(config, Accelerator(cpu=True), model, None, counts=[1] * 5)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_skipped_step_leaves_no_trace(learner: RFNetLearner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the weights, nor in what batch norm remembers of every forward."""
+
+    def overflow(*_: object) -> Tensor:
+        for buffer in learner.rfnet.buffers():
+            buffer.fill_(math.nan if buffer.is_floating_point() else 7)
+        for parameter in learner.rfnet.parameters():
+            parameter.grad = torch.full_like(parameter, math.nan)
+        return torch.tensor([math.nan, 0.0])
+
+    monkeypatch.setattr(learner, "micro_batch", overflow)
+    before = {name: tensor.clone() for name, tensor in learner.rfnet.state_dict().items()}
+    assert any("running_mean" in name for name in before)
+    assert learner.step(repeat({}))["train/skipped"] == 1
+    assert all(tensor.equal(before[name]) for name, tensor in learner.rfnet.state_dict().items())
+
+
+def test_early_stop_counts_validations_without_a_better_ap(learner: RFNetLearner) -> None:
+    config = learner.config
     assert learner.steps == 10 * 2  # epochs * full batches
     found = []
     for step, ap in enumerate([0.5, 0.4, 0.6, 0.6, 0.59], start=1):
@@ -65,4 +91,3 @@ def test_early_stop_counts_validations_without_a_better_ap() -> None:
     assert (learner.counters.best_ap, learner.counters.best_step) == (0.6, 3)
     config.trainer.patience = 0
     assert not learner.finished()
-    AcceleratorState._reset_state(reset_partial_state=True)
