@@ -259,6 +259,7 @@ def check_config(config: Config) -> None:
     model, rollout, data = config.model, config.rollout, config.data
     _check_trained_parts(model)
     _check_fid(config.evaluate)
+    _check_red_lines(config.evaluate)
     require(
         model.dtype == "float32" or config.trainer.mixed_precision != "no",
         f"model.dtype={model.dtype} needs autocast: set trainer.mixed_precision=bf16, or model.dtype=float32",
@@ -301,6 +302,17 @@ def _check_fid(evaluate: Evaluate) -> None:
     require(
         evaluate.fid != "clip" or evaluate.clip,
         "evaluate.fid=clip needs a CLIP model: name it with evaluate.clip, or set evaluate.fid=efficientnet",
+    )
+
+
+def _check_red_lines(evaluate: Evaluate) -> None:
+    if not evaluate.stop_at_red_line:
+        return
+    require(evaluate.every, "evaluate.stop_at_red_line looks at the model on the way: set evaluate.every")
+    require(
+        evaluate.seeds > 1 or evaluate.min_diversity == 0,
+        "evaluate.stop_at_red_line needs diversity, and that two pictures of a prompt: set evaluate.seeds=2, "
+        "or evaluate.min_diversity=0",
     )
 
 
