@@ -6,13 +6,13 @@ import os
 import pytest
 
 from rfft import cli
-from rfft.errors import Interrupted
+from rfft.errors import ProcessLost
 from rfft.faults import painting
 
 
 def test_a_process_lost_while_painting() -> None:
     """There is no checkpoint that evaluation or generation could go on from."""
-    with pytest.raises(Interrupted, match="The same command starts anew$"), painting(4):
+    with pytest.raises(ProcessLost, match="The same command starts anew$"), painting(4):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:3. Sorry")
 
 
