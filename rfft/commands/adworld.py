@@ -49,7 +49,8 @@ def pretrain(
     steps: Annotated[int | None, typer.Option(min=1, help="Default: STEPS of the part's module.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of the data.")] = 0,
     drop: Annotated[
-        list[str] | None, typer.Option(help="RFNet only: leave out o, g, d, s or c; writes just a report.")
+        list[str] | None,
+        typer.Option(help="RFNet only: leave out o, g, d, s, c or none; writes just a report."),
     ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile (needs g++).")] = False,
 ) -> None:

@@ -33,6 +33,7 @@ from rfft.models.rfnet import RFNet, RFNetConfig
 BATCH, STEPS = 48, 4000
 NAME = "rf-tiny-rfnet"
 ABLATION = "ablation.json"  # figures of networks that went without an input
+CONTROL = "none"  # the ablation's other arm: as many further steps with every input
 Reports = dict[str, dict]
 PLACES = {
     "o": (1,),
@@ -47,7 +48,7 @@ ENCODER = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 2,
 
 
 def train(run: Run) -> None:
-    """Train RFNet; with `run.drop` (some of o, g, d, s, c) an ablation: only figures are kept."""
+    """Train RFNet; with `run.drop` (some of o, g, d, s, c, or none) an ablation: only figures are kept."""
     run.builds_on("base", "depth", "saliency")
     out, name = run.out, NAME + "".join(f"-no-{m}" for m in run.drop)
     tokenizer = tokenizer_for(out, NAME)
@@ -55,7 +56,7 @@ def train(run: Run) -> None:
     inputs = run.compiled(inputs_with_maps(out))
     model = start(RFNet, out / NAME, RFNetConfig.tiny(len(tokenizer), image_size=128, image_encoder=ENCODER))
     if run.drop:
-        model = without(model, run.drop)
+        model = without(model, tuple(m for m in run.drop if m != CONTROL))
     read = attribute_reader(2 * model.config.width)
     features_of = run.compiled(partial(features, model))
     draw = mixture(parts, BATCH, SHARES)
