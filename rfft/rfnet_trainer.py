@@ -21,6 +21,7 @@ from rfft.draft import new_folder
 from rfft.errors import Interrupted, UserError
 from rfft.faults import explained, require_agreement
 from rfft.grid import read_png
+from rfft.job import leave, resume, start
 from rfft.log import MetricsFile, TrainingDisplay, open_run, write_atomically, write_environment
 from rfft.results import SUMMARY, read_json
 from rfft.rfnet_build import build_rfnet, build_tokenizer
@@ -47,7 +48,6 @@ from rfft.rfnet_evaluate import (
 from rfft.rfnet_learner import RFNetLearner
 from rfft.signals import StopSignals
 from rfft.tracking import Tracker
-from rfft.trainer import leave, resume, start
 
 ADVICE = "Lower optimizer.lr, or set trainer.mixed_precision=no"
 NOBODY = -1  # the label of a row that only fills up a process's part

@@ -30,7 +30,7 @@ ALLOWED = {
 }
 THIRD_PARTY = {
     "diffusers": {"models/bundle", "models/skeleton.py", "adworld", "export.py"},
-    "accelerate": {"trainer.py", "rfnet_trainer.py", "cli.py"},
+    "accelerate": {"job.py", "rfnet_trainer.py", "cli.py"},
 }
 
 
