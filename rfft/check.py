@@ -64,9 +64,13 @@ def _objective(config: Config) -> str:
     terms += [f"{extra.weight} * {extra.use}" for extra in config.reward.extra]
     if objective.regularizer != "none":
         terms.append(f"{objective.beta} * L_{objective.regularizer.upper()}")
-    last = config.rollout.grad_steps
-    through = f", through the last {last} steps (DRaFT-K)" if objective.through == "draft" else ""
-    return " + ".join(terms) + through
+    steps = config.rollout.grad_steps
+    through = {
+        "x0_hat": "",
+        "draft": f", through the last {steps} steps (DRaFT-K)",
+        "drtune": f", from the finished picture to {steps} of its steps (DRTune)",
+    }
+    return " + ".join(terms) + through[objective.through]
 
 
 def _processes(config: Config) -> str:

@@ -86,9 +86,10 @@ def method_of(config: dict[str, Any], state: str) -> str:
         return "prompt engineering" if engineered else "base"
     if objective.get("through") == "draft":
         return f"DRaFT-{config['rollout']['grad_steps']}"
+    through = "DRTune, " if objective.get("through") == "drtune" else ""
     if objective["regularizer"] == "none":
-        return "ReFL" if objective.get("guidance_scale") == 1 else "none"
-    return f"{objective['regularizer']}, beta {objective['beta']:g}"
+        return "ReFL" if objective.get("guidance_scale") == 1 else f"{through}none"
+    return f"{through}{objective['regularizer']}, beta {objective['beta']:g}"
 
 
 def _table(rows: Sequence[Row]) -> str:

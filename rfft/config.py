@@ -105,8 +105,9 @@ class Rollout:
 
 @dataclass
 class Objective:
-    # x0_hat: the paper's; draft: DRaFT-K, the gradient goes through the last rollout.grad_steps steps.
-    through: Literal["x0_hat", "draft"] = "x0_hat"
+    # x0_hat: the paper's; draft: DRaFT-K, the gradient goes through the last rollout.grad_steps steps;
+    # drtune: DRTune, from the finished picture to the drawn steps, but through no denoiser's input.
+    through: Literal["x0_hat", "draft", "drtune"] = "x0_hat"
     guidance_scale: float | None = setting(None, least=1)  # while training; null: rollout.guidance_scale
     regularizer: Literal["cc", "kl", "none"] = "cc"
     beta: float = setting(0.02, least=0)  # F_total = F_AC + beta * regulariser
@@ -277,7 +278,7 @@ def check_config(config: Config) -> None:
         f"rollout.grad_steps={rollout.grad_steps} is more than rollout.last={rollout.last}: lower grad_steps",
     )
     require(
-        config.objective.through == "x0_hat" or config.objective.regularizer == "none",
+        config.objective.through != "draft" or config.objective.regularizer == "none",
         "objective.through=draft has no regularizer: set objective.regularizer=none",
     )
     require(

@@ -46,12 +46,12 @@ class Forwards:
 
 def count_forwards(config: Config) -> Forwards:
     rollout, trained = config.rollout, config.rollout.grad_steps
-    if config.objective.through == "draft":
+    references = trained * (config.objective.regularizer != "none")
+    if config.objective.through != "x0_hat":  # all the way to the picture
         free = rollout.steps - trained
-        return Forwards(free, free, trained, 0)
+        return Forwards(free, free, trained, references)
     draw = Draw(config.run.seed, rollout.steps, rollout.last, trained, strata=1)  # the whole pool
     free_by_draw = [max(draw(step, 0)) + 1 - trained for step in range(1000)]
-    references = trained * (config.objective.regularizer != "none")
     return Forwards(min(free_by_draw), max(free_by_draw), trained, references)
 
 
@@ -69,8 +69,9 @@ def costs(config: Config) -> dict[str, str]:
     judges = weight_bytes(_evaluation_networks(config))
     denoiser, judge, complete = _calls(config, bundle, reward, extra)
 
-    # DRaFT-K's trained steps are one graph with one picture at its end; x0_hat's have one of each per step.
-    through_rollout = config.objective.through == "draft"
+    # Through the sampler, the trained steps are one graph with one picture at its end; x0_hat's have one of
+    # each per step.
+    through_rollout = config.objective.through != "x0_hat"
     graphs, pictures = (forwards.trained, 1) if through_rollout else (1, forwards.trained)
     parts = -(-trainer.batch_size // (trainer.decode_batch or trainer.batch_size))
     judged = pictures * parts * (judge.forward + judge.backward)

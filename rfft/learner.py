@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rfft import optimization
-from rfft.baselines import draft_step
+from rfft.baselines import draft_step, drtune_step
 from rfft.checkpoint import Stateful, load_objects, load_weights
 from rfft.conditions import noise_for, product_for
 from rfft.config import Config
@@ -95,8 +95,8 @@ class Learner:
         several = self.accelerator.num_processes > 1
         if not (uses_deepspeed() or (uses_fsdp() and several)):
             return Engine(self.accelerator, self.bundle.unwrapped, adamw)
-        if self.config.objective.through == "draft":  # several forwards for one backward pass
-            raise UserError("objective.through=draft is for DDP alone: take launch/multi_gpu.yaml")
+        if (through := self.config.objective.through) != "x0_hat":  # several forwards for one backward pass
+            raise UserError(f"objective.through={through} is for DDP alone: take launch/multi_gpu.yaml")
         if uses_fsdp():
             return Fsdp(self.accelerator, self.bundle.unwrapped, self.bundle.frozen_controlnet, adamw)
         trainer = self.config.trainer
@@ -116,7 +116,7 @@ class Learner:
         began = time.monotonic()
         lr = self.warmup.get_last_lr()[0]
         outputs = []
-        through_rollout = self.config.objective.through == "draft"  # one backward pass for all its steps
+        through_rollout = self.config.objective.through != "x0_hat"  # one backward pass for all its steps
         passes = 1 if through_rollout else self.config.rollout.grad_steps
         self.engine.begin(self.config.trainer.accumulation * passes)
         for micro in range(self.config.trainer.accumulation):
@@ -151,6 +151,8 @@ class Learner:
         with self.autocast():
             if self.config.objective.through == "draft":
                 return draft_step(*world, self.config.rollout.grad_steps, *how)
+            if self.config.objective.through == "drtune":
+                return drtune_step(*world, ks, *how)
             return train_step(*world, ks, *how)
 
     def heed(self) -> None:

@@ -60,14 +60,7 @@ def train_step(
         # Older torch (before pytorch/pytorch#165068): autocast reuses casts of trainable weights that it made
         # without gradient, and the gradient ends there.
         torch.clear_autocast_cache()
-        reg = x.new_zeros(())
-        with policy.same_input(), precision(objective, x):
-            theta = predict(policy.denoiser, x, k, batch, schedule, scale)
-            if objective.regularizer != "none":
-                with torch.no_grad(), policy.reference():
-                    ref = predict(policy.denoiser, x, k, batch, schedule, scale)
-                reg = l_cc(theta.g, ref.g) if objective.regularizer == "cc" else l_kl(theta.eps, ref.eps)
-
+        theta, reg = compare(policy, x, k, batch, schedule, objective)
         judged = judge(policy, reward, theta.x0, batch, objective)
         # Its gradient is that of F_total, and the decoder's activations are gone by now.
         backward(((theta.x0 * judged.slope).sum() + objective.beta * reg) / len(ks))
@@ -83,6 +76,20 @@ def train_step(
     forwards = position + (len(ks) if objective.regularizer != "none" else 0)
     named = dict(zip(judged.scalars, scalars, strict=True))
     return StepOutput(loss, f, reg, available, all_logits, judged.images, forwards, named)
+
+
+def compare(
+    policy: Policy, x: Tensor, k: int, batch: Batch, schedule: Schedule, objective: Objective
+) -> tuple[Prediction, Tensor]:
+    """What the model predicts at x, with gradient, and (8) or (6): how far from the reference that is."""
+    scale = objective.guidance_scale
+    with policy.same_input(), precision(objective, x):
+        theta = predict(policy.denoiser, x, k, batch, schedule, scale)
+        if objective.regularizer == "none":
+            return theta, x.new_zeros(())
+        with torch.no_grad(), policy.reference():
+            ref = predict(policy.denoiser, x, k, batch, schedule, scale)
+        return theta, l_cc(theta.g, ref.g) if objective.regularizer == "cc" else l_kl(theta.eps, ref.eps)
 
 
 @dataclass

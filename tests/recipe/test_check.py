@@ -60,6 +60,11 @@ def test_the_main_job(check: Check) -> None:
         (["objective.regularizer=none", "trainer.accumulation=3"], 3 * (3.5 * 1 + 2 + 2 * 0.75), 1),
         (["rollout.grad_steps=2"], 6 * 1 + 2 * 2 + 2 * 2 * 0.75, 1),  # each trained step is judged
         (DRAFT, 4 * 1 + 2 * 2 + 2 * 0.75, 2),  # 2 steps without, 2 with gradient, whose end is judged
+        (
+            ["objective.through=drtune"],
+            5 * 1 + 2 + 2 * 0.75,
+            1,
+        ),  # 4 steps, one of them trained, and its reference
     ],
 )
 def test_flops_and_activations_by_hand(

@@ -1,4 +1,4 @@
-"""DRaFT-K: the gradient of the whole last part of the sampler."""
+"""Training through the sampler: DRaFT-K, whole, and DRTune, by the sampler's own way alone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from rfft.baselines import draft_step
+from rfft.baselines import draft_step, drtune_step
 from rfft.diffusion import advance, cfg_eps, guide
-from rfft.losses import f_ac
+from rfft.losses import f_ac, l_cc, l_kl
 from rfft.models.bundle import Bundle
-from rfft.step import Objective, render
+from rfft.step import Objective, predict, render
 from rfft.types import Batch, Reward
 
 STEPS, SCALE = 5, 3.0
@@ -40,5 +40,41 @@ def test_the_gradient_is_that_of_the_sampler(
     assert_close(output.loss, loss.detach())
     assert_close(output.images, image.detach())
     assert output.forwards == STEPS and output.reg == 0
+    for name, parameter in bundle.trainable().items():
+        assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("ks", [[4], [1, 3], [2, 3, 4]])
+@pytest.mark.parametrize("regularizer", ["cc", "kl", "none"])
+def test_drtune_spelt_out(
+    make_trained: Callable[..., Bundle],
+    make_batch: Callable[..., Batch],
+    reward: Reward,
+    ks: list[int],
+    regularizer: str,
+) -> None:
+    """The gradient reaches trained steps by eqs (1) and (2) alone; inputs and all other steps are data."""
+    bundle = make_trained("unet_lora")
+    batch, schedule, beta = make_batch(bundle), bundle.schedule(STEPS), 0.5
+    objective = Objective(SCALE, regularizer, beta)  # type: ignore[arg-type]
+    output = drtune_step(bundle, reward, batch, schedule, ks, objective, Tensor.backward)
+    found = {name: p.grad.clone() for name, p in bundle.trainable().items() if p.grad is not None}
+    bundle.unwrapped.zero_grad()
+
+    x, regs = batch.noise, []
+    for k in range(STEPS):
+        theta = predict(bundle.denoiser, x.detach(), k, batch, schedule, SCALE)
+        if k in ks:
+            with torch.no_grad(), bundle.reference():
+                ref = predict(bundle.denoiser, x, k, batch, schedule, SCALE)
+            regs.append({"cc": l_cc(theta.g, ref.g), "kl": l_kl(theta.eps, ref.eps), "none": x.new_zeros(())})
+        x = advance(x, theta.eps if k in ks else theta.eps.detach(), k, batch, schedule)
+    reg = torch.stack([terms[regularizer] for terms in regs]).mean()
+    loss = f_ac(reward(render(bundle, x, batch), batch)) + beta * reg
+    loss.backward()
+
+    assert_close(output.loss, loss.detach())
+    assert_close(output.reg, reg.detach())
+    assert output.forwards == STEPS + (len(ks) if regularizer != "none" else 0)
     for name, parameter in bundle.trainable().items():
         assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-5)

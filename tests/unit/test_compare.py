@@ -54,6 +54,8 @@ def test_table_has_the_base_model_and_every_run(tmp_path):
         ({"regularizer": "none", "guidance_scale": 1.0}, "tuned", {}, "ReFL"),
         ({"regularizer": "none", "guidance_scale": None}, "tuned", {}, "none"),
         ({"regularizer": "none", "through": "draft"}, "tuned", {}, "DRaFT-4"),
+        ({"regularizer": "none", "through": "drtune"}, "tuned", {}, "DRTune, none"),
+        ({"regularizer": "cc", "beta": 0.01, "through": "drtune"}, "tuned", {}, "DRTune, cc, beta 0.01"),
         ({"regularizer": "kl", "beta": 10.0}, "tuned", {}, "kl, beta 10"),
         ({"regularizer": "cc"}, "base", {"quality_words": "sharp"}, "prompt engineering"),
         ({"regularizer": "cc"}, "base", {"negative_prompt": None, "quality_words": ""}, "base"),
