@@ -21,9 +21,13 @@ def new_folder(out: Path, replace: bool = False) -> Iterator[Path]:
     """A hidden folder beside `out`: becomes `out` when the block ends well, and is gone if it does not.
 
     With `replace` what was there before goes only then; without it there may be an empty folder at most.
+    A link stays one, to the new folder.
     """
     if not replace:
         refuse_existing(out)
+    out = out.resolve()
+    if out.is_mount() or (out == Path.cwd() and not replace):
+        raise UserError(f"{out}: a mount point or the folder you are in; name a new folder inside it")
     draft = out.with_name(f".{out.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     try:

@@ -1,0 +1,47 @@
+"""Result folders: whole or not at all, and never lost for the place they should go to."""
+
+from pathlib import Path
+
+import pytest
+
+from rfft.draft import new_folder
+from rfft.errors import UserError
+
+
+def write(out: Path) -> None:
+    with new_folder(out) as draft:
+        (draft / "picture.png").touch()
+
+
+@pytest.mark.parametrize("target", ["empty", "missing"])
+def test_a_link_leads_to_the_results(tmp_path: Path, target: str) -> None:
+    """As to a larger disk."""
+    (tmp_path / "empty").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / target)
+    write(link)
+    assert link.is_symlink()
+    assert [path.name for path in (tmp_path / target).iterdir()] == ["picture.png"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_cannot_be_replaced_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(out: Path) -> None:
+        with new_folder(out):
+            pytest.fail("the work began")
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="name a new folder inside it"):
+        work(Path())
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "volume")
+    with pytest.raises(UserError, match="volume: a mount point"):
+        work(tmp_path / "volume")
+
+
+def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "out") as draft:
+        (draft / "half").touch()
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
