@@ -36,9 +36,9 @@ Weights = dict[str, Tensor]
 def export_run(run: Path, format: str, out: Path, best: bool = False) -> Path:
     """Write the weights of a run's last (or best) checkpoint to `out`, with a model card; all or nothing.
 
-    Below the run's own folder an earlier export is replaced; anywhere else `out` must be new.
+    Below RUN/export an earlier export is replaced; anywhere else `out` must be new.
     """
-    own = out.resolve().is_relative_to((run / "export").resolve())
+    own = (run / "export").resolve() in out.resolve().parents
     if not own:
         refuse_existing(out)
     config = load_config(run / "config.yaml")

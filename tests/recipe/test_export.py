@@ -178,6 +178,10 @@ def test_exporting_over_something(
     precious.touch()
     assert call(monkeypatch, run, "--out", precious.parent) == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("exists already; name a new folder with --out")
+    (run / "export/kohya").mkdir(parents=True)
+    (run / "export/kohya/small.safetensors").touch()
+    assert call(monkeypatch, run, "--out", run / "export") == 2  # all earlier exports at once
+    assert (run / "export/kohya/small.safetensors").exists()
     assert call(monkeypatch, run, "--out", tmp_path / "new/lora") == 0
     assert precious.exists() and (tmp_path / "new/lora/README.md").exists()
 
