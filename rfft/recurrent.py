@@ -91,10 +91,11 @@ def load_generator(config: Config, lora: Path | None, device: torch.device) -> B
         file = files[0] if files else None
         has_controlnet = (lora / "controlnet" / "config.json").is_file()
         controlnet = str(lora / "controlnet") if has_controlnet else controlnet
-        if len(files) > 1 or not (files or has_controlnet):
+        # Beside a U-Net or its PEFT adapter, a ControlNet is but half of what was exported.
+        if len(files) > 1 or not (files or has_controlnet) or (lora / "unet").exists():
             raise UserError(
-                f"{lora}: not the folder of one exported LoRA; give what `rfft export` wrote, for example "
-                "RUN/export/diffusers"
+                f"{lora}: not the folder of one exported LoRA; give what `rfft export` wrote in diffusers' "
+                "or kohya's form, for example RUN/export/diffusers; a merged export goes with --model"
             )
     bundle = load_bundle(model.bundle, getattr(torch, model.dtype), controlnet)
     if file is not None:

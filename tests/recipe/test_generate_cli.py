@@ -191,6 +191,10 @@ def test_bad_input_leaves_nothing(
     empty.mkdir()
     odd.mkdir()
     save_file({"a": torch.zeros(1)}, odd / "a.safetensors")
+    merged = tmp_path / "merged"
+    for part in ("unet", "controlnet"):
+        (merged / part).mkdir(parents=True)
+        (merged / part / "config.json").touch()
     good = ("--prompts", prompts)
     mistakes: list[tuple[list[object], str]] = [
         (command(world, empty, out, *good), "no products here"),
@@ -198,6 +202,7 @@ def test_bad_input_leaves_nothing(
         (command(world, products, empty.parent, *good), "exists already"),
         (command(world, products, out, *good, "--lora", empty), "not the folder of one exported LoRA"),
         (command(world, products, out, *good, "--lora", odd), "is no LoRA for the bundle"),
+        (command(world, products, out, *good, "--lora", merged), "a merged export goes with --model"),
         (command(world, products, out, *good, "--model", "nowhere"), "bundle nowhere"),
     ]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
