@@ -112,7 +112,7 @@ def write_skipped(folder: Path, skipped: Sequence[dict[str, str]]) -> None:
     if skipped:
         first = skipped[0]["reason"]
         text = f"warning: products left out: {len(skipped)}, listed in {file.name}; first: {first}"
-        Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True, markup=False).print(text, style="red", highlight=False, soft_wrap=True)
 
 
 class MetricsFile:
@@ -171,7 +171,7 @@ class TrainingDisplay:
     ) -> None:
         """`regularizer`: its name, or ""; `start`: steps done by the run that is resumed; `every_s`: pause
         between lines in a log; `seconds`: when training ends, whatever the steps."""
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, markup=False)
         self._steps, self._regularizer, self._start, self._every_s = steps, regularizer, start, every_s
         self._limit = math.inf if seconds is None else seconds
         self._began = self._printed = time.monotonic()

@@ -41,13 +41,13 @@ def cut_out_folder(folder: Path, out: Path, edge: Edge, max_pixels: int) -> list
     photos = read_products(folder)
     for photo in photos:
         open_upright(photo.image, max_pixels)  # a broken one is better found now than in the end
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with new_folder(out) as draft:
         missed = _cut_all(photos, draft, edge, max_pixels, console)
     found = f"{len(photos) - len(missed)} of {len(photos)} products cut out; written: {out}"
     console.print(found, highlight=False, soft_wrap=True)
     for name in missed:
-        console.print(f"nothing found: {name}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"nothing found: {name}", highlight=False, soft_wrap=True)
     return missed
 
 

@@ -52,7 +52,7 @@ def generate(config: Config, lora: Path | None, out: Path) -> None:
     refuse_existing(out)
     skipped: list[Skipped] = []
     with painting(config.evaluate.batch_size), joined() as device:
-        console = Console(stderr=True, quiet=rank() > 0)
+        console = Console(stderr=True, markup=False, quiet=rank() > 0)
         samples = build.build_samples(config, "train", skipped)
         draw = painter(config, load_generator(config, lora, device), samples, device)
         with _folder_for_all(out) as draft:

@@ -57,7 +57,7 @@ class Job:
 
 def prepare(source: Path, out: Path, settings: Settings, workers: int) -> Manifest:
     """Write the shards of `source` under `out`, or those missing there; 1 worker: in this process."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     if settings.raw and not settings.size:
         raise UserError("--raw needs --size: arrays of one shape")
     manifest = _begin(source, out, settings, console)

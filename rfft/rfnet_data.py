@@ -119,7 +119,9 @@ def fill_maps(
             continue
         network = LOAD[kind](getattr(settings, kind)).to(device)
         chunks = [missing[i : i + AT_ONCE] for i in range(0, len(missing), AT_ONCE)]
-        for chunk in track(chunks, f"making {kind} of {len(missing)} pictures", console=Console(stderr=True)):
+        for chunk in track(
+            chunks, f"making {kind} of {len(missing)} pictures", console=Console(stderr=True, markup=False)
+        ):
             write_maps(known, chunk, partial(auxiliary.make_maps, network), device)
 
 

@@ -147,7 +147,7 @@ def evaluate(source: Path, data: Path, out: Path | None, changes: dict[str, Any]
         known = build_maps(maps, model.config.drop)
         fill_maps(known, records, maps, device)
         pictures = FolderPictures(Labelled(records, size, known, coarse), coarse)
-    console, found = Console(stderr=True), batches(pictures.once(Reading(batch_size)))
+    console, found = Console(stderr=True, markup=False), batches(pictures.once(Reading(batch_size)))
     total = -(-sum(pictures.counts) // batch_size)
     shown = track(found, "judging", total=total, console=console, transient=True)
     figures = {"data": str(data), **report(*predict(model, shown, caption_tokenizer(str(folder)), device))}

@@ -138,7 +138,7 @@ class Watch:
     ) -> None:
         self.run, self.learner, self.checkpoints, self.validation = run, learner, checkpoints, validation
         self.is_main = learner.accelerator.is_main_process
-        self.console = Console(stderr=True, quiet=not self.is_main)
+        self.console = Console(stderr=True, markup=False, quiet=not self.is_main)
         self.metrics = MetricsFile(run / "metrics.jsonl", learner.counters.step) if self.is_main else None
         self.tracker = Tracker(learner.accelerator, learner.config.tracker.kind, run, asdict(learner.config))
         self.display = TrainingDisplay(learner.steps, "", learner.counters.step, self.console)

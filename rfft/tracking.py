@@ -29,7 +29,7 @@ class Tracker:
         `config`: the resolved settings, nested; its group `tracker` is read.
         """
         self._accelerator, self._kind, self._run, self._config = accelerator, kind, run, config
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, markup=False)
         self._alive = kind != "none"
         self._attempt(self._start)
 

@@ -43,7 +43,7 @@ class Watch:
     ) -> None:
         self.run, self.learner, self.checkpoints, self.evaluator = run, learner, checkpoints, evaluator
         self.config, self.samples = learner.config, samples
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, markup=False)
         (run / "samples").mkdir(exist_ok=True)
         done, trainer = learner.counters, self.config.trainer
         self.sampled = done.step if self.sheet(done.step).exists() else None  # by the run that is resumed
