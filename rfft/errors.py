@@ -9,6 +9,7 @@ _BARRED = {
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "a file is where a folder should be",
     errno.EEXIST: "a file is where a folder should be",
+    errno.ENAMETOOLONG: "the name is too long",
 }
 
 

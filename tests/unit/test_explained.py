@@ -29,6 +29,7 @@ def test_bugs_stay_what_they_are() -> None:
         (errno.EPERM, "runs/x: permission denied"),
         (errno.EROFS, "runs/x: the file system is read-only"),
         (errno.ENOTDIR, "runs/x: a file is where a folder should be"),
+        (errno.ENAMETOOLONG, "runs/x: the name is too long; name another path"),
     ],
 )
 def test_a_path_that_cannot_be_written(
