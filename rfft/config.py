@@ -240,7 +240,7 @@ def read_config(
 def find_config(path: str | Path) -> Path:
     """The file itself, or configs/NAME.yaml beside the sources or inside the installed package."""
     path = Path(path)
-    if path.exists():
+    if path.exists() and not path.is_dir():  # in runs/, `tiny` is a folder
         return path
     here = Path(__file__).parent
     for folder in (here / "configs", here.parent / "configs"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rfft.config import Config, check_config, load_config, to_yaml
+from rfft.config import Config, check_config, find_config, load_config, to_yaml
 from rfft.errors import UserError
 from rfft.log import open_run
 
@@ -147,6 +147,15 @@ def test_a_run_folder_belongs_to_its_config(tmp_path):
     assert "steps: 9" in (folder / "config.yaml").read_text()
     with pytest.raises(UserError, match="belongs to another config: run.seed is 0 there, 1 here"):
         open_run(folder, "trainer: {steps: 9, keep: 1}\nrun: {seed: 1}", may_change=["trainer"])
+
+
+def test_a_folder_beside_does_not_hide_a_shipped_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()  # as in runs/
+    assert find_config("tiny") == CONFIGS / "tiny.yaml"
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="mine: no such config file"):
+        find_config("mine")
 
 
 def test_a_strange_folder_is_no_run_folder(tmp_path):
