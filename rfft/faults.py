@@ -16,6 +16,11 @@ from torch.distributed import DistError
 from rfft.errors import ProcessLost, UserError
 
 log = logging.getLogger(__name__)
+_MEMORY = (
+    "can't allocate memory",  # torch on a CPU
+    "CUDA error: out of memory",  # others have filled the GPU: not from torch's allocator, so of no own type
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 # gloo raises plain RuntimeErrors; the words are those of its transports and of torch's stores.
 _LOST = ("gloo", "connection closed by peer", "connection reset by peer", "broken pipe", "timed out waiting")
 RESUMES = "goes on from the last checkpoint, torchrun with --max-restarts by itself"
@@ -57,7 +62,7 @@ def painting(batch_size: int) -> Iterator[None]:
 def memory_problem(error: BaseException) -> str | None:
     """What to say when an accelerator or the machine has too little memory; None for other errors."""
     known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    if known or "DefaultCPUAllocator: can't allocate memory" in str(error):
+    if known or any(words in str(error) for words in _MEMORY):
         return f"out of memory ({_first_sentence(error)})"
     return None
 

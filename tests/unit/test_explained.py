@@ -6,7 +6,7 @@ import os
 import pytest
 
 from rfft import cli
-from rfft.errors import ProcessLost
+from rfft.errors import ProcessLost, UserError
 from rfft.faults import painting
 
 
@@ -14,6 +14,19 @@ def test_a_process_lost_while_painting() -> None:
     """There is no checkpoint that evaluation or generation could go on from."""
     with pytest.raises(ProcessLost, match="The same command starts anew$"), painting(4):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:3. Sorry")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried 8 bytes",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_lack_of_memory_that_has_no_type_of_its_own(error: str) -> None:
+    with pytest.raises(UserError, match=r"out of memory .*evaluate\.batch_size=2"), painting(4):
+        raise RuntimeError(error)
 
 
 def test_bugs_stay_what_they_are() -> None:
