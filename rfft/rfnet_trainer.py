@@ -141,7 +141,9 @@ class Watch:
         self.console = Console(stderr=True, markup=False, quiet=not self.is_main)
         self.metrics = MetricsFile(run / "metrics.jsonl", learner.counters.step) if self.is_main else None
         self.tracker = Tracker(learner.accelerator, learner.config.tracker.kind, run, asdict(learner.config))
-        self.display = TrainingDisplay(learner.steps, "", learner.counters.step, self.console)
+        counters, limit = learner.counters, learner.config.trainer.max_minutes
+        left = None if limit is None else 60 * limit - counters.seconds
+        self.display = TrainingDisplay(learner.steps, "", counters.step, self.console, seconds=left)
 
     def after_step(self, figures: dict[str, float]) -> None:
         learner, trainer = self.learner, self.learner.config.trainer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import repeat
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
+from rfft.checkpoint import Checkpoints
 from rfft.models.rfnet import RFNet, RFNetConfig
 from rfft.rfnet_config import Optimizer, RFNetTraining
 from rfft.rfnet_learner import RFNetLearner, class_weights, rate_factor, weighted_loss
+from rfft.rfnet_trainer import Watch
 
 
 def test_class_weights() -> None:
@@ -61,6 +64,13 @@ def learner() -> Iterator[RFNetLearner]:
     model = RFNet(RFNetConfig.tiny(16, image_size=32, width=8, heads=2, image_encoder=image, drop=["c"]))
     yield RFNetLearner(config, Accelerator(cpu=True), model, None, counts=[1] * 5)
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_the_display_knows_when_time_is_up(learner: RFNetLearner, tmp_path: Path) -> None:
+    learner.config.trainer.max_minutes, learner.counters.seconds = 2, 90
+    display = Watch(tmp_path, learner, Checkpoints(tmp_path, 1), None).display  # type: ignore[arg-type]
+    display._done, display._began = 1, display._began - 20  # 19 more steps would take 380 seconds
+    assert display._steps == 20 and display.time_left() == "0:10"
 
 
 def test_a_skipped_step_leaves_no_trace(learner: RFNetLearner, monkeypatch: pytest.MonkeyPatch) -> None:
