@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from rfft.config_file import read_resolved
 from rfft.errors import UserError
 from rfft.log import write_atomically
 from rfft.ranking import Figures, Row, ranking_section
@@ -58,9 +57,11 @@ def compare(runs: Sequence[Path], out: Path, tie: float = 0.05) -> Path:
 def _read(run: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """Folder, config and summary of one run; of a base model that was evaluated alone, too."""
     summary = read_json(run / SUMMARY)
-    if not ("tuned" in summary or "base" in summary) or not (run / "config.yaml").is_file():
+    if not summary or not (run / "config.yaml").is_file():
         raise UserError(f"{run}: no finished run (it has no {SUMMARY}); train it first")
-    return run, yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")), summary
+    if "base" not in summary:  # evaluate.enabled=false, or a run of RFNet
+        raise UserError(f"{run}: nothing to compare; measure the run with `rfft evaluate {run}` first")
+    return run, read_resolved(run / "config.yaml"), summary
 
 
 def _rows(read: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]]) -> list[Row]:

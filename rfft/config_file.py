@@ -52,6 +52,17 @@ def groups(path: Path) -> list[str]:
     return [key for key, _, _ in _settings(_parse(path)[0]) if "." not in key]
 
 
+def read_resolved(file: Path) -> dict[str, Any]:
+    """The config.yaml in a run's folder, as it stands there; UserError where somebody has broken it."""
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: not the config that the run wrote; bring that back, or name another run")
+    return found
+
+
 def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     """{"a.b": value} of nested mappings."""
     flat: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from rfft.config_file import flatten
+from rfft.config_file import flatten, read_resolved
 from rfft.errors import UserError
 
 PACKAGES = (
@@ -44,7 +44,7 @@ def open_run(folder: Path, settings: str, may_change: Sequence[str] = ()) -> boo
     file = folder / "config.yaml"
     known = file.exists()
     if known:
-        old, new = (flatten(yaml.safe_load(text)) for text in (file.read_text(encoding="utf-8"), settings))
+        old, new = flatten(read_resolved(file)), flatten(yaml.safe_load(settings))
         for key in sorted(old.keys() | new.keys()):
             before, now = old.get(key, ABSENT), new.get(key, ABSENT)
             if before != now and not any(key == free or key.startswith(f"{free}.") for free in may_change):

@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader
 
 from rfft import results
-from rfft.config_file import flatten
+from rfft.config_file import flatten, read_resolved
 
 SHOWN = ("model.", "reward.", "rollout.", "objective.", "optimizer.", "trainer.batch", "trainer.accumulation")
 
 
 def write_card(file: Path, run: Path, format: str, step: int, pipeline: str) -> None:
     """Settings and figures of the run whose weights lie beside `file`; `pipeline`: diffusers' class."""
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config = read_resolved(run / "config.yaml")
     figures = [results.recorded(run, state) for state in results.STATES]
     settings = {k: v for k, v in flatten(config).items() if k.startswith(SHOWN) and v is not None}
     environment = Environment(  # noqa: S701  Markdown: escaping would garble it

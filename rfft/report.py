@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from rfft import results
-from rfft.config_file import flatten
+from rfft.config_file import flatten, read_resolved
 from rfft.errors import UserError
 from rfft.log import write_atomically
 from rfft.types import label_names
@@ -66,14 +65,16 @@ def write_report(run: Path) -> Path:
     config = run / "config.yaml"
     if not config.is_file():
         raise UserError(f"{run}: no config.yaml here, so no run")
-    settings = config.read_text(encoding="utf-8")
+    settings = read_resolved(config)
+    if "rfnet" in settings:
+        raise UserError(f"{run}: RFNet's runs have no report; their figures are in {results.EVALUATION}")
     summary = results.read_json(run / results.SUMMARY)
     evaluated = summary.get("base") and summary.get("tuned")
     pairs = read_pairs(run) if evaluated else []
     environment = Environment(loader=PackageLoader("rfft"), autoescape=True)
     page = environment.get_template("report.html.j2").render(
-        config=yaml.safe_load(settings),
-        settings=settings,
+        config=settings,
+        settings=config.read_text(encoding="utf-8"),
         environment=flatten(results.read_json(run / "environment.json")),
         summary=summary,
         tiles=tiles(summary) if evaluated else [],

@@ -96,3 +96,7 @@ def test_a_run_that_is_not_finished_is_named(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(UserError, match="no finished run"):
         compare([tmp_path / "a"], tmp_path / "out")
+    write_run(tmp_path / "b", "cc", 0.02, 0.9, 0.28)
+    (tmp_path / "b/summary.json").write_text('{"steps": 60}')  # evaluate.enabled=false
+    with pytest.raises(UserError, match="rfft evaluate .*b` first"):
+        compare([tmp_path / "b"], tmp_path / "out")

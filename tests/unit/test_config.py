@@ -1,5 +1,6 @@
 """The config: what is shipped is valid, and every mistake is answered by one line that names the fix."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from rfft.config import Config, check_config, find_config, load_config, to_yaml
 from rfft.errors import UserError
 from rfft.log import open_run
+from rfft.report import write_report
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -147,6 +149,20 @@ def test_a_run_folder_belongs_to_its_config(tmp_path):
     assert "steps: 9" in (folder / "config.yaml").read_text()
     with pytest.raises(UserError, match="belongs to another config: run.seed is 0 there, 1 here"):
         open_run(folder, "trainer: {steps: 9, keep: 1}\nrun: {seed: 1}", may_change=["trainer"])
+
+
+@pytest.mark.parametrize("text", ["run: {seed: 0", "", "- run", "run: \xff"])
+def test_a_runs_config_that_somebody_has_broken(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text, encoding="latin-1")
+    for use in (partial(open_run, settings="run: {seed: 0}"), write_report):
+        with pytest.raises(UserError, match="config.yaml: not the config that the run wrote"):
+            use(tmp_path)
+
+
+def test_no_report_of_an_rfnet(tmp_path):
+    (tmp_path / "config.yaml").write_text("rfnet: {width: 8}")
+    with pytest.raises(UserError, match="RFNet's runs have no report"):
+        write_report(tmp_path)
 
 
 def test_a_folder_beside_does_not_hide_a_shipped_config(tmp_path, monkeypatch):
