@@ -174,6 +174,11 @@ class Watch:
         step = self.learner.counters.step
         if step and not self.checkpoints.has(step):
             self.save(step)
+        self.close()
+
+    def close(self) -> None:
+        if self.metrics is not None:
+            self.metrics.close()
         self.tracker.close()
 
     def record(self, step: int, figures: dict[str, float]) -> None:
@@ -237,7 +242,7 @@ class Watch:
         }
         write_atomically(self.run / SUMMARY, json.dumps(summary, indent=2) + "\n")
         self.tracker.artifact(self.run / EXPORT, summary, kind=EXPORT)
-        self.tracker.close()
+        self.close()
         self.console.print(table(read_json(self.run / EVALUATION)))
         for name in (EXPORT, EVALUATION, CONFUSION):
             self.console.print(f"{name:16} {self.run / name}", highlight=False, soft_wrap=True)

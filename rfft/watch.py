@@ -83,6 +83,10 @@ class Watch:
     def stop(self) -> None:
         """Interrupted."""
         self.keep()
+        self.close()
+
+    def close(self) -> None:
+        self.metrics.close()
         self.tracker.close()
 
     def keep(self) -> None:
@@ -114,7 +118,7 @@ class Watch:
         exported = export_run(self.run, EXPORT, self.run / "export" / EXPORT, best=best is not None)
         report = write_report(self.run)
         self.tracker.artifact(exported, found)
-        self.tracker.close()
+        self.close()
         if self.evaluator is not None:
             show_result(self.console, self.config, summary)
         for name, path in (("weights", exported), ("samples", self.run / "samples"), ("report", report)):
