@@ -121,11 +121,10 @@ class MetricsFile:
     def __init__(self, path: Path, resume_step: int = 0) -> None:
         self.evaluated: dict[int, dict[str, Any]] = {}  # rows of evaluations, by step
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            rows = [(line, row) for line in lines if (row := _row(line)) and row["step"] <= resume_step]
-            evaluated = [row for _, row in rows if any(name.startswith("eval/") for name in row)]
+            rows = [row for row in read_metrics(path) if row["step"] <= resume_step]
+            evaluated = [row for row in rows if any(name.startswith("eval/") for name in row)]
             self.evaluated = {row["step"]: row for row in evaluated}
-            write_atomically(path, "".join(f"{line}\n" for line, _ in rows))
+            write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
@@ -144,13 +143,15 @@ class MetricsFile:
         self._file.close()
 
 
-def _row(line: str) -> dict[str, Any] | None:
-    """None for a row that was cut off by a crash."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return row if isinstance(row, dict) and "step" in row else None
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl; the last one may be cut off, by a crash or while the run goes on."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return [row for row in rows if isinstance(row, dict) and "step" in row]
 
 
 class TrainingDisplay:

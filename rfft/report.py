@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from rfft import results
 from rfft.config_file import flatten, read_resolved
 from rfft.errors import UserError
-from rfft.log import write_atomically
+from rfft.log import read_metrics, write_atomically
 from rfft.types import label_names
 
 SHOWN_AT_ONCE, SHOWN_AT_MOST = 12, 96  # pairs of pictures
@@ -158,17 +157,6 @@ def charts(metrics: Path) -> list[Chart]:
     return [
         Chart(TITLES.get(name, name), draw_chart(series[name], noisy=name != "train/lr")) for name in names
     ]
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl; the last line may be cut off while the run goes on."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return [row for row in rows if isinstance(row, dict) and "step" in row]
 
 
 def draw_chart(points: list[tuple[float, float]], noisy: bool) -> str:
