@@ -73,7 +73,7 @@ def costs(config: Config) -> dict[str, str]:
     # each per step.
     through_rollout = config.objective.through != "x0_hat"
     graphs, pictures = (forwards.trained, 1) if through_rollout else (1, forwards.trained)
-    parts = -(-trainer.batch_size // (trainer.decode_batch or trainer.batch_size))
+    parts = trainer.batch_size / min(trainer.decode_batch or trainer.batch_size, trainer.batch_size)
     judged = pictures * parts * (judge.forward + judge.backward)
     flops = forwards.mean * denoiser.forward + forwards.trained * denoiser.backward + judged
     sizes = [parameter.numel() for parameter in bundle.trainable().values()]

@@ -55,16 +55,13 @@ def test_the_main_job(check: Check) -> None:
 @pytest.mark.parametrize(
     ("overrides", "flops", "activations"),
     [
-        # 2 or 3 steps, then the trained one and the reference's; 3 pictures are judged in 2 parts
-        ([], 4.5 * 1 + 2 + 2 * 0.75, 1),
-        (["objective.regularizer=none", "trainer.accumulation=3"], 3 * (3.5 * 1 + 2 + 2 * 0.75), 1),
-        (["rollout.grad_steps=2"], 6 * 1 + 2 * 2 + 2 * 2 * 0.75, 1),  # each trained step is judged
-        (DRAFT, 4 * 1 + 2 * 2 + 2 * 0.75, 2),  # 2 steps without, 2 with gradient, whose end is judged
-        (
-            ["objective.through=drtune"],
-            5 * 1 + 2 + 2 * 0.75,
-            1,
-        ),  # 4 steps, one of them trained, and its reference
+        # 2 or 3 steps, then the trained one and the reference's; 3 pictures are judged, first 2 of them
+        ([], 4.5 * 1 + 2 + 1.5 * 0.75, 1),
+        (["objective.regularizer=none", "trainer.accumulation=3"], 3 * (3.5 * 1 + 2 + 1.5 * 0.75), 1),
+        (["rollout.grad_steps=2"], 6 * 1 + 2 * 2 + 2 * 1.5 * 0.75, 1),  # each trained step is judged
+        (DRAFT, 4 * 1 + 2 * 2 + 1.5 * 0.75, 2),  # 2 steps without, 2 with gradient, whose end is judged
+        # 4 steps, one of them trained, and its reference
+        (["objective.through=drtune"], 5 * 1 + 2 + 1.5 * 0.75, 1),
     ],
 )
 def test_flops_and_activations_by_hand(
@@ -74,7 +71,7 @@ def test_flops_and_activations_by_hand(
     flops: float,
     activations: int,
 ) -> None:
-    """Denoiser: 1 TFLOP forward, 2 back, 1 GiB held; decoder and rewards 0.25 and 0.5 a part, 3 GiB."""
+    """Denoiser: 1 TFLOP forward, 2 back, 1 GiB held; decoder and rewards 0.25 and 0.5 for two, 3 GiB."""
     called = Cost(TERA, 2 * TERA, GIB), Cost(TERA // 4, TERA // 2, 3 * GIB), True
     monkeypatch.setattr(costs, "_calls", lambda *_: called)
     same = ["trainer.batch_size=3", "trainer.decode_batch=2", "evaluate.enabled=false"]
