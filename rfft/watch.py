@@ -142,7 +142,7 @@ class Watch:
         verdicts, names = logits.argmax(-1), label_names(logits.shape[-1])
         cells = grid.to_bytes(images)
         zoom = max(1, 128 // cells.shape[-1])
-        sheet = grid.sheet(cells, verdicts == 0, SAMPLE_COLUMNS, zoom)
+        sheet = grid.sheet(cells, verdicts == 0, min(SAMPLE_COLUMNS, len(cells)), zoom)
         grid.save_png(self.sheet(step), sheet)
         columns: dict[str, list[Any]] = {
             "prompt": [sample.prompt for sample in self.samples],
