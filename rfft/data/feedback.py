@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rfft.data.pictures import BrokenFile, read_header
+from rfft.data.pictures import BrokenFile, decode, read_header
 from rfft.errors import UserError
 from rfft.types import LABELS
 
@@ -73,17 +73,21 @@ def read_feedback(folder: str | Path) -> list[Record]:
     folder = Path(folder)
     label_file = folder / LABEL_FILE
     prompts = _prompts(folder / PROMPT_FILE)
-    records: dict[str, Record | None] = {}  # None: unsuitable
+    names: dict[str, str] = {}  # by stem: it finds product, maps and prompt
+    records: list[Record] = []
     for place, line in _lines(label_file):
         name, label, caption = _columns(line, place)
-        if name in records:
+        stem = Path(name).stem
+        if names.get(stem) == name:
             raise UserError(f"{place}: {name} occurs twice")
-        prompt = prompts.get(Path(name).stem, "")
-        records[name] = None if label is None else Record(folder, name, label, caption, prompt)
-    usable = [record for record in records.values() if record]
-    if not usable:
+        if other := names.get(stem):
+            raise UserError(f"{place}: {name} and {other} have one product and the same maps: rename one")
+        names[stem] = name
+        if label is not None:
+            records.append(Record(folder, name, label, caption, prompts.get(stem, "")))
+    if not records:
         raise UserError(f"{label_file}: no usable record")
-    return usable
+    return records
 
 
 def _columns(line: str, place: str) -> tuple[str, int | None, str]:
@@ -152,7 +156,9 @@ def read_picture(path: Path, flags: int) -> Pixels:
 
 
 def _read_product(path: Path) -> Pixels:
-    picture = read_picture(path, cv2.IMREAD_UNCHANGED)
-    if picture.ndim != 3 or picture.shape[2] != 4:
-        raise UserError(f"{path}: a product needs an alpha channel (RGBA)")
-    return cv2.cvtColor(picture, cv2.COLOR_BGRA2RGBA).astype(np.uint8, copy=False)
+    try:
+        return decode(read_header(path.read_bytes()), "RGBA")
+    except BrokenFile as error:
+        raise UserError(f"{path}: {error}") from None
+    except OSError:
+        raise UserError(f"{path}: missing or not a readable image") from None

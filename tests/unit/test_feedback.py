@@ -61,6 +61,7 @@ def test_a_record_loads_its_pictures(folder):
         ("../a.png\t1\tx\n", "no plain file name"),
         ("..\t1\tx\n", "no plain file name"),
         ("a.png\t1\tx\n\na.png\t1\tx\n", "label.txt:3: a.png occurs twice"),
+        ("a.png\t1\tx\na.jpg\t3\tx\n", "label.txt:2: a.jpg and a.png have one product"),
         ("a.png\t2\tx\n", "no usable record"),
         ("", "no usable record"),
     ],
@@ -82,8 +83,15 @@ def test_missing_files_are_named(folder):
 def test_a_product_without_alpha_is_refused(folder):
     cv2.imwrite(str(folder / "products/a.png"), np.zeros((8, 6, 3), np.uint8))
     (record,) = read_feedback(labels(folder, "a.png\t1\tx\n"))
-    with pytest.raises(UserError, match=r"products/a.png: a product needs an alpha channel"):
+    with pytest.raises(UserError, match=r"products/a.png: no alpha channel .RGBA needed."):
         record.load()
+
+
+def test_a_product_of_sixteen_bits_keeps_its_colours(folder):
+    deep = np.full((8, 6, 4), (*GREEN[::-1], 128), np.uint16) * 256 + 7
+    cv2.imwrite(str(folder / "products/a.png"), deep)
+    (record,) = read_feedback(labels(folder, "a.png\t1\tx\n"))
+    assert tuple(record.load().product[0, 0]) == (*GREEN, 128)
 
 
 def test_a_bomb_is_not_decoded(folder):
