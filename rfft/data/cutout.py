@@ -49,19 +49,19 @@ class Placement:
 def load_cutout(path: Path, white_level: int | None, max_pixels: int) -> Pixels:
     """Read a picture as RGBA [H,W,4].
 
-    `white_level` is the official rule for pictures without alpha: where all three channels reach it (255 in
-    the official code; JPEGs need less), the picture is transparent. Without it such a picture is an error.
+    `white_level` is the official rule for pictures without alpha, or with one that is opaque throughout:
+    where all three channels reach it (255 in the official code; JPEGs need less), the picture is transparent.
+    Without it a picture without alpha is an error.
     """
     image = open_upright(path, max_pixels)
-    if image.has_transparency_data:
-        source = _as(image, "RGBA", path)
-    elif white_level is None:
+    if white_level is None and not image.has_transparency_data:
         raise UserError(
             f"{path}: image without alpha; cut the product out, or make white transparent with "
             "data.white_to_alpha=true (--white-to-alpha)"
         )
-    else:
-        colour = _as(image, "RGB", path)
+    source = _as(image, "RGBA", path)
+    if white_level is not None and source[..., 3].min() == 255:
+        colour = source[..., :3]
         alpha = np.where((colour >= white_level).all(axis=2), 0, 255).astype(np.uint8)
         source = np.dstack([colour, alpha])
     if not (source[..., 3] > 127).any():
@@ -85,13 +85,20 @@ def open_upright(path: Path, max_pixels: int) -> Image.Image:
         width, height = image.size
         if width * height > max_pixels:
             raise UserError(f"{path}: {width} x {height} pixels are more than max_pixels={max_pixels}")
-        return ImageOps.exif_transpose(image)
+        return eight_bit(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise UserError(f"{path}: no such image") from None
     except Image.DecompressionBombError:
         raise UserError(f"{path}: far more pixels than max_pixels={max_pixels}") from None
     except DECODER_ERRORS:
         raise UserError(f"{path}: not a readable image") from None
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey by its upper byte: Pillow's own conversions would make all but its darkest tones white."""
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def place(source: Pixels, size: int, scale: float | None, matting: bool = False) -> tuple[Tensor, Placement]:

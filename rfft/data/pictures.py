@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rfft.data.cutout import DECODER_ERRORS, resize_rgba
+from rfft.data.cutout import DECODER_ERRORS, eight_bit, resize_rgba
 
 Pixels = NDArray[np.uint8]
 Mode = Literal["RGB", "RGBA", "L"]
@@ -52,10 +52,7 @@ def decode(image: Image.Image, mode: Mode, size: tuple[int, int] | None = None) 
     try:
         if size:
             image.draft(mode, size)  # JPEG: decoded at a half, a quarter, an eighth where that will do
-        if mode == "L" and image.mode.startswith("I"):  # 16 bits
-            pixels = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
-        else:
-            pixels = np.asarray(image.convert(mode))
+        pixels = np.asarray(eight_bit(image).convert(mode))
     except DECODER_ERRORS as error:
         raise BrokenFile(f"damaged picture: {error}") from None
     return resize(pixels, size) if size else pixels

@@ -144,6 +144,24 @@ class TestLoadCutout:
         assert alpha[1, 1] == 255 and alpha[2, 2] == 255 and alpha.sum() == 510
         assert load_cutout(path, 250, LIMIT)[1, 1, 3] == 0
 
+    def test_white_goes_where_alpha_cuts_nothing_out(self, tmp_path):
+        pixels = np.full((4, 4, 4), 255, np.uint8)
+        pixels[1, 1, :3] = 9
+        path = save(tmp_path / "a.png", pixels)
+        assert load_cutout(path, None, LIMIT)[..., 3].min() == 255  # a product may fill its picture
+        assert load_cutout(path, 255, LIMIT)[..., 3].sum() == 255
+        pixels[0, 0, 3] = 0
+        assert load_cutout(save(path, pixels), 255, LIMIT)[..., 3].sum() == 15 * 255
+
+    def test_sixteen_bits_are_scaled_not_clipped(self, tmp_path):
+        deep = np.full((4, 4), 65535, np.uint16)
+        deep[1, 1] = 100 * 256
+        Image.fromarray(deep).save(tmp_path / "a.png")
+        Image.fromarray(deep).save(tmp_path / "a.tif")
+        for name in ("a.png", "a.tif"):
+            found = load_cutout(tmp_path / name, 255, LIMIT)
+            assert found[1, 1].tolist() == [100, 100, 100, 255] and found[..., 3].sum() == 255
+
     def test_an_upright_picture_comes_out_of_a_turned_one(self, tmp_path):
         exif = Image.Exif()
         exif[0x0112] = 6  # turned by 90 degrees
