@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import string
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from rfft.errors import UserError
 
 SUFFIXES = (".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg")
+NO_LETTERS = re.compile(rf"[\s\d{re.escape(string.punctuation)}]+")  # in a file's name, between its words
 LONGEST_ID = 200  # bytes; file systems take 255, and something is added
 COLOURS = ("cream", "beige", "ivory", "light grey", "pale pink", "pale yellow", "sky blue", "sage green")
 
@@ -69,9 +71,7 @@ def _from_folder(folder: Path) -> Iterator[Product]:
         if image.suffix.lower() not in SUFFIXES or image.name.startswith("."):
             continue
         note = image.with_suffix(".txt")
-        caption = (
-            _read_text(note).strip() if note.is_file() else " ".join(re.findall(r"[^\W\d_]+", image.stem))
-        )
+        caption = _read_text(note).strip() if note.is_file() else NO_LETTERS.sub(" ", image.stem).strip()
         yield Product(image.stem, image, caption or "product")
 
 

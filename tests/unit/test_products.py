@@ -3,6 +3,7 @@
 import json
 import random
 import struct
+import unicodedata
 import zlib
 
 import numpy as np
@@ -203,6 +204,15 @@ class TestReadProducts:
             ("chair", "garden chair, about 90 cm tall"),
             ("oak_bookcase-2", "oak bookcase"),
         ]
+
+    @pytest.mark.parametrize("name", ["crème-brûlée_3", "कुर्सी", "红色 椅子"])
+    def test_words_of_a_name_in_any_script(self, tmp_path, name):
+        for form in ("NFC", "NFD"):  # macOS writes the second one
+            folder = tmp_path / form
+            folder.mkdir()
+            (folder / unicodedata.normalize(form, f"{name}.png")).touch()
+            (product,) = read_products(folder)
+            assert unicodedata.normalize("NFC", product.caption) == name.replace("-", " ").removesuffix("_3")
 
     def test_a_manifest_line_becomes_a_product(self, tmp_path):
         (tmp_path / "a.png").touch()
