@@ -53,7 +53,7 @@ def _rows(generated: Path) -> dict[str, dict[str, Any]]:
     """The manifest's rows by id."""
     file = generated / GENERATED
     try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
         for row in rows:
             texts = [row[key] for key in ("id", "image", "caption", "prompt")]
             "".join([*texts, row.get("product", "")]).encode()  # an error unless all are texts

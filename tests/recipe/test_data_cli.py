@@ -194,6 +194,7 @@ def test_generated_pictures_become_feedback(rfft: Rfft, world: Path, tmp_path: P
         rgba[..., 3] = 0
         rgba[20:100, 10:70, 3] = 255
         Image.fromarray(rgba).save(photos / f"{name}.png")
+    (photos / "lamp.txt").write_text("lamp\u2028of brass", encoding="utf-8")  # pasted from a web page
     (tmp_path / "prompts.json").write_text('[{"prompt": "a park", "image_scale": 0.6}]')
     generate = (
         "--config",
@@ -224,7 +225,7 @@ def test_generated_pictures_become_feedback(rfft: Rfft, world: Path, tmp_path: P
     ]
     assert [(r.name, r.label, r.caption, r.prompt) for r in read_feedback(feedback)] == [
         ("vase.png", 0, "vase", "a park"),
-        ("lamp.png", 2, "lamp", "a park"),
+        ("lamp.png", 2, "lamp of brass", "a park"),
     ]
     assert rfft("data", "prepare-rf1m", feedback, shards, "--workers", 1)[0] == 0
     seen = {item.name: item for item in samples(shards)}
