@@ -55,8 +55,10 @@ class ShardFile:
     def _samples(self, tar: tarfile.TarFile) -> list[dict[str, Any]]:
         samples: dict[str, dict[str, Any]] = {}
         for info in tar:
-            # Sparse files and made-up sizes: small on the disk, large in memory.
-            if info.issparse() or not 0 <= info.size <= self.bytes - info.offset_data:
+            # Links, sparse files and made-up sizes: small on the disk, large in memory.
+            if not info.isreg() or info.issparse():
+                raise ValueError(f"{info.name} is no plain file")
+            if not 0 <= info.size <= self.bytes - info.offset_data:
                 raise ValueError(f"{info.name} claims {info.size} bytes")
             key, _, kind = info.name.partition(".")
             sample = samples.setdefault(key, {"__key__": key, "__url__": str(self.path)})

@@ -144,6 +144,13 @@ def claims(size: int, kind: bytes = tarfile.REGTYPE, **pax: str) -> bytes:
     return member.tobuf(tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT) + bytes(1024)
 
 
+def linked(kind: bytes) -> bytes:
+    """A member and a link to it: many of them would be read as many times."""
+    member, link = tarfile.TarInfo("0.npy"), tarfile.TarInfo("1.npy")
+    member.size, link.type, link.linkname = 512, kind, member.name
+    return member.tobuf() + bytes(512) + link.tobuf() + bytes(1024)
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
@@ -152,6 +159,8 @@ def claims(size: int, kind: bytes = tarfile.REGTYPE, **pax: str) -> bytes:
         (lambda whole: claims(2**40), "0.npy claims 1099511627776 bytes"),
         (lambda whole: claims(-1024), "cannot be read"),
         (lambda whole: claims(0, **{"GNU.sparse.size": str(2**40), "GNU.sparse.map": ""}), "cannot be read"),
+        (lambda whole: linked(tarfile.LNKTYPE), "1.npy is no plain file"),
+        (lambda whole: linked(tarfile.SYMTYPE), "1.npy is no plain file"),
         (lambda whole: b"x" * len(whole), "cannot be read"),
         (lambda whole: whole[: len(whole) // 2], "cannot be read|samples instead of 3"),
         (lambda whole: b"", "cannot be read"),
