@@ -132,7 +132,7 @@ def load_extra(use: str, options: dict[str, Any]) -> ExtraReward:
 def _imported(use: str) -> Any:
     module, colon, name = use.partition(":")
     try:
-        if not colon:
+        if not (colon and module) or module.startswith("."):
             raise ImportError(f"it is none of {', '.join(BUILT_IN)}, package.module:Class")
         if str(Path.cwd()) not in sys.path:  # one's own module lies where one works
             sys.path.append(str(Path.cwd()))

@@ -140,6 +140,8 @@ def test_the_step_adds_them_to_f_ac(
         ("prettiness", {}, "none of pickscore, aesthetic, image_reward, package.module:Class"),
         ("no.such.module:Class", {}, "cannot be used: No module named"),
         ("tests.toys:Missing", {}, "cannot be used"),
+        (":Darkness", {}, "':Darkness' cannot be used: it is none of"),
+        (".toys:Darkness", {}, "'.toys:Darkness' cannot be used: it is none of"),
         ("tests.toys:Darkness", {"colour": 1}, "its options do not fit"),
         ("pickscore", {"model": "nowhere"}, "CLIP model nowhere"),
     ],
