@@ -2,9 +2,11 @@
 
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -50,6 +52,14 @@ def cache_folder() -> Path:
     return root / f"v{_VERSION}"
 
 
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """A file of the cache, written aside and renamed: half a file would be read the next time."""
+    draft = path.with_name(f".{path.name}.part")
+    with draft.open("wb") as file:
+        write(file)
+    draft.replace(path)
+
+
 def load_scenes(split: str, count: int, seed: int) -> Scenes:
     """Scenes 0..count-1 of a split and seed; drawn on the first call, memory-mapped after that."""
     folder = cache_folder() / f"scenes-{split}-{count}-{seed}"
@@ -70,7 +80,8 @@ def _draw_to(folder: Path, split: str, count: int, seed: int) -> None:
     for name in (*_PIXELS, "label", "attributes"):
         np.save(folder / f"{name}.npy", np.concatenate([part[name] for part in parts]))
     text = {name: [line for part in parts for line in part[name]] for name in ("captions", "prompts")}
-    (folder / "text.json").write_text(json.dumps(text))  # last: its presence says the cache is whole
+    # last: its presence says the cache is whole
+    write_whole(folder / "text.json", lambda file: file.write(json.dumps(text).encode()))
 
 
 def _draw_chunk(task: tuple[str, int, int, int]) -> dict:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from rfft.draft import refuse_existing
+from rfft.errors import UserError
 
 app = typer.Typer(
     help="The embedded world: labelled scenes, and the models trained on them.", no_args_is_help=True
@@ -56,8 +57,11 @@ def pretrain(
 ) -> None:
     """Train an embedded model on AdWorld, in the order listed; the same command resumes a run.
 
-    With a new --state and --seed it goes on from the weights in --out.
+    With a new --state and --seed it goes on from the weights in --out. Scenes are kept for the next time in
+    ~/.cache/rfft, or in the folder that the variable RFFT_CACHE names.
     """
+    if drop and part != "rfnet":
+        raise UserError(f"--drop leaves out inputs of rfnet, and {part} is another network: leave it out")
     from rfft.adworld.pretrain.fit import Run
 
     module = importlib.import_module(f"rfft.adworld.pretrain.{part}")

@@ -7,16 +7,20 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from typer.testing import CliRunner
 
 import rfft
 from rfft.adworld.pretrain import assess, base, judge, maps, probe, rfnet, vae, verdicts
 from rfft.adworld.pretrain.fit import FitConfig, Run, fit
+from rfft.adworld.scenes import write_whole
+from rfft.cli import app
 from rfft.errors import UserError
 from rfft.models.judge import Judge
 from rfft.models.rfnet import RFNet
@@ -130,3 +134,23 @@ def test_generator_and_networks_go_on_and_are_assessed(
     assert dependence["g"]["render"] < own["render"]["macro_f1"]
     assert RFNet.from_pretrained(out / rfnet.NAME).config.num_labels == 5
     assert Judge.from_pretrained(out / judge.NAME).config.num_labels == 5
+
+
+def test_only_rfnet_has_inputs_to_leave_out() -> None:
+    """The judge would be trained with all of its own, and written over the one that is there."""
+    result = CliRunner().invoke(app, ["adworld", "pretrain", "judge", "--drop", "d"])
+    assert isinstance(result.exception, UserError) and "--drop leaves out inputs of rfnet" in str(
+        result.exception
+    )
+
+
+def test_half_a_file_of_the_cache_is_not_kept(tmp_path: Path) -> None:
+    def cut_off(file: IO[bytes]) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "latents.pt", cut_off)
+    assert not (tmp_path / "latents.pt").exists()
+    write_whole(tmp_path / "latents.pt", lambda file: file.write(b"whole"))
+    assert (tmp_path / "latents.pt").read_bytes() == b"whole" and len(list(tmp_path.iterdir())) == 1

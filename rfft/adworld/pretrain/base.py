@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from rfft.adworld.pretrain.fit import FitConfig, Run, device, fit, on_device
-from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
+from rfft.adworld.scenes import Scenes, cache_folder, load_scenes, write_whole
 from rfft.data.cutout import edges
 
 BATCH, STEPS, SCENES = 48, 3000, 30_000
@@ -180,5 +180,5 @@ def _precomputed(vae: AutoencoderKL, scenes: Scenes) -> tuple[Tensor, Tensor]:
         latents.append((vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
         canny.append(torch.stack([edges(p)[0] for p in scenes.pixels("product", chunk)]).byte())
     result = torch.cat(latents), torch.cat(canny)
-    torch.save(result, path)
+    write_whole(path, lambda file: torch.save(result, file))
     return result

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rfft.adworld.pretrain.fit import device
-from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
+from rfft.adworld.scenes import Scenes, cache_folder, load_scenes, write_whole
 from rfft.conditions import encode_samples
 from rfft.data.samples import Sample
 from rfft.diffusion import add_noise, paste
@@ -37,7 +37,7 @@ def load_variant(split: str, count: int, seed: int, variant: str, bundle_folder:
             degrade(bundle, scenes, index, variant, seed)
             for index in np.array_split(np.arange(count), count // 64 + 1)
         ]
-        np.save(path, np.concatenate(parts))
+        write_whole(path, lambda file: np.save(file, np.concatenate(parts)))
     return np.load(path, mmap_mode="r")
 
 
