@@ -42,13 +42,14 @@ ablation: setup  ## no regulariser, KL and CC compared: a table and a figure in 
 CONFIG ?= configs/tiny.yaml
 METHODS := refl:objective.regularizer=none:objective.guidance_scale=1 \
            draft:objective.through=draft:objective.regularizer=none:rollout.grad_steps=4 \
-           kl:objective.regularizer=kl:objective.beta=100 cc:objective.regularizer=cc
+           kl:objective.regularizer=kl:objective.beta=100 cc:objective.regularizer=cc \
+           drtune-cc:objective.through=drtune:objective.regularizer=cc
 WORDS := a sharp professional product photo, high quality
 UNWANTED := floating, wrong size, cluttered, deformed, extra legs
 SETTINGS :=
 TABLE := runs/compare
 
-compare: setup  ## base, prompt engineering, ReFL, DRaFT-K, RFFT-KL, RFFT-CC: the paper's table (an hour on two cores)
+compare: setup  ## base, prompt engineering, ReFL, DRaFT-K, RFFT by KL, CC, DRTune: the paper's table (an hour on two cores)
 	$(RFFT) evaluate $(CONFIG) run.name=compare-prompteng "evaluate.quality_words=$(WORDS)" \
 	    "evaluate.negative_prompt=$(UNWANTED)" $(SETTINGS)
 	@set -e; for method in $(METHODS); do \

@@ -89,7 +89,8 @@ def test_make_compare_trains_the_papers_methods(base):
     configs = [load_config(base, method.split(":")[1:]) for method in variable("METHODS")]
     names = [method_of(asdict(config), "tuned") for config in configs]
     beta = load_config(base).objective.beta
-    assert names == ["ReFL", "DRaFT-4", "kl, beta 100", f"cc, beta {beta:g}"]
+    cc = f"cc, beta {beta:g}"
+    assert names == ["ReFL", "DRaFT-4", "kl, beta 100", cc, f"DRTune, {cc}"]
 
 
 def test_a_run_that_is_not_finished_is_named(tmp_path):
