@@ -16,7 +16,7 @@ import yaml
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from rfft import rfnet_evaluate, rfnet_learner, rfnet_trainer, trainer
+from rfft import job, rfnet_evaluate, rfnet_learner, rfnet_trainer
 from rfft.adworld.draw import draw_dataset
 from rfft.models.rfnet import RFNet
 from rfft.types import COARSE_LABELS, LABELS
@@ -216,7 +216,7 @@ def test_a_checkpoint_that_this_machine_lacks(
     rfft: Rfft, settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The main process has found one; to begin anew beside it would train something else."""
-    monkeypatch.setattr(trainer, "broadcast", lambda found: Path("elsewhere/step-000002"))
+    monkeypatch.setattr(job, "broadcast", lambda found: Path("elsewhere/step-000002"))
     code, told = rfft("rfnet", "train", str(settings))
     assert code == 2 and "rfft: elsewhere/step-000002 is not on this machine: give a run.out" in told
 

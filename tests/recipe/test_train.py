@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rfft import evaluate, learner, score, trainer, watch
+from rfft import evaluate, job, learner, score, watch
 from rfft.checkpoint import Checkpoints
 from rfft.errors import Interrupted
 from rfft.signals import StopSignals
@@ -344,7 +344,7 @@ def test_wandb_that_was_given_up_is_not_to_be_synced(
 
 
 def test_a_tracker_that_is_not_installed(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "find_spec", lambda name: None)
+    monkeypatch.setattr(job, "find_spec", lambda name: None)
     code, told = rfft("tracker.kind=wandb")
     assert code == 2 and "pip install rfft[wandb]" in told
     assert not Path("runs").exists()
