@@ -122,7 +122,7 @@ def _figure(rows: Sequence[Row], path: Path) -> None:
             x, y = gained(row.figures), METRICS[name](row.figures)
             if x is None or y is None:
                 continue
-            marker = "*" if row.kind == "base" else MARKERS[i % len(MARKERS)]
+            marker = "*" if row.method == "base" else MARKERS[i % len(MARKERS)]
             points[label] = axis.scatter(x, y, color=COLOURS[row.kind], marker=marker, s=60)
         axis.set_xlabel("available rate" + (" (judge)" if judge else " (RFNet)"))
         axis.set_title(f"{name} (less is better)" if name == "KID" else name, fontsize=10)
