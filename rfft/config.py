@@ -106,7 +106,8 @@ class Rollout:
 @dataclass
 class Objective:
     # x0_hat: the paper's; draft: DRaFT-K, the gradient goes through the last rollout.grad_steps steps;
-    # drtune: DRTune, from the finished picture to the drawn steps, but through no denoiser's input.
+    # drtune: DRTune, from the finished picture to the drawn steps, but through no denoiser's input. Both hold
+    # the activations of all grad_steps at once; x0_hat those of one.
     through: Literal["x0_hat", "draft", "drtune"] = "x0_hat"
     guidance_scale: float | None = setting(None, least=1)  # while training; null: rollout.guidance_scale
     regularizer: Literal["cc", "kl", "none"] = "cc"

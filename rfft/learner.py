@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from rfft import optimization
-from rfft.baselines import draft_step, drtune_step
 from rfft.checkpoint import Stateful, load_objects, load_weights
 from rfft.conditions import noise_for, product_for
 from rfft.config import Config
@@ -31,6 +30,7 @@ from rfft.generate import autocast
 from rfft.models.bundle import Bundle
 from rfft.signals import StopSignals
 from rfft.step import Draw, Objective, train_step
+from rfft.through_sampler import draft_step, drtune_step
 from rfft.types import Batch, ExtraRewards, Reward, StepOutput
 
 log = logging.getLogger(__name__)
