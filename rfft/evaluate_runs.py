@@ -14,7 +14,7 @@ from rfft.errors import UserError
 from rfft.evaluate import Evaluator, show, show_result
 from rfft.export import load_trained
 from rfft.faults import painting
-from rfft.log import open_run, write_environment
+from rfft.log import messages, open_run, write_environment
 from rfft.processes import joined, rank
 from rfft.report import write_report
 
@@ -22,7 +22,7 @@ from rfft.report import write_report
 def evaluate(config: Config, run: Path) -> None:
     """Evaluate a run's last checkpoint beside its base model; leaves figures, pictures, report in the run."""
     with painting(config.evaluate.batch_size), joined() as device:
-        console = Console(stderr=True, markup=False, quiet=rank() > 0)
+        console = messages(quiet=rank() > 0)
         bundle, step = load_trained(config, run, device)
         evaluator = Evaluator(config, bundle, build.build_reward(config, device))
         for state in ("base", "tuned"):
@@ -42,7 +42,7 @@ def evaluate_base(config: Config) -> Path:
     if (run / "checkpoints").exists():
         raise UserError(f"{run} is a training run: `rfft evaluate {run}`, or choose another run.name")
     with painting(config.evaluate.batch_size), joined() as device:
-        console = Console(stderr=True, markup=False, quiet=rank() > 0)
+        console = messages(quiet=rank() > 0)
         bundle = build.build_bundle(config, device, trained=False)
         evaluator = Evaluator(config, bundle, build.build_reward(config, device))
         if rank() == 0:

@@ -63,6 +63,11 @@ def _show(value: Any) -> str:
     return "not set" if value is ABSENT else repr(value)
 
 
+def messages(quiet: bool = False) -> Console:
+    """What users are told, on stderr. Brackets in paths and errors are no markup."""
+    return Console(stderr=True, markup=False, quiet=quiet)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Readers, and a restart after a crash, see the old file or the new one, never half of it."""
     draft = _draft(path)
@@ -112,7 +117,7 @@ def write_skipped(folder: Path, skipped: Sequence[dict[str, str]]) -> None:
     if skipped:
         first = skipped[0]["reason"]
         text = f"warning: products left out: {len(skipped)}, listed in {file.name}; first: {first}"
-        Console(stderr=True, markup=False).print(text, style="red", highlight=False, soft_wrap=True)
+        messages().print(text, style="red", highlight=False, soft_wrap=True)
 
 
 class MetricsFile:
@@ -172,7 +177,7 @@ class TrainingDisplay:
     ) -> None:
         """`regularizer`: its name, or ""; `start`: steps done by the run that is resumed; `every_s`: pause
         between lines in a log; `seconds`: when training ends, whatever the steps."""
-        self.console = console or Console(stderr=True, markup=False)
+        self.console = console or messages()
         self._steps, self._regularizer, self._start, self._every_s = steps, regularizer, start, every_s
         self._limit = math.inf if seconds is None else seconds
         self._began = self._printed = time.monotonic()

@@ -21,6 +21,7 @@ from rfft.data.matting import Edge, Saliency, cut_out
 from rfft.data.products import Product, read_products
 from rfft.draft import new_folder, refuse_existing
 from rfft.errors import UserError
+from rfft.log import messages
 from rfft.models.auxiliary import load_saliency
 
 SHEETS = "sheet"  # a folder: pictures beside the cutouts would be taken for products
@@ -41,7 +42,7 @@ def cut_out_folder(folder: Path, out: Path, edge: Edge, max_pixels: int) -> list
     photos = read_products(folder)
     for photo in photos:
         open_upright(photo.image, max_pixels)  # a broken one is better found now than in the end
-    console = Console(stderr=True, markup=False)
+    console = messages()
     with new_folder(out) as draft:
         missed = _cut_all(photos, draft, edge, max_pixels, console)
     found = f"{len(photos) - len(missed)} of {len(photos)} products cut out; written: {out}"

@@ -29,7 +29,7 @@ from rfft.draft import new_folder, refuse_existing
 from rfft.errors import UserError
 from rfft.faults import painting
 from rfft.generate import Outcome, autocast, improves, paint, recur
-from rfft.log import write_skipped
+from rfft.log import messages, write_skipped
 from rfft.metrics.wilson import wilson_interval
 from rfft.models.bundle import Bundle, load_bundle
 from rfft.models.lora import lora_layers
@@ -52,7 +52,7 @@ def generate(config: Config, lora: Path | None, out: Path) -> None:
     refuse_existing(out)
     skipped: list[Skipped] = []
     with painting(config.evaluate.batch_size), joined() as device:
-        console = Console(stderr=True, markup=False, quiet=rank() > 0)
+        console = messages(quiet=rank() > 0)
         samples = build.build_samples(config, "train", skipped)
         draw = painter(config, load_generator(config, lora, device), samples, device)
         with _folder_for_all(out) as draft:

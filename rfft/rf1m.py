@@ -28,6 +28,7 @@ from rfft.data.shard_format import BROKEN, MANIFEST, Manifest, Shard, read_manif
 from rfft.data.sources import Source
 from rfft.draft import refuse_existing
 from rfft.errors import UserError
+from rfft.log import messages
 from rfft.shard_writer import MapMaker, Problem, write_shard
 
 WORK, INDEX = ".work", "index.sqlite"
@@ -57,7 +58,7 @@ class Job:
 
 def prepare(source: Path, out: Path, settings: Settings, workers: int) -> Manifest:
     """Write the shards of `source` under `out`, or those missing there; 1 worker: in this process."""
-    console = Console(stderr=True, markup=False)
+    console = messages()
     if settings.raw and not settings.size:
         raise UserError("--raw needs --size: arrays of one shape")
     manifest = _begin(source, out, settings, console)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -24,6 +23,7 @@ from rfft.data.maps import Maps, write_maps
 from rfft.data.shard_format import read_manifest
 from rfft.data.shard_stream import ShardPictures, holds_shards
 from rfft.errors import UserError
+from rfft.log import messages
 from rfft.models import auxiliary
 from rfft.models.pretrained import find_folder
 from rfft.types import COARSE_LABELS, LABELS
@@ -119,9 +119,7 @@ def fill_maps(
             continue
         network = LOAD[kind](getattr(settings, kind)).to(device)
         chunks = [missing[i : i + AT_ONCE] for i in range(0, len(missing), AT_ONCE)]
-        for chunk in track(
-            chunks, f"making {kind} of {len(missing)} pictures", console=Console(stderr=True, markup=False)
-        ):
+        for chunk in track(chunks, f"making {kind} of {len(missing)} pictures", console=messages()):
             write_maps(known, chunk, partial(auxiliary.make_maps, network), device)
 
 

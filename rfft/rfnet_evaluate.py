@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
@@ -23,7 +22,7 @@ from rfft import rfnet_config
 from rfft.build import caption_tokenizer
 from rfft.data.labelled import Labelled, Pictures, Reading
 from rfft.errors import UserError
-from rfft.log import write_atomically
+from rfft.log import messages, write_atomically
 from rfft.metrics.classification import classification_report
 from rfft.models.pretrained import CONFIG_NAME
 from rfft.models.rfnet import RFNet
@@ -147,7 +146,7 @@ def evaluate(source: Path, data: Path, out: Path | None, changes: dict[str, Any]
         known = build_maps(maps, model.config.drop)
         fill_maps(known, records, maps, device)
         pictures = FolderPictures(Labelled(records, size, known, coarse), coarse)
-    console, found = Console(stderr=True, markup=False), batches(pictures.once(Reading(batch_size)))
+    console, found = messages(), batches(pictures.once(Reading(batch_size)))
     total = -(-sum(pictures.counts) // batch_size)
     shown = track(found, "judging", total=total, console=console, transient=True)
     figures = {"data": str(data), **report(*predict(model, shown, caption_tokenizer(str(folder)), device))}

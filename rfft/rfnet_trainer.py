@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast
-from rich.console import Console
 from torch import Tensor
 
 from rfft.checkpoint import Checkpoints
@@ -22,7 +21,7 @@ from rfft.errors import Interrupted, UserError
 from rfft.faults import explained, require_agreement
 from rfft.grid import read_png
 from rfft.job import leave, resume, start
-from rfft.log import MetricsFile, TrainingDisplay, open_run, write_atomically, write_environment
+from rfft.log import MetricsFile, TrainingDisplay, messages, open_run, write_atomically, write_environment
 from rfft.results import SUMMARY, read_json
 from rfft.rfnet_build import build_rfnet, build_tokenizer
 from rfft.rfnet_config import MAY_CHANGE, RFNetTraining
@@ -138,7 +137,7 @@ class Watch:
     ) -> None:
         self.run, self.learner, self.checkpoints, self.validation = run, learner, checkpoints, validation
         self.is_main = learner.accelerator.is_main_process
-        self.console = Console(stderr=True, markup=False, quiet=not self.is_main)
+        self.console = messages(quiet=not self.is_main)
         self.metrics = MetricsFile(run / "metrics.jsonl", learner.counters.step) if self.is_main else None
         self.tracker = Tracker(learner.accelerator, learner.config.tracker.kind, run, asdict(learner.config))
         counters, limit = learner.counters, learner.config.trainer.max_minutes

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from rfft.config_file import flatten
-from rfft.log import write_atomically
+from rfft.log import messages, write_atomically
 
 FILE = "tracker.json"
 INIT, FINISH = 60.0, 300.0  # seconds that W&B has to answer at first, and for the last uploads
@@ -29,7 +28,7 @@ class Tracker:
         `config`: the resolved settings, nested; its group `tracker` is read.
         """
         self._accelerator, self._kind, self._run, self._config = accelerator, kind, run, config
-        self._console = Console(stderr=True, markup=False)
+        self._console = messages()
         self._alive = kind != "none"
         self._attempt(self._start)
 

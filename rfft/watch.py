@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from rfft.evaluate import Evaluator, show, show_result
 from rfft.export import export_run
 from rfft.generate import paint
 from rfft.learner import REGULARIZERS, Learner
-from rfft.log import MetricsFile, TrainingDisplay, write_atomically
+from rfft.log import MetricsFile, TrainingDisplay, messages, write_atomically
 from rfft.processes import broadcast, spread
 from rfft.report import write_report
 from rfft.tracking import Tracker
@@ -43,7 +42,7 @@ class Watch:
     ) -> None:
         self.run, self.learner, self.checkpoints, self.evaluator = run, learner, checkpoints, evaluator
         self.config, self.samples = learner.config, samples
-        self.console = Console(stderr=True, markup=False)
+        self.console = messages()
         (run / "samples").mkdir(exist_ok=True)
         done, trainer = learner.counters, self.config.trainer
         self.sampled = done.step if self.sheet(done.step).exists() else None  # by the run that is resumed
