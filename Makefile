@@ -37,7 +37,7 @@ ablation: setup  ## no regulariser, KL and CC compared: a table and a figure in 
 	    $(RFFT) train configs/tiny.yaml $(ABLATION) run.name=ablation-$$(echo $$arm | tr ':' ' '); done
 	$(BIN)/rfft compare $(foreach arm,$(ARMS),runs/ablation-$(firstword $(subst :, ,$(arm)))) --out runs/ablation
 
-# The paper's table: the base model, the same with other words, and one run for each way to train it. SETTINGS go
+# The paper's table: the base model, what RFNet accepts of its pictures, other words, a run for each way to train it. SETTINGS go
 # to all of them, CONFIG may be any base's with the CC term: beta of the last one is its own.
 CONFIG ?= configs/tiny.yaml
 METHODS := refl:objective.regularizer=none:objective.guidance_scale=1 \
@@ -49,12 +49,13 @@ UNWANTED := floating, wrong size, cluttered, deformed, extra legs
 SETTINGS :=
 TABLE := runs/compare
 
-compare: setup  ## base, prompt engineering, ReFL, DRaFT-K, RFFT by KL, CC, DRTune: the paper's table (an hour on two cores)
+compare: setup  ## base, recurrent, prompt engineering, ReFL, DRaFT-K, RFFT by KL, CC, DRTune: the paper's table (an hour on two cores)
+	$(RFFT) evaluate $(CONFIG) run.name=compare-recurrent evaluate.only_accepted=true $(SETTINGS)
 	$(RFFT) evaluate $(CONFIG) run.name=compare-prompteng "evaluate.quality_words=$(WORDS)" \
 	    "evaluate.negative_prompt=$(UNWANTED)" $(SETTINGS)
 	@set -e; for method in $(METHODS); do \
 	    $(RFFT) train $(CONFIG) run.name=compare-$$(echo $$method | tr ':' ' ') $(SETTINGS); done
-	$(BIN)/rfft compare runs/compare-prompteng \
+	$(BIN)/rfft compare runs/compare-recurrent runs/compare-prompteng \
 	    $(foreach method,$(METHODS),runs/compare-$(firstword $(subst :, ,$(method)))) --out $(TABLE)
 
 test: setup  ## the test suite; test-launch, test-faults and test-full run what takes longer

@@ -69,22 +69,32 @@ def _rows(read: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]]) -> list[R
     rows: list[Row] = []
     for run, _, summary in read:
         if "tuned" in summary and not rows:
-            rows.append(Row("base", "base", "base", "", summary["base"], run, "base"))
+            base = summary["base"]
+            rows.append(Row("base", f"base{_recurrent(base)}", "base", "", base, run, "base"))
     for run, config, summary in read:
         state = "tuned" if "tuned" in summary else "base"
         kind = config["objective"]["regularizer"] if state == "tuned" else "base"
         steps = str(summary.get("steps", ""))
-        name, method = config["run"]["name"], method_of(config, state)
-        rows.append(Row(name, method, kind, steps, summary[state], run, state))
+        method = method_of(config, state) + _recurrent(summary[state])
+        rows.append(Row(config["run"]["name"], method, kind, steps, summary[state], run, state))
     return rows
 
 
 def method_of(config: dict[str, Any], state: str) -> str:
     """What was done to the base model."""
-    objective, evaluate = config["objective"], config.get("evaluate", {})
-    if state == "base":
-        engineered = evaluate.get("quality_words") or evaluate.get("negative_prompt")
-        return "prompt engineering" if engineered else "base"
+    if state == "tuned":
+        return _training(config)
+    evaluate = config.get("evaluate", {})
+    engineered = evaluate.get("quality_words") or evaluate.get("negative_prompt")
+    return "prompt engineering" if engineered else "base"
+
+
+def _recurrent(figures: Figures) -> str:
+    return ", recurrent" if figures.get("only_accepted") else ""
+
+
+def _training(config: dict[str, Any]) -> str:
+    objective = config["objective"]
     if objective.get("through") == "draft":
         return f"DRaFT-{config['rollout']['grad_steps']}"
     through = "DRTune, " if objective.get("through") == "drtune" else ""

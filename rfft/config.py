@@ -173,6 +173,8 @@ class Evaluate:
     # Prompt engineering: what is painted, while pictures are judged by the prompts as they are.
     quality_words: str = ""  # added to every prompt
     negative_prompt: str | None = None  # in place of the prompts' own; null: these
+    # Figures of what recurrent generation delivers: a refused picture is painted anew, max_attempts in all.
+    only_accepted: bool = False
     every: int = setting(0, least=0)  # also during training, in optimizer steps; 0: only before and after
     # Red lines, as shares of the base model's. Without a probe, CLIP score stands for alignment.
     min_alignment: float = setting(0.9, least=0)

@@ -43,6 +43,7 @@ FEWEST = 4  # pictures that KID needs
 FIDELITY = ("product_psnr", "product_ssim")
 
 Cells = list[tuple[int, int]]  # (sample, attempt)
+Painted = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]  # pictures, logits by network, scores by name
 # Of pictures done and pictures in all; called in all processes, may end the evaluation by raising.
 Report = Callable[[int, int], object]
 
@@ -104,12 +105,16 @@ class Evaluator:
         """Evaluate the bundle as it is, in all processes together; `reference`: the model before training."""
         count, seeds = len(self.samples), self.settings.seeds
         grid = [(i, seed) for i in range(count) for seed in range(seeds)]
-        images, logits, scores = self._paint(grid, reference, report, self.settings.fidelity)
+        painted = images, logits, scores = self._paint(grid, reference, report, self.settings.fidelity)
+        accepted = logits["rfnet"].argmax(-1).unflatten(0, (count, seeds)) == 0
+        if self.settings.only_accepted:
+            self._paint_anew(painted, grid, reference, report)
         judged = {name: found.unflatten(0, (count, seeds)) for name, found in logits.items()}
         verdicts = {name: found.argmax(-1) for name, found in judged.items()}
-        accepted = self._attempts(verdicts["rfnet"] == 0, reference, report)
+        accepted = self._attempts(accepted, reference, report)
         outputs = {name: found.shape[-1] for name, found in judged.items()}
-        figures = {"images": len(grid), **score.verdict_figures(verdicts, outputs)}
+        figures = {"images": len(grid), "only_accepted": self.settings.only_accepted}
+        figures |= score.verdict_figures(verdicts, outputs)
         figures |= score.attempt_figures(accepted)
         figures |= self._look(images)
         scores |= self.looks.scores(images, [self.samples[i].prompt for i, _ in grid])
@@ -118,16 +123,14 @@ class Evaluator:
         probabilities = {name: found.softmax(-1) for name, found in judged.items()}
         return Evaluation(figures, to_bytes(images).unflatten(0, (count, seeds)), probabilities, scores)
 
-    def _paint(
-        self, cells: Cells, reference: bool, report: Report | None, fidelity: bool
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    def _paint(self, cells: Cells, reference: bool, report: Report | None, fidelity: bool) -> Painted:
         """Pictures [len(cells),3,H,W] on the CPU, every network's logits, the product's fidelity if wanted.
 
         The processes share it.
         """
         size = self.settings.batch_size
 
-        def paint_part(number: int) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        def paint_part(number: int) -> Painted:
             part = cells[number * size : (number + 1) * size]
             return self._paint_batch(self._batch(part), reference, fidelity)
 
@@ -141,9 +144,20 @@ class Evaluator:
         )
         return torch.cat(pictures), verdicts, scores
 
-    def _paint_batch(
-        self, batch: Batch, reference: bool, fidelity: bool
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    def _paint_anew(self, painted: Painted, grid: Cells, reference: bool, report: Report | None) -> None:
+        """Each refused picture again, always with new noise, until RFNet accepts: `max_attempts` in all."""
+        images, logits, scores = painted
+        for attempt in range(1, self.settings.max_attempts):
+            refused = logits["rfnet"].argmax(-1).nonzero()[:, 0].tolist()
+            if not refused:
+                break
+            again = [(grid[i][0], grid[i][1] + attempt * self.settings.seeds) for i in refused]
+            images[refused], *new = self._paint(again, reference, report, self.settings.fidelity)
+            for old, found in zip((logits, scores), new, strict=True):
+                for name, values in found.items():
+                    old[name][refused] = values
+
+    def _paint_batch(self, batch: Batch, reference: bool, fidelity: bool) -> Painted:
         with autocast(self.device, self.config.trainer.mixed_precision):
             scale = self.config.rollout.guidance_scale
             bare = paint_bare(self.bundle, batch, self.schedule, scale, reference)
@@ -205,10 +219,10 @@ class Evaluator:
     def record(self, run: Path, name: str, evaluation: Evaluation) -> None:
         """Keep a state's figures and pictures in the run folder, as "base" or "tuned"."""
         settings = self.settings
-        added = {"quality_words": settings.quality_words, "negative_prompt": settings.negative_prompt}
-        engineered = {name: words for name, words in added.items() if words}
+        names = ("quality_words", "negative_prompt", "only_accepted")
+        special = {name: getattr(settings, name) for name in names if getattr(settings, name)}
         cells = [
-            {"id": sample.id, "prompt": sample.prompt, "caption": sample.caption, "seed": seed} | engineered
+            {"id": sample.id, "prompt": sample.prompt, "caption": sample.caption, "seed": seed} | special
             for sample in self.samples
             for seed in range(self.settings.seeds)
         ]

@@ -212,7 +212,9 @@ def _number(figures: Figures, name: str, digits: int | None = None, sign: int = 
 
 def table(base: Figures, tuned: Figures) -> Table:
     """Before and after, for the terminal."""
-    shown = Table("", "base", "tuned", "change", title="before and after, 95 % intervals in brackets")
+    what = "pictures accepted by RFNet, " if base.get("only_accepted") else ""
+    title = f"{what}before and after, 95 % intervals in brackets"
+    shown = Table("", "base", "tuned", "change", title=title)
     for column in shown.columns[1:]:
         column.justify = "right"
     styles = {True: "green", False: "red", None: ""}

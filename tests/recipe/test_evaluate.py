@@ -125,6 +125,30 @@ def test_more_attempts_only_where_refused(config: Config, monkeypatch: pytest.Mo
     assert sum(compared) == found.scores["product_psnr"].numel() == 12
 
 
+def test_only_accepted_pictures(config: Config) -> None:
+    """Refused pictures are painted anew, the others stay; the attempts counted are the model's own."""
+    evaluator = evaluator_of(config)
+    plain = evaluator()
+    bright = plain.images.float().mean(dim=(2, 3, 4)) / 255
+
+    def bright_is_available(image: torch.Tensor, batch: object) -> torch.Tensor:
+        available = image.mean(dim=(1, 2, 3)) > bright.median()
+        return torch.stack([available, ~available], dim=1).float()
+
+    evaluator.reward = bright_is_available  # type: ignore[assignment]
+    attempts = evaluator().figures["attempts"]
+    evaluator.settings.only_accepted = True
+    found = evaluator()
+    before = bright > bright.median()
+    after = found.probabilities["rfnet"].argmax(-1) == 0
+    assert before.sum() == 6 and after.sum() > 6 and after[before].all()
+    same = (found.images == plain.images).flatten(2).all(dim=2)
+    assert same[before].all() and not same[~before].any()
+    assert found.figures["available_rate"]["rfnet"]["rate"] == pytest.approx(after.float().mean().item())
+    assert found.figures["attempts"] == attempts
+    assert len(found.images.flatten(0, 1).flatten(1).unique(dim=0)) == 12
+
+
 def test_evaluate_command(rfft: Callable[..., str], run: Path) -> None:
     (run / "report.html").write_text("that of older figures")
     shown = rfft("evaluate", run)

@@ -48,6 +48,15 @@ def test_table_has_the_base_model_and_every_run(tmp_path):
     assert cv2.imread(str(tmp_path / "out" / "comparison.png")).shape[1] > 1000
 
 
+def test_figures_of_accepted_pictures_say_so(tmp_path):
+    run = write_run(tmp_path / "picked", "cc", 0.02, 0.9, 0.28)
+    summary = json.loads((run / "summary.json").read_text())
+    summary["base"]["only_accepted"] = summary["tuned"]["only_accepted"] = True
+    (run / "summary.json").write_text(json.dumps(summary))
+    table = compare([run], tmp_path / "out").read_text().splitlines()
+    assert [row.split(" | ")[1] for row in table[2:]] == ["base, recurrent", "cc, beta 0.02, recurrent"]
+
+
 @pytest.mark.parametrize(
     ("objective", "state", "evaluate", "name"),
     [
