@@ -37,7 +37,7 @@ ablation: setup  ## no regulariser, KL and CC compared: a table and a figure in 
 	    $(RFFT) train configs/tiny.yaml $(ABLATION) run.name=ablation-$$(echo $$arm | tr ':' ' '); done
 	$(BIN)/rfft compare $(foreach arm,$(ARMS),runs/ablation-$(firstword $(subst :, ,$(arm)))) --out runs/ablation
 
-# The paper's table: the base model, what RFNet accepts of its pictures, other words, a run for each way to train it. SETTINGS go
+# The paper's table: the base model, what RFNet accepts of it, other words, a run for each way to train it. SETTINGS go
 # to all of them, CONFIG may be any base's with the CC term: beta of the last one is its own.
 CONFIG ?= configs/tiny.yaml
 METHODS := refl:objective.regularizer=none:objective.guidance_scale=1 \
