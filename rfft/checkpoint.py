@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rfft.draft import aside
 from rfft.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Checkpoints:
     def _write(self, name: str, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]) -> Path:
         """Aside, then renamed: a crash leaves no half."""
         path = self.folder / name
-        draft = path.with_name(f".{path.name}.part")
+        draft = aside(path)
         try:
             for old in self.folder.glob(".*.part"):  # of a run that was killed while writing
                 shutil.rmtree(old, ignore_errors=True)

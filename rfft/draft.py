@@ -1,11 +1,13 @@
-"""Result folders are written whole or not at all."""
+"""Files and folders are written whole or not at all: aside first, then renamed."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from rfft.errors import UserError
 
@@ -14,6 +16,28 @@ def refuse_existing(out: Path, advice: str = "name a new folder with --out") -> 
     """A UserError where `out` is a file, or a folder that is not empty."""
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; {advice}")
+
+
+def aside(path: Path) -> Path:
+    """Where something is written before it has its name."""
+    return path.with_name(f".{path.name}.part")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A hidden file beside `path`: becomes `path` when the block ends well, and is gone if it does not.
+
+    Readers, and a restart after a crash, see the old file or the new one, never half of it.
+    """
+    draft = aside(path)
+    try:
+        with draft.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -28,7 +52,7 @@ def new_folder(out: Path, replace: bool = False) -> Iterator[Path]:
     out = out.resolve()
     if out.is_mount() or (out == Path.cwd() and not replace):
         raise UserError(f"{out}: a mount point or the folder you are in; name a new folder inside it")
-    draft = out.with_name(f".{out.name}.part")
+    draft = aside(out)
     shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir(parents=True)

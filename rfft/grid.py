@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from rfft.data.cutout import open_upright
+from rfft.draft import new_file
 from rfft.errors import UserError
 
 Sheet = NDArray[np.uint8]
@@ -77,9 +78,8 @@ def before_after(base: Tensor, tuned: Tensor, verdicts: tuple[Tensor, Tensor], c
 
 def save_png(path: Path, picture: Sheet) -> None:
     """Write a picture whole or not at all."""
-    draft = path.with_name(f".{path.name}.part")
-    Image.fromarray(picture).save(draft, format="PNG")
-    draft.replace(path)
+    with new_file(path) as file:
+        Image.fromarray(picture).save(file, format="PNG")
 
 
 def read_png(path: Path) -> Sheet:

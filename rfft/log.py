@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from rfft.config_file import flatten, read_resolved
+from rfft.draft import aside, new_file
 from rfft.errors import UserError
 
 PACKAGES = (
@@ -52,7 +53,7 @@ def open_run(folder: Path, settings: str, may_change: Sequence[str] = ()) -> boo
                     f"{folder} belongs to another config: {key} is {_show(before)} there, {_show(now)} here; "
                     "choose another run.name, or remove that folder"
                 )
-    elif folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - {_draft(file)}):
+    elif folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - {aside(file)}):
         raise UserError(f"{folder}: exists and is no run folder (no config.yaml); choose another run.name")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, settings)
@@ -69,17 +70,8 @@ def messages(quiet: bool = False) -> Console:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Readers, and a restart after a crash, see the old file or the new one, never half of it."""
-    draft = _draft(path)
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
-def _draft(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
+    with new_file(path) as file:
+        file.write(text.encode())
 
 
 def environment() -> dict[str, Any]:

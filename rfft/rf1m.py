@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rfft.data.rf1m_index import Index, build_index
 from rfft.data.shard_format import BROKEN, MANIFEST, Manifest, Shard, read_manifest
 from rfft.data.sources import Source
-from rfft.draft import refuse_existing
+from rfft.draft import new_file, refuse_existing
 from rfft.errors import UserError
 from rfft.log import messages
 from rfft.shard_writer import MapMaker, Problem, write_shard
@@ -126,13 +126,11 @@ def _drop_unfinished(out: Path, manifest: Manifest) -> None:
         raise UserError(f"{out}: shards are missing, and so is {WORK}/{INDEX}; prepare into a new folder")
     for leftover in out.glob(".*.part"):
         leftover.unlink()
-    draft = out / f".{BROKEN}.part"
     known = {None, *manifest.shards}  # None: a label line that led nowhere
-    with (out / BROKEN).open(encoding="utf-8") as old, draft.open("w", encoding="utf-8") as new:
+    with (out / BROKEN).open("rb") as old, new_file(out / BROKEN) as new:
         for line in old:
-            if line.endswith("\n") and json.loads(line).get("shard") in known:
+            if line.endswith(b"\n") and json.loads(line).get("shard") in known:
                 new.write(line)
-    draft.replace(out / BROKEN)
 
 
 def _enter(out: Path, manifest: Manifest, number: int, shard: Shard, problems: list[Problem]) -> None:

@@ -5,7 +5,6 @@ Shapes: B pictures of one size, H W pixels.
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from rfft.data.pictures import EXTENSIONS, BrokenFile, decode, read_header
 from rfft.data.rf1m_index import MAPS, Row
 from rfft.data.shard_format import MODES, Feedback, Shard, encode_sample
 from rfft.data.sources import Source
+from rfft.draft import new_file
 from rfft.errors import UserError
 from rfft.models.auxiliary import find_depth, load_depth, load_saliency, make_maps
 from rfft.models.pretrained import find_folder
@@ -93,15 +93,11 @@ def write_shard(
     """Write a shard aside and rename it; `size` and `raw` as in rf1m.Settings."""
     problems: list[Problem] = []
     samples = _samples(_chunks(rows, source, size, problems), maps)
-    draft = path.with_name(f".{path.name}.part")
     try:
-        with draft.open("wb") as file:
+        with new_file(path) as file:
             labels = _write_samples(file, path.stem, samples, raw)
-            file.flush()
-            os.fsync(file.fileno())
     except OSError as error:
-        raise UserError(f"{draft}: cannot be written: {error.strerror}") from None
-    draft.replace(path)
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     counts = {name: labels[name] for name in LABELS}
     return Shard(path.name, path.stat().st_size, labels.total(), len(problems), counts), problems
 

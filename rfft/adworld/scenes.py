@@ -2,11 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from rfft.adworld.assets import LIGHTS, PLACES, PROP_NAMES, SURFACES
 from rfft.adworld.draw import scene
+from rfft.draft import new_file
 from rfft.types import LABELS
 
 ATTRIBUTES = {"surface": SURFACES, "place": PLACES, "prop": PROP_NAMES, "light": LIGHTS}
@@ -52,14 +51,6 @@ def cache_folder() -> Path:
     return root / f"v{_VERSION}"
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """A file of the cache, written aside and renamed: half a file would be read the next time."""
-    draft = path.with_name(f".{path.name}.part")
-    with draft.open("wb") as file:
-        write(file)
-    draft.replace(path)
-
-
 def load_scenes(split: str, count: int, seed: int) -> Scenes:
     """Scenes 0..count-1 of a split and seed; drawn on the first call, memory-mapped after that."""
     folder = cache_folder() / f"scenes-{split}-{count}-{seed}"
@@ -80,8 +71,8 @@ def _draw_to(folder: Path, split: str, count: int, seed: int) -> None:
     for name in (*_PIXELS, "label", "attributes"):
         np.save(folder / f"{name}.npy", np.concatenate([part[name] for part in parts]))
     text = {name: [line for part in parts for line in part[name]] for name in ("captions", "prompts")}
-    # last: its presence says the cache is whole
-    write_whole(folder / "text.json", lambda file: file.write(json.dumps(text).encode()))
+    with new_file(folder / "text.json") as file:  # last: says that all is there
+        file.write(json.dumps(text).encode())
 
 
 def _draw_chunk(task: tuple[str, int, int, int]) -> dict:

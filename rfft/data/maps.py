@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rfft.data.feedback import Pixels, Record, Sample, read_picture
+from rfft.draft import new_file
 from rfft.errors import UserError
 
 Network = Callable[[Tensor], Tensor]  # [B,3,H,W] in [0,1] -> [B,1,H,W] in [0,1]
@@ -61,11 +62,10 @@ def write_maps(maps: Maps, records: Sequence[Record], network: Network, device: 
 
 def _write(file: Path, values: Pixels) -> None:
     """Whole or not at all: a run that is cut off here goes on later."""
-    draft = file.with_name(f".{file.name}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(cv2.imencode(".png", values)[1].tobytes())
-        draft.replace(file)
+        with new_file(file) as draft:
+            draft.write(cv2.imencode(".png", values)[1].tobytes())
     except OSError as error:
         raise UserError(
             f"{file} cannot be written ({error.strerror}); name another folder with maps.cache"

@@ -31,6 +31,7 @@ from rfft.data.pictures import (
     read_header,
     resize,
 )
+from rfft.draft import new_file
 from rfft.errors import UserError
 from rfft.types import LABELS
 
@@ -98,9 +99,8 @@ class Manifest:
             "all_left_out": self.all_left_out(),
             **asdict(replace(self, shards=dict(sorted(self.shards.items())))),
         }
-        draft = folder / f".{MANIFEST}.part"
-        draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        draft.replace(folder / MANIFEST)
+        with new_file(folder / MANIFEST) as file:
+            file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_manifest(folder: Path) -> Manifest:

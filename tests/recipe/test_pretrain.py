@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from typer.testing import CliRunner
 import rfft
 from rfft.adworld.pretrain import assess, base, judge, maps, probe, rfnet, vae, verdicts
 from rfft.adworld.pretrain.fit import FitConfig, Run, fit
-from rfft.adworld.scenes import write_whole
 from rfft.cli import app
 from rfft.errors import UserError
 from rfft.models.judge import Judge
@@ -142,15 +140,3 @@ def test_only_rfnet_has_inputs_to_leave_out() -> None:
     assert isinstance(result.exception, UserError) and "--drop leaves out inputs of rfnet" in str(
         result.exception
     )
-
-
-def test_half_a_file_of_the_cache_is_not_kept(tmp_path: Path) -> None:
-    def cut_off(file: IO[bytes]) -> None:
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(tmp_path / "latents.pt", cut_off)
-    assert not (tmp_path / "latents.pt").exists()
-    write_whole(tmp_path / "latents.pt", lambda file: file.write(b"whole"))
-    assert (tmp_path / "latents.pt").read_bytes() == b"whole" and len(list(tmp_path.iterdir())) == 1

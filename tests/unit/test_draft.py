@@ -1,16 +1,33 @@
-"""Result folders: whole or not at all, and never lost for the place they should go to."""
+"""Files and result folders: whole or not at all, and never lost for the place they should go to."""
 
 from pathlib import Path
 
 import pytest
 
-from rfft.draft import new_folder
+from rfft.draft import new_file, new_folder
 from rfft.errors import UserError
 
 
 def write(out: Path) -> None:
     with new_folder(out) as draft:
         (draft / "picture.png").touch()
+
+
+def test_half_a_file_is_not_kept(tmp_path: Path) -> None:
+    file = tmp_path / "latents.pt"
+    file.write_bytes(b"old")
+
+    def cut_off() -> None:
+        with new_file(file) as draft:
+            draft.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cut_off()
+    assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
+    with new_file(file) as draft:
+        draft.write(b"whole")
+    assert file.read_bytes() == b"whole" and list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("target", ["empty", "missing"])

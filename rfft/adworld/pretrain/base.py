@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from rfft.adworld.pretrain.fit import FitConfig, Run, device, fit, on_device
-from rfft.adworld.scenes import Scenes, cache_folder, load_scenes, write_whole
+from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
 from rfft.data.cutout import edges
+from rfft.draft import new_file
 
 BATCH, STEPS, SCENES = 48, 3000, 30_000
 AVAILABLE = 0.8  # share of available scenes in a batch: what the network cannot draw adds to the other faults
@@ -180,5 +181,6 @@ def _precomputed(vae: AutoencoderKL, scenes: Scenes) -> tuple[Tensor, Tensor]:
         latents.append((vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
         canny.append(torch.stack([edges(p)[0] for p in scenes.pixels("product", chunk)]).byte())
     result = torch.cat(latents), torch.cat(canny)
-    write_whole(path, lambda file: torch.save(result, file))
+    with new_file(path) as file:
+        torch.save(result, file)
     return result

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rfft.adworld.pretrain.fit import device
-from rfft.adworld.scenes import Scenes, cache_folder, load_scenes, write_whole
+from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
 from rfft.conditions import encode_samples
 from rfft.data.samples import Sample
 from rfft.diffusion import add_noise, paste
+from rfft.draft import new_file
 from rfft.models.bundle import Bundle, load_bundle
 from rfft.step import predict, render
 from rfft.types import Batch
@@ -37,7 +38,8 @@ def load_variant(split: str, count: int, seed: int, variant: str, bundle_folder:
             degrade(bundle, scenes, index, variant, seed)
             for index in np.array_split(np.arange(count), count // 64 + 1)
         ]
-        write_whole(path, lambda file: np.save(file, np.concatenate(parts)))
+        with new_file(path) as file:
+            np.save(file, np.concatenate(parts))
     return np.load(path, mmap_mode="r")
 
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from rfft.draft import new_file
 from rfft.errors import UserError
 from rfft.models.pretrained import CONFIG_NAME, PretrainedModule
 
@@ -141,9 +142,8 @@ def _average(ema: nn.Module, model: nn.Module, decay: float) -> None:
 
 def _save(named: dict, place: dict[str, int], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    torch.save(place | {name: thing.state_dict() for name, thing in named.items()}, aside)
-    aside.replace(path)
+    with new_file(path) as file:
+        torch.save(place | {name: thing.state_dict() for name, thing in named.items()}, file)
 
 
 def _resume(named: dict, plan: dict[str, int], path: Path) -> int:
