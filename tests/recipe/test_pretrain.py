@@ -126,7 +126,7 @@ def test_generator_and_networks_go_on_and_are_assessed(
     assert read.keys() == {"render", "vae", "x0_hat"}
     for variant in read.values():
         assert sum(map(sum, variant["confusion"])) == 100
-        assert 0 <= variant["agrees_with_rfnet"] <= 1
+        assert 0 <= variant["agrees_with_rfnet"] <= 1 and 0 <= variant["macro_f1_with_rfnet"] <= 1
     dependence = json.loads((out / rfnet.NAME / "dependence.json").read_text())
     own = json.loads((out / rfnet.NAME / "report.json").read_text())
     assert dependence["g"]["render"] < own["render"]["macro_f1"]

@@ -37,12 +37,15 @@ def assess(out: Path) -> None:
     }
     found = {name: test_probabilities(reader, out, name) for name, reader in readers.items()}
     reports = {name: test_reports(probabilities) for name, probabilities in found.items()}
+    means = {name: (found[rfnet.NAME][name] + found[judge.NAME][name]) / 2 for name in VARIANTS}
+    together = test_reports(means)  # two networks that were trained apart: what is wrong here is hard to see
     labels = np.array(load_scenes(*TEST).label)
     for variant in VARIANTS:
         verdicts = {name: found[name][variant].argmax(1) for name in found}
         for other, theirs in {"rfnet": verdicts[rfnet.NAME], "labels": labels}.items():
             share, kappa = agreement(verdicts[judge.NAME], theirs, len(LABELS))
             reports[judge.NAME][variant] |= {f"agrees_with_{other}": share, f"kappa_with_{other}": kappa}
+        reports[judge.NAME][variant]["macro_f1_with_rfnet"] = together[variant]["macro_f1"]
     reports[probe.NAME] = probe.accuracies(loaded(Probe, probe.NAME), out)
     for name, report in reports.items():
         write_report(out / name / REPORT, report)

@@ -1,7 +1,7 @@
 """What RFNet, judge and probe share: mixed batches of scenes in all variants, and test reports."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,7 +138,7 @@ def test_probabilities(logits_of: LogitsOf, folder: Path, name: str) -> dict[str
     return found
 
 
-def test_reports(probabilities: dict[str, NDArray[np.float32]]) -> dict[str, dict]:
+def test_reports(probabilities: Mapping[str, NDArray[np.floating]]) -> dict[str, dict]:
     """Classification report of a network on the test scenes, for each variant."""
     labels = np.array(load_scenes(*TEST).label)
     return {name: classification_report(found, labels, LABELS) for name, found in probabilities.items()}
