@@ -31,7 +31,7 @@ class Denoiser(nn.Module):
         out: Tensor = self.unet(x, t, return_dict=False, **said, **residuals)[0]
         if not self.v_prediction:
             return out
-        ab = self.alpha_bar[t].to(x.dtype)
+        ab = self.alpha_bar.take(t).to(x.dtype)  # [t] would look at its value, which a count of costs has not
         return ab.sqrt() * out.to(x.dtype) + (1 - ab).sqrt() * x
 
     @contextmanager

@@ -34,7 +34,7 @@ def denoiser_cost(bundle: Bundle) -> Cost:
     )
 
 
-@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl"])
 def test_a_skeleton_costs_what_the_bundle_does(name: str, tmp_path: Path) -> None:
     """FLOPs, waiting bytes and weights, counted without weights, are those of real tensors."""
     pipe = shapes.pipeline(name)
