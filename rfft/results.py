@@ -18,12 +18,13 @@ from torch import Tensor
 from rfft import grid
 from rfft.errors import UserError
 from rfft.log import write_atomically
+from rfft.wording import painted
 
 EVALUATION, SUMMARY = "evaluation.json", "summary.json"
 COMPARISON = "samples/before_after.png"
 STATES = ("base", "tuned")
 COUNTERS = ("seconds", "steps", "grad_samples", "denoiser_forwards")
-COLUMNS = 12  # of the comparison
+COLUMNS, COMPARED = 12, 96  # pictures in a row and in all of the comparison
 LOOKS = (  # figures of the pictures themselves; digits; is more better?
     *(("diversity", 3, 1), ("vendi", 2, 1), ("colourfulness", 1, 1), ("kid", 4, -1), ("fid", 1, -1)),
     *(("clip_score", 2, 1), ("pickscore", 2, 1), ("product_psnr", 1, 1), ("product_ssim", 3, 1)),
@@ -99,10 +100,10 @@ def finish(run: Path, counters: dict[str, float]) -> dict[str, Any]:
     old = read_json(run / SUMMARY)
     kept = {name: counters.get(name, old.get(name)) for name in COUNTERS}
     summary = {state: recorded(run, state) for state in STATES} | kept
-    pictures = [load_pictures(run, state) for state in STATES]
-    verdicts = (accepted(run, "base"), accepted(run, "tuned"))
-    columns = min(COLUMNS, len(verdicts[0]))
-    grid.save_png(run / COMPARISON, grid.before_after(pictures[0], pictures[1], verdicts, columns))
+    base, tuned = (load_pictures(run, state)[:COMPARED] for state in STATES)
+    verdicts = accepted(run, "base")[:COMPARED], accepted(run, "tuned")[:COMPARED]
+    columns = min(COLUMNS, len(base))
+    grid.save_png(run / COMPARISON, grid.before_after(base, tuned, verdicts, columns))
     write_atomically(run / SUMMARY, json.dumps(summary, indent=2) + "\n")  # last: says that all is there
     return summary
 
