@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def record(
     known = read_json(run / EVALUATION)
     if known.get("cells") != cells:
         known = {"cells": cells}
-    known[state] = {"figures": figures, "probabilities": probabilities, "scores": scores}
+    # JSON knows no NaN: a product that is too thin for a pixel of its own has no fidelity
+    finite = {name: [v if isfinite(v) else None for v in values] for name, values in scores.items()}
+    known[state] = {"figures": figures, "probabilities": probabilities, "scores": finite}
     write_atomically(run / EVALUATION, json.dumps(known, indent=1) + "\n")
 
 
