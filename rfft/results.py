@@ -153,8 +153,12 @@ class Row:
     better: bool | None  # None: still within the base's interval, or it has none
 
 
-def rows(base: Figures, tuned: Figures) -> list[Row]:
-    before, after = _shown(base), _shown(tuned)
+def rows(base: Figures, tuned: Figures | None = None) -> list[Row]:
+    """The figures that both states have; those of the base model, if it was evaluated alone."""
+    before = _shown(base)
+    if tuned is None:
+        return [Row(name, str(shown), "", "", None) for name, shown in before.items()]
+    after = _shown(tuned)
     return [_row(name, before[name], after[name]) for name in before if name in after]
 
 
@@ -214,14 +218,15 @@ def _number(figures: Figures, name: str, digits: int | None = None, sign: int = 
     return _Shown(figures[name], low, high, digits, sign)
 
 
-def table(base: Figures, tuned: Figures) -> Table:
-    """Before and after, for the terminal."""
-    what = "pictures accepted by RFNet, " if base.get("only_accepted") else ""
-    title = f"{what}before and after, 95 % intervals in brackets"
-    shown = Table("", "base", "tuned", "change", title=title)
+def table(base: Figures, tuned: Figures | None = None) -> Table:
+    """Before and after, or the base model alone, for the terminal."""
+    columns = ["base"] if tuned is None else ["base", "tuned", "change"]
+    title = f"{'the base model' if tuned is None else 'before and after'}, 95 % intervals in brackets"
+    shown = Table("", *columns, title=title, caption=painted(base) or None)
     for column in shown.columns[1:]:
         column.justify = "right"
     styles = {True: "green", False: "red", None: ""}
     for row in rows(base, tuned):
-        shown.add_row(row.name, row.base, row.tuned, Text(row.change, styles[row.better]))
+        cells = (row.base, row.tuned, Text(row.change, styles[row.better]))
+        shown.add_row(row.name, *cells[: len(columns)])
     return shown
