@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from rfft import build
@@ -9,6 +10,7 @@ from rfft.config import Config
 from rfft.costs import costs
 from rfft.data.samples import Sample, Skipped
 from rfft.evaluate import reference_images
+from rfft.wording import objective
 
 
 def describe(config: Config) -> dict[str, str]:
@@ -23,7 +25,7 @@ def describe(config: Config) -> dict[str, str]:
         "evaluation": _evaluation(config) if evaluate.enabled else "none",
         "networks": ", ".join(_networks(config)),
         "bundle": config.model.bundle,
-        "objective": _objective(config),
+        "objective": objective(asdict(config)),
         "optimizer steps": f"{trainer.steps}, in {trainer.max_minutes or 'any number of'} minutes",
         "images per step and process": f"{trainer.batch_size} x {trainer.accumulation} micro-batches",
         "processes": _processes(config),
@@ -57,20 +59,6 @@ def _networks(config: Config) -> list[str]:
     if evaluate.enabled:
         named += filter(None, [evaluate.judge, evaluate.probe, evaluate.clip, evaluate.pickscore])
     return named
-
-
-def _objective(config: Config) -> str:
-    objective, terms = config.objective, ["F_AC"]
-    terms += [f"{extra.weight} * {extra.use}" for extra in config.reward.extra]
-    if objective.regularizer != "none":
-        terms.append(f"{objective.beta} * L_{objective.regularizer.upper()}")
-    steps = config.rollout.grad_steps
-    through = {
-        "x0_hat": "",
-        "draft": f", through the last {steps} steps (DRaFT-K)",
-        "drtune": f", from the finished picture to {steps} of its steps (DRTune)",
-    }
-    return " + ".join(terms) + through[objective.through]
 
 
 def _processes(config: Config) -> str:

@@ -76,12 +76,20 @@ def generate(
     products: Annotated[Path, typer.Option(help="Folder of RGBA pictures, or a JSON-lines manifest.")],
     out: Annotated[Path, typer.Option(help="New folder for the pictures and their manifest.")],
     prompts: Annotated[Path | None, typer.Option(help="Prompt file; else the manifest's prompts.")] = None,
-    model: Annotated[str | None, typer.Option(help="Bundle: rf-tiny, a folder or a hub id.")] = None,
-    lora: Annotated[Path | None, typer.Option(help="Folder of an exported LoRA.")] = None,
-    max_attempts: Annotated[int | None, typer.Option(min=1, help="Seeds tried per product.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Bundle: rf-tiny, a folder or a hub id. Default: the config's.")
+    ] = None,
+    lora: Annotated[
+        Path | None, typer.Option(help="What `rfft export` wrote: RUN/export/diffusers, or kohya's.")
+    ] = None,
+    max_attempts: Annotated[
+        int | None, typer.Option(min=1, help="Seeds tried per product. Default: evaluate.max_attempts.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the first attempt. Default: run.seed.")] = None,
     white_to_alpha: Annotated[bool, typer.Option(help="Pictures without alpha: white is cut away.")] = False,
-    config: Annotated[Path, typer.Option(help="All other settings.")] = Path("tiny"),
+    config: Annotated[
+        Path, typer.Option(help="All other settings: that of the run, for a base of your own.")
+    ] = Path("tiny"),
     overrides: Overrides = None,
 ) -> None:
     """Recurrent generation: paint each product again with new seeds until RFNet accepts."""
@@ -100,7 +108,10 @@ def generate(
 @app.command()
 def export(
     run: RunFolder,
-    format: Annotated[Literal["diffusers", "kohya", "peft", "merged"], typer.Option()] = "diffusers",
+    format: Annotated[
+        Literal["diffusers", "kohya", "peft", "merged"],
+        typer.Option(help="For diffusers' load_lora_weights, for ComfyUI, adapters, or a whole pipeline."),
+    ] = "diffusers",
     out: Annotated[Path | None, typer.Option(help="Default: RUN/export/FORMAT.")] = None,
     best: Annotated[bool, typer.Option("--best", help="Not the last checkpoint but the best one.")] = False,
 ) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from rfft.config_file import read_resolved
 from rfft.errors import UserError
-from rfft.log import write_atomically
-from rfft.ranking import Figures, Row, ranking_section
-from rfft.results import SUMMARY, read_json
+from rfft.log import messages, write_atomically
+from rfft.ranking import Figures, Row, asked, ranking_section
+from rfft.results import EVALUATION, SUMMARY, read_json
 
 TABLE, FIGURE = "comparison.md", "comparison.png"
 METRICS: dict[str, Callable[[Figures], float | None]] = {
@@ -47,8 +47,10 @@ def compare(runs: Sequence[Path], out: Path, tie: float = 0.05) -> Path:
     tie: of PickScore's verdicts on two pictures, see metrics/ranking.py.
     """
     rows = _rows([_read(run) for run in runs])
+    if warning := _other_grids(rows):
+        messages().print(f"warning: {warning}", style="red", highlight=False, soft_wrap=True)
     out.mkdir(parents=True, exist_ok=True)
-    parts = [_table(rows), ranking_section(rows, tie)]
+    parts = [_table(rows), warning and f"Warning: {warning}\n", ranking_section(rows, tie)]
     write_atomically(out / TABLE, "\n".join(part for part in parts if part))
     _figure(rows, out / FIGURE)
     return out / TABLE
@@ -59,38 +61,51 @@ def _read(run: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     summary = read_json(run / SUMMARY)
     if not summary or not (run / "config.yaml").is_file():
         raise UserError(f"{run}: no finished run (it has no {SUMMARY}); train it first")
-    if "base" not in summary:  # evaluate.enabled=false, or a run of RFNet
+    config = read_resolved(run / "config.yaml")
+    if "rfnet" in config:
+        raise UserError(f"{run}: a run of RFNet, which paints nothing; its figures are in {EVALUATION}")
+    if "base" not in summary:  # evaluate.enabled=false
         raise UserError(f"{run}: nothing to compare; measure the run with `rfft evaluate {run}` first")
-    return run, read_resolved(run / "config.yaml"), summary
+    return run, config, summary
 
 
 def _rows(read: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]]) -> list[Row]:
     """The base model of the first training run, then every run."""
     rows: list[Row] = []
-    for run, _, summary in read:
+    for run, config, summary in read:
         if "tuned" in summary and not rows:
             base = summary["base"]
-            rows.append(Row("base", f"base{_recurrent(base)}", "base", "", base, run, "base"))
+            rows.append(Row("base", method_of(config, "base", base), "base", "", base, run, "base"))
     for run, config, summary in read:
         state = "tuned" if "tuned" in summary else "base"
         kind = config["objective"]["regularizer"] if state == "tuned" else "base"
         steps = str(summary.get("steps", ""))
-        method = method_of(config, state) + _recurrent(summary[state])
+        method = method_of(config, state, summary[state])
         rows.append(Row(config["run"]["name"], method, kind, steps, summary[state], run, state))
     return rows
 
 
-def method_of(config: dict[str, Any], state: str) -> str:
-    """What was done to the base model."""
-    if state == "tuned":
-        return _training(config)
-    evaluate = config.get("evaluate", {})
-    engineered = evaluate.get("quality_words") or evaluate.get("negative_prompt")
-    return "prompt engineering" if engineered else "base"
+def method_of(config: dict[str, Any], state: str, figures: Figures) -> str:
+    """What was done to the base model, and to its prompts and pictures in the evaluation."""
+    done = [_training(config)] if state == "tuned" else []
+    if "quality_words" in figures or "negative_prompt" in figures:
+        done.append("prompt engineering")
+    if figures.get("only_accepted"):
+        done = [*(done or ["base"]), "recurrent"]
+    return ", ".join(done or ["base"])
 
 
-def _recurrent(figures: Figures) -> str:
-    return ", recurrent" if figures.get("only_accepted") else ""
+def _other_grids(rows: Sequence[Row]) -> str:
+    """Which rows were asked for other pictures than the first one; "" if none."""
+    grids = [(row.name, asked(row)) for row in rows]
+    known = [(name, grid) for name, grid in grids if grid]
+    others = [name for name, grid in known if grid != known[0][1]]
+    if not others:
+        return ""
+    return (
+        f"{', '.join(others)}: evaluated on other products, prompts or seeds than {known[0][0]}, so that the "
+        "figures cannot be compared; `rfft evaluate` them all with the same settings"
+    )
 
 
 def _training(config: dict[str, Any]) -> str:

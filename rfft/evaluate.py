@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rfft import build, results, score
 from rfft.adworld import draw
 from rfft.conditions import noise_for
-from rfft.config import Config
+from rfft.config import Config, Evaluate
 from rfft.data.products import SUFFIXES
 from rfft.data.samples import ADWORLD, Sample, adworld_split
 from rfft.diffusion import paste
@@ -41,6 +41,7 @@ NOISE_SEED = 24080418  # seed s of the grid is NOISE_SEED + s: no run trains on 
 REFERENCE_SEED, REFERENCE_IMAGES = 418, 128
 FEWEST = 4  # pictures that KID needs
 FIDELITY = ("product_psnr", "product_ssim")
+SPECIAL = ("quality_words", "negative_prompt", "only_accepted")
 
 Cells = list[tuple[int, int]]  # (sample, attempt)
 Painted = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]  # pictures, logits by network, scores by name
@@ -113,7 +114,7 @@ class Evaluator:
         verdicts = {name: found.argmax(-1) for name, found in judged.items()}
         accepted = self._attempts(accepted, reference, report)
         outputs = {name: found.shape[-1] for name, found in judged.items()}
-        figures = {"images": len(grid), "only_accepted": self.settings.only_accepted}
+        figures = {"images": len(grid)} | self._special()
         figures |= score.verdict_figures(verdicts, outputs)
         figures |= score.attempt_figures(accepted)
         figures |= self._look(images)
@@ -145,7 +146,10 @@ class Evaluator:
         return torch.cat(pictures), verdicts, scores
 
     def _paint_anew(self, painted: Painted, grid: Cells, reference: bool, report: Report | None) -> None:
-        """Each refused picture again, always with new noise, until RFNet accepts: `max_attempts` in all."""
+        """Each refused picture again, always with new noise, until RFNet accepts: `max_attempts` in all.
+
+        Where it never does, the last one counts.
+        """
         images, logits, scores = painted
         for attempt in range(1, self.settings.max_attempts):
             refused = logits["rfnet"].argmax(-1).nonzero()[:, 0].tolist()
@@ -216,11 +220,14 @@ class Evaluator:
             figures |= score.kid_figures(features, self.reference)
         return figures
 
+    def _special(self) -> dict[str, Any]:
+        """The settings by which what is painted differs from a model's plain first pictures."""
+        plain, found = Evaluate(), {name: getattr(self.settings, name) for name in SPECIAL}
+        return {name: value for name, value in found.items() if value != getattr(plain, name)}
+
     def record(self, run: Path, name: str, evaluation: Evaluation) -> None:
         """Keep a state's figures and pictures in the run folder, as "base" or "tuned"."""
-        settings = self.settings
-        names = ("quality_words", "negative_prompt", "only_accepted")
-        special = {name: getattr(settings, name) for name in names if getattr(settings, name)}
+        special = self._special()
         cells = [
             {"id": sample.id, "prompt": sample.prompt, "caption": sample.caption, "seed": seed} | special
             for sample in self.samples

@@ -52,7 +52,9 @@ def evaluate_base(config: Config) -> Path:
         if rank() > 0:
             return run
     results.finish_base(run)
-    console.print(f"written: {run / results.EVALUATION}, {run / results.SUMMARY}", soft_wrap=True)
+    console.print(results.table(results.recorded(run, "base") or {}))
+    written = [run / results.EVALUATION, run / results.SUMMARY, write_report(run)]
+    console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
     return run
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
 from rfft.data.cutout import open_upright
@@ -83,7 +84,8 @@ def save_png(path: Path, picture: Sheet) -> None:
 
 
 def read_png(path: Path) -> Sheet:
-    with Image.open(path) as image:
+    """A picture that this program wrote, of any size: Image.open() refuses 700 pictures of 512 px."""
+    with PngImageFile(path) as image:
         return np.asarray(image.convert("RGB"))
 
 

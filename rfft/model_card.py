@@ -9,6 +9,8 @@ from jinja2 import Environment, PackageLoader
 
 from rfft import results
 from rfft.config_file import flatten, read_resolved
+from rfft.models.bundle_source import EMBEDDED
+from rfft.wording import objective, painted
 
 SHOWN = ("model.", "reward.", "rollout.", "objective.", "optimizer.", "trainer.batch", "trainer.accumulation")
 
@@ -26,7 +28,10 @@ def write_card(file: Path, run: Path, format: str, step: int, pipeline: str) -> 
         settings=settings,
         step=step,
         usage="\n".join(usage(format, config, pipeline)),
+        objective=objective(config),
         rows=results.rows(figures[0], figures[1]) if figures[0] and figures[1] else [],
+        images=(figures[0] or {}).get("images"),
+        painted=painted(figures[0] or {}),
     )
     file.write_text(card, encoding="utf-8")
 
@@ -40,14 +45,18 @@ def usage(format: str, config: dict[str, Any], pipeline: str) -> list[str]:
             f"from diffusers import {pipeline}",
             f"pipe = {pipeline}.from_pretrained({', '.join([here, *no_checker])})",
         ]
-    modes, base = config["model"]["train"], config["model"]["bundle"]
+    modes, base, controlnet = (config["model"][name] for name in ("train", "bundle", "controlnet"))
     adapters = [mode.removesuffix("_lora") for mode in modes if mode.endswith("_lora")]
     whole = "controlnet" in modes or ("controlnet_lora" in modes and format != "peft")
-    arguments = [f'"{base}"', *no_checker]
+    embedded = base == EMBEDDED
+    arguments = [f'source_of("{base}")' if embedded else f'"{base}"', *no_checker]
     lines = [f"from diffusers import ControlNetModel, {pipeline}"]
     lines += ["from peft import PeftModel"] * (format == "peft")
-    if whole:
-        lines.append('controlnet = ControlNetModel.from_pretrained("controlnet")')
+    lines += ["from rfft.models.bundle_source import source_of  # it comes with RFFT"] * embedded
+    if whole or controlnet is not None:
+        lines.append(
+            f'controlnet = ControlNetModel.from_pretrained("{"controlnet" if whole else controlnet}")'
+        )
         arguments.append("controlnet=controlnet")
     lines += [f"pipe = {pipeline}.from_pretrained(", *(f"    {a}," for a in arguments), ")"]
     if format == "peft":

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from rfft import results
+from rfft import results, wording
 from rfft.config_file import flatten, read_resolved
 from rfft.errors import UserError
 from rfft.log import read_metrics, write_atomically
@@ -43,14 +43,13 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The same product, prompt and seed before and after training."""
+class Cell:
+    """A product, prompt and seed before and after training; once, if the base model was evaluated alone."""
 
     prompt: str
     caption: str
     seed: int
-    base: Picture
-    tuned: Picture
+    pictures: list[Picture]
 
 
 @dataclass(frozen=True)
@@ -68,27 +67,30 @@ def write_report(run: Path) -> Path:
     if "rfnet" in settings:
         raise UserError(f"{run}: RFNet's runs have no report; their figures are in {results.EVALUATION}")
     summary = results.read_json(run / results.SUMMARY)
-    evaluated = summary.get("base") and summary.get("tuned")
-    pairs = read_pairs(run) if evaluated else []
+    states = [state for state in results.STATES if summary.get(state)]
+    figures = [summary[state] for state in states]
+    cells = read_cells(run, states) if states else []
     environment = Environment(loader=PackageLoader("rfft"), autoescape=True)
     page = environment.get_template("report.html.j2").render(
         config=settings,
         settings=config.read_text(encoding="utf-8"),
         environment=flatten(results.read_json(run / "environment.json")),
         summary=summary,
-        tiles=tiles(summary) if evaluated else [],
-        rows=results.rows(summary["base"], summary["tuned"]) if evaluated else [],
-        pairs=pairs[:SHOWN_AT_ONCE],
-        more=pairs[SHOWN_AT_ONCE:],
+        objective=wording.objective(settings),
+        states=states,
+        tiles=tiles(figures) if figures else [],
+        rows=results.rows(*figures) if figures else [],
+        painted=wording.painted(figures[0]) if figures else "",
+        cells=cells[:SHOWN_AT_ONCE],
+        more=cells[SHOWN_AT_ONCE:],
         charts=charts(run / "metrics.jsonl"),
     )
     write_atomically(run / "report.html", page)
     return run / "report.html"
 
 
-def tiles(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Title, before and after of the figures one looks at first."""
-    states = [summary["base"], summary["tuned"]]
+def tiles(states: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Titles of the figures one looks at first, and each state's."""
     names = {"rfnet": "available, by RFNet", "judge": "available, by the judge"}
     found: dict[str, list[str]] = {}
     for network in states[0]["available_rate"]:
@@ -99,27 +101,29 @@ def tiles(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     if all("diversity" in state for state in states):
         found["diversity of backgrounds"] = [f"{state['diversity']:.3f}" for state in states]
     found["attempts until accepted"] = [f"{state['attempts']:.2f}" for state in states]
-    return [(title, before, after) for title, (before, after) in found.items()]
+    return list(found.items())
 
 
-def read_pairs(run: Path) -> list[Pair]:
+def read_cells(run: Path, states: Sequence[str]) -> list[Cell]:
     """Empty where figures or pictures of a state are missing."""
     evaluation = results.read_json(run / results.EVALUATION)
-    if not evaluation.keys() >= set(results.STATES):
+    if not evaluation.keys() >= set(states):
         return []
     try:
-        pictures = {state: results.load_pictures(run, state) for state in results.STATES}
+        pictures = {state: results.load_pictures(run, state) for state in states}
     except FileNotFoundError:
         return []
     cells = evaluation["cells"]
     order = sorted(range(len(cells)), key=lambda i: cells[i]["seed"])[:SHOWN_AT_MOST]  # every prompt first
-    states = {}
-    for state in results.STATES:
-        images, verdicts = pictures[state], evaluation[state]["probabilities"]["rfnet"]
-        states[state] = {i: _picture(images[i], verdicts[i]) for i in order}
+    verdicts = {state: evaluation[state]["probabilities"]["rfnet"] for state in states}
     return [
-        Pair(c["prompt"], c["caption"], c["seed"], states["base"][i], states["tuned"][i])
-        for i, c in ((i, cells[i]) for i in order)
+        Cell(
+            cells[i]["prompt"],
+            cells[i]["caption"],
+            cells[i]["seed"],
+            [_picture(pictures[state][i], verdicts[state][i]) for state in states],
+        )
+        for i in order
     ]
 
 

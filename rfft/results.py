@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from torch import Tensor
 from rfft import grid
 from rfft.errors import UserError
 from rfft.log import write_atomically
+from rfft.wording import painted
 
 EVALUATION, SUMMARY = "evaluation.json", "summary.json"
 COMPARISON = "samples/before_after.png"
 STATES = ("base", "tuned")
 COUNTERS = ("seconds", "steps", "grad_samples", "denoiser_forwards")
-COLUMNS = 12  # of the comparison
+COLUMNS, COMPARED = 12, 96  # pictures in a row and in all of the comparison
 LOOKS = (  # figures of the pictures themselves; digits; is more better?
     *(("diversity", 3, 1), ("vendi", 2, 1), ("colourfulness", 1, 1), ("kid", 4, -1), ("fid", 1, -1)),
     *(("clip_score", 2, 1), ("pickscore", 2, 1), ("product_psnr", 1, 1), ("product_ssim", 3, 1)),
@@ -53,7 +55,9 @@ def record(
     known = read_json(run / EVALUATION)
     if known.get("cells") != cells:
         known = {"cells": cells}
-    known[state] = {"figures": figures, "probabilities": probabilities, "scores": scores}
+    # JSON knows no NaN: a product that is too thin for a pixel of its own has no fidelity
+    finite = {name: [v if isfinite(v) else None for v in values] for name, values in scores.items()}
+    known[state] = {"figures": figures, "probabilities": probabilities, "scores": finite}
     write_atomically(run / EVALUATION, json.dumps(known, indent=1) + "\n")
 
 
@@ -99,10 +103,10 @@ def finish(run: Path, counters: dict[str, float]) -> dict[str, Any]:
     old = read_json(run / SUMMARY)
     kept = {name: counters.get(name, old.get(name)) for name in COUNTERS}
     summary = {state: recorded(run, state) for state in STATES} | kept
-    pictures = [load_pictures(run, state) for state in STATES]
-    verdicts = (accepted(run, "base"), accepted(run, "tuned"))
-    columns = min(COLUMNS, len(verdicts[0]))
-    grid.save_png(run / COMPARISON, grid.before_after(pictures[0], pictures[1], verdicts, columns))
+    base, tuned = (load_pictures(run, state)[:COMPARED] for state in STATES)
+    verdicts = accepted(run, "base")[:COMPARED], accepted(run, "tuned")[:COMPARED]
+    columns = min(COLUMNS, len(base))
+    grid.save_png(run / COMPARISON, grid.before_after(base, tuned, verdicts, columns))
     write_atomically(run / SUMMARY, json.dumps(summary, indent=2) + "\n")  # last: says that all is there
     return summary
 
@@ -149,8 +153,12 @@ class Row:
     better: bool | None  # None: still within the base's interval, or it has none
 
 
-def rows(base: Figures, tuned: Figures) -> list[Row]:
-    before, after = _shown(base), _shown(tuned)
+def rows(base: Figures, tuned: Figures | None = None) -> list[Row]:
+    """The figures that both states have; those of the base model, if it was evaluated alone."""
+    before = _shown(base)
+    if tuned is None:
+        return [Row(name, str(shown), "", "", None) for name, shown in before.items()]
+    after = _shown(tuned)
     return [_row(name, before[name], after[name]) for name in before if name in after]
 
 
@@ -210,14 +218,15 @@ def _number(figures: Figures, name: str, digits: int | None = None, sign: int = 
     return _Shown(figures[name], low, high, digits, sign)
 
 
-def table(base: Figures, tuned: Figures) -> Table:
-    """Before and after, for the terminal."""
-    what = "pictures accepted by RFNet, " if base.get("only_accepted") else ""
-    title = f"{what}before and after, 95 % intervals in brackets"
-    shown = Table("", "base", "tuned", "change", title=title)
+def table(base: Figures, tuned: Figures | None = None) -> Table:
+    """Before and after, or the base model alone, for the terminal."""
+    columns = ["base"] if tuned is None else ["base", "tuned", "change"]
+    title = f"{'the base model' if tuned is None else 'before and after'}, 95 % intervals in brackets"
+    shown = Table("", *columns, title=title, caption=painted(base) or None)
     for column in shown.columns[1:]:
         column.justify = "right"
     styles = {True: "green", False: "red", None: ""}
     for row in rows(base, tuned):
-        shown.add_row(row.name, row.base, row.tuned, Text(row.change, styles[row.better]))
+        cells = (row.base, row.tuned, Text(row.change, styles[row.better]))
+        shown.add_row(row.name, *cells[: len(columns)])
     return shown

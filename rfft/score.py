@@ -106,9 +106,12 @@ def _vendi(backgrounds: Tensor) -> float:
 
 
 def mean_figures(name: str, values: Tensor) -> dict[str, Any]:
-    """A figure of every picture [N,S]: its mean, and the interval of that over the N."""
-    per_prompt = values.double().mean(dim=1).numpy()
-    return {name: float(per_prompt.mean()), f"{name}_interval": list(bootstrap_interval(per_prompt))}
+    """A figure of every picture [N,S]: its mean, and the interval of that over the N; NaN is no value."""
+    per_prompt = values.double().nanmean(dim=1)
+    return {
+        name: float(per_prompt.nanmean()),
+        f"{name}_interval": list(bootstrap_interval(per_prompt.numpy())),
+    }
 
 
 def kid_figures(features: Tensor, reference: Tensor) -> dict[str, Any]:

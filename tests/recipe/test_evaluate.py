@@ -214,7 +214,9 @@ def test_figures_of_real_bases(rfft: Callable[..., str], run: Path, clip: Path, 
 
     plain = ["run.name=engineered", f"run.out={tmp_path}", *measured, *few]
     words = "evaluate.quality_words=a sharp photo, high quality"
-    rfft("evaluate", run / "config.yaml", *plain, words, "evaluate.negative_prompt=floating")
+    told = rfft("evaluate", run / "config.yaml", *plain, words, "evaluate.negative_prompt=floating")
+    assert "the base model" in told and "PickScore" in told and "“floating” was every negative" in told
+    assert "nothing was trained" in (tmp_path / "engineered/report.html").read_text()
     engineered = json.loads((tmp_path / "engineered/summary.json").read_text())
     assert list(engineered) == ["base"] and engineered["base"]["clip_score"] != summary["base"]["clip_score"]
     cells = json.loads((tmp_path / "engineered/evaluation.json").read_text())["cells"]

@@ -22,6 +22,7 @@ from rfft.config import load_config, to_yaml
 from rfft.errors import UserError
 from rfft.export import export_bundle
 from rfft.generate import paint
+from rfft.model_card import usage
 from rfft.models.bundle import Bundle, load_bundle
 from rfft.types import Batch
 from tests.stock import stock_picture, with_drawn_latent
@@ -162,6 +163,35 @@ def test_export_command(run: Path, monkeypatch: pytest.MonkeyPatch, format: str)
     exec(code, names)  # the card's own lines load it
     assert type(names["pipe"]).__name__ == "StableDiffusionControlNetInpaintPipeline"
     assert not list(run.rglob("*.part"))
+
+
+def test_the_card_names_the_bases_own_controlnet(
+    run: Path, pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SD 1.5 and SDXL come without one."""
+    base, controlnet = tmp_path / "base", tmp_path / "canny"
+    shutil.copytree(pipeline_folder, base)
+    shutil.move(base / "controlnet", controlnet)
+    index = json.loads((base / "model_index.json").read_text())
+    del index["controlnet"]
+    (base / "model_index.json").write_text(json.dumps(index))
+    changes = [f"model.bundle={base}", f"model.controlnet={controlnet}"]
+    (run / "config.yaml").write_text(to_yaml(load_config(run / "config.yaml", changes)))
+    assert call(monkeypatch, run) == 0
+    code = (run / "export/diffusers/README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(run / "export/diffusers")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["pipe"].controlnet is names["controlnet"]
+
+
+def test_the_card_finds_the_embedded_base() -> None:
+    """Its name is no hub id that diffusers would know."""
+    config = {"model": {"bundle": "rf-tiny", "controlnet": None, "train": ["unet_lora"]}}
+    lines = usage("diffusers", config, "StableDiffusionControlNetInpaintPipeline")
+    names: dict[str, Any] = {}
+    exec(next(line for line in lines if "import source_of" in line), names)
+    assert '    source_of("rf-tiny"),' in lines and (Path(names["source_of"]("rf-tiny")) / "unet").is_dir()
 
 
 def test_the_moving_average_is_what_is_exported(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

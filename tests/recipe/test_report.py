@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -113,6 +114,7 @@ def test_everything_is_in_it(run: Path) -> None:
         "available (RFNet)",
         "40 optimizer steps",
         "5.3 minutes",
+        "F_AC + 0.03 * L_CC, 40 optimizer steps",
         "regularizer: cc",
     ):
         assert words in page.text, words
@@ -142,6 +144,44 @@ def test_without_all_pictures_there_are_no_pairs(run: Path, missing: str) -> Non
     page = Page(write_report(run).read_text())
     assert page.tags.count("img") == 2  # the curves
     assert "available (RFNet)" in page.text
+
+
+def test_a_grid_of_any_size(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's limit for pictures from elsewhere is not one for a run's own; the comparison stays small."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setattr(results, "COMPARED", 4)
+    results.finish(run, {})
+    assert Page(write_report(run).read_text()).tags.count("img") == 2 * COUNT * SEEDS + 2
+    monkeypatch.undo()
+    with Image.open(run / results.COMPARISON) as comparison:
+        assert 4 * 128 < comparison.width < 5 * 128
+
+
+def test_a_base_model_alone(run: Path) -> None:
+    """Of pictures that were picked, from prompts that were engineered; nothing was trained."""
+    (run / "metrics.jsonl").unlink()
+    evaluation = json.loads((run / results.EVALUATION).read_text())
+    special = {"only_accepted": True, "max_attempts": 3, "quality_words": "sharp"}
+    evaluation["base"]["figures"] |= special
+    (run / results.EVALUATION).write_text(json.dumps(evaluation))
+    results.finish_base(run)
+    page = Page(write_report(run).read_text())
+    assert page.tags.count("img") == COUNT * SEEDS
+    for words in ("nothing was trained", "RFNet refused was painted anew", "3 attempts", "“sharp” was added"):
+        assert words in page.text, words
+    assert "50.0 %" in page.text and "points" not in page.text and "F_AC" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["objective.through=drtune"], "from the finished picture to 4 of its steps (DRTune)"),
+        (["reward.extra=[{use: pickscore, weight: 0.5}]"], "F_AC + 0.5 * pickscore + 0.03 * L_CC"),
+    ],
+)
+def test_the_report_says_what_was_trained(run: Path, changes: list[str], told: str) -> None:
+    (run / "config.yaml").write_text(to_yaml(load_config("tiny", changes)))
+    assert told in Page(write_report(run).read_text()).text
 
 
 def test_a_run_that_has_only_begun(tmp_path: Path) -> None:

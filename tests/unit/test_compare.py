@@ -57,8 +57,19 @@ def test_figures_of_accepted_pictures_say_so(tmp_path):
     assert [row.split(" | ")[1] for row in table[2:]] == ["base, recurrent", "cc, beta 0.02, recurrent"]
 
 
+def test_runs_on_other_grids_are_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rfft.compare._figure", lambda *_: None)
+    runs = [write_run(tmp_path / name, "cc", 0.02, 0.9, 0.28) for name in "abc"]
+    for run, split in zip(runs, ("test", "test", "val"), strict=True):
+        cells = [{"id": f"{split}-1", "prompt": "a park", "seed": 0}]
+        (run / "evaluation.json").write_text(json.dumps({"cells": cells}))
+    told = "c: evaluated on other products, prompts or seeds than base"
+    assert told in compare(runs, tmp_path / "out").read_text() and told in capsys.readouterr().err
+    assert "other products" not in compare(runs[:2], tmp_path / "out").read_text()
+
+
 @pytest.mark.parametrize(
-    ("objective", "state", "evaluate", "name"),
+    ("objective", "state", "figures", "name"),
     [
         ({"regularizer": "none", "guidance_scale": 1.0}, "tuned", {}, "ReFL"),
         ({"regularizer": "none", "guidance_scale": None}, "tuned", {}, "none"),
@@ -67,12 +78,18 @@ def test_figures_of_accepted_pictures_say_so(tmp_path):
         ({"regularizer": "cc", "beta": 0.01, "through": "drtune"}, "tuned", {}, "DRTune, cc, beta 0.01"),
         ({"regularizer": "kl", "beta": 10.0}, "tuned", {}, "kl, beta 10"),
         ({"regularizer": "cc"}, "base", {"quality_words": "sharp"}, "prompt engineering"),
-        ({"regularizer": "cc"}, "base", {"negative_prompt": None, "quality_words": ""}, "base"),
+        ({"regularizer": "cc"}, "base", {}, "base"),
+        (
+            {"regularizer": "cc", "beta": 1.0},
+            "tuned",
+            {"negative_prompt": ""},
+            "cc, beta 1, prompt engineering",
+        ),
     ],
 )
-def test_methods_have_the_papers_names(objective, state, evaluate, name):
-    config = {"objective": objective, "rollout": {"grad_steps": 4}, "evaluate": evaluate}
-    assert method_of(config, state) == name
+def test_methods_have_the_papers_names(objective, state, figures, name):
+    config = {"objective": objective, "rollout": {"grad_steps": 4}}
+    assert method_of(config, state, figures) == name
 
 
 def test_runs_of_one_method_are_told_apart(tmp_path):
@@ -96,7 +113,7 @@ def test_make_ablation_tries_several_strengths():
 @pytest.mark.parametrize("base", ["tiny", "sd15_lora_cc"])
 def test_make_compare_trains_the_papers_methods(base):
     configs = [load_config(base, method.split(":")[1:]) for method in variable("METHODS")]
-    names = [method_of(asdict(config), "tuned") for config in configs]
+    names = [method_of(asdict(config), "tuned", {}) for config in configs]
     beta = load_config(base).objective.beta
     cc = f"cc, beta {beta:g}"
     assert names == ["ReFL", "DRaFT-4", "kl, beta 100", cc, f"DRTune, {cc}"]
@@ -109,4 +126,7 @@ def test_a_run_that_is_not_finished_is_named(tmp_path):
     write_run(tmp_path / "b", "cc", 0.02, 0.9, 0.28)
     (tmp_path / "b/summary.json").write_text('{"steps": 60}')  # evaluate.enabled=false
     with pytest.raises(UserError, match="rfft evaluate .*b` first"):
+        compare([tmp_path / "b"], tmp_path / "out")
+    (tmp_path / "b/config.yaml").write_text("rfnet: {drop: []}")
+    with pytest.raises(UserError, match="b: a run of RFNet"):
         compare([tmp_path / "b"], tmp_path / "out")

@@ -70,3 +70,10 @@ def test_colour_is_averaged_over_the_seeds_first() -> None:
     figures = score.mean_figures("colourfulness", torch.tensor([[10.0, 20.0], [15.0, 15.0]]))
     assert figures["colourfulness"] == 15
     assert figures["colourfulness_interval"] == [15, 15]
+
+
+def test_pictures_without_a_value_do_not_count() -> None:
+    figures = score.mean_figures(
+        "product_psnr", torch.tensor([[10.0, torch.nan], [20.0, 20.0], [torch.nan] * 2])
+    )
+    assert figures["product_psnr"] == 15 and figures["product_psnr_interval"] == [10, 20]
