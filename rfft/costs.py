@@ -63,6 +63,7 @@ def costs(config: Config) -> dict[str, str]:
     bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
     if model.gradient_checkpointing:
         bundle.enable_gradient_checkpointing()
+    bundle.schedule(config.rollout.steps)  # or it is refused
     reward = build.build_reward(config, "cpu")
     extra = build.build_extra_rewards(config, [SOMETHING] * trainer.batch_size, "cpu")
     rewards = [module for module in (reward, extra) if module is not None]

@@ -128,6 +128,9 @@ def test_networks_of_rewards_are_counted(world: Path, clip: Path) -> None:
         ("reward.saliency=nowhere", "nowhere: no such network"),
         ("reward.extra=[{use: nowhere}]", "reward.extra 'nowhere' cannot be used"),
         ("model.lora.target_modules=[nothing]", "model.lora.target_modules"),
+        ("model.controlnet=nowhere", "model.controlnet nowhere: neither a folder nor a hub id"),
+        ("model.tiny_vae=nowhere", "model.tiny_vae nowhere: neither a folder nor a hub id"),
+        ("rollout.steps=1000", "rollout.steps=1000: the bundle knows 1000 timesteps"),
     ],
 )
 def test_what_training_would_refuse(check: Check, world: Path, override: str, message: str) -> None:

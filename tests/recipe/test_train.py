@@ -237,6 +237,8 @@ def test_a_red_line_stops_the_run(
         ("trainer.mixed_precision=fp16", "needs a GPU"),
         ("model.lora.target_modules=[nothing]", "model.lora.target_modules"),
         ("reward.extra=[{use: nowhere}]", "reward.extra 'nowhere' cannot be used"),
+        ("model.controlnet=nowhere", "model.controlnet nowhere: neither a folder nor a hub id"),
+        ("rollout.steps=1000", "rollout.steps=1000: the bundle knows 1000 timesteps"),
         ("rollout.shared_draw=3", "rollout.shared_draw=3 must be a multiple of the 1 processes"),
     ],
 )
