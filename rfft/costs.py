@@ -91,8 +91,9 @@ def costs(config: Config) -> dict[str, str]:
         "denoiser's activations": activations,
         "decoder's and reward's": judge.activations,
     }
-    # The rollout's merged copy is gone before the forward with gradient.
-    together = sum(lasting.values()) + max(merged, activations + judge.activations)
+    # A merged copy is gone before the next forward with gradient; DRTune makes one after them, too.
+    kept = activations if config.objective.through == "drtune" else 0
+    together = sum(lasting.values()) + max(merged + kept, activations + judge.activations)
     memory = lasting | passing | {"together, at least": together}
     facts = {
         "denoiser forwards per micro-batch": str(forwards),

@@ -81,6 +81,19 @@ def test_flops_and_activations_by_hand(
     assert facts["memory: together, at least"] == f"{activations + 3}.00 GiB"  # the small weights are < 0.005
 
 
+@pytest.mark.parametrize(("through", "together"), [("x0_hat", 5), ("drtune", 6)])
+def test_merged_weights_by_hand(
+    world: Path, monkeypatch: pytest.MonkeyPatch, through: str, together: int
+) -> None:
+    """5 GiB of them: before the forward with gradient, whose 1 GiB waits for the 3 of the judgement; DRTune
+    makes them anew for the steps behind it."""
+    monkeypatch.setattr(costs, "_calls", lambda *_: (Cost(0, 0, GIB), Cost(0, 0, 3 * GIB), True))
+    monkeypatch.setattr(costs, "merged_bytes", lambda _: 5 * GIB)
+    settings = ["evaluate.enabled=false", f"objective.through={through}"]
+    facts = costs.costs(load_config(world / "config.yaml", settings))
+    assert facts["memory: together, at least"] == f"{together}.00 GiB"
+
+
 def test_draft_and_other_rewards(check: Check, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = ["evaluate.enabled=false", "data.count=2"]
     settings = [*plain, *DRAFT, DARKNESS, "ema.enabled=true", "rollout.shared_draw=4"]
