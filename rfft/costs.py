@@ -131,9 +131,11 @@ def _calls(
         imagine([*frozen, bundle.unwrapped])
         batch = skeleton_batch(bundle, size, trainer.batch_size, CAPTION)
         t = torch.zeros((), dtype=torch.long)
+        # All steps of DRaFT but the first hand the gradient on to the one before.
+        x = batch.noise.clone().requires_grad_(config.objective.through == "draft")
         with torch.autocast("cpu", half, enabled=not precise):
             weights = bundle.unwrapped.parameters()
-            denoiser = cost(lambda: torch.cat(cfg_eps(bundle.denoiser, batch.noise, t, batch)), weights)
+            denoiser = cost(lambda: torch.cat(cfg_eps(bundle.denoiser, x, t, batch)), weights)
         # Real numbers: texts are looked up by them.
         part = replace(batch.index(slice(len(rows))), sample=rows)
         x0 = part.noise.requires_grad_()

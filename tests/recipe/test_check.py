@@ -94,6 +94,20 @@ def test_merged_weights_by_hand(
     assert facts["memory: together, at least"] == f"{together}.00 GiB"
 
 
+def test_drafts_gradient_goes_through_the_whole_denoiser(world: Path) -> None:
+    """Through the U-Net's frozen encoder, too, which a trained ControlNet alone does not need."""
+    found = {}
+    for through in ("x0_hat", "draft"):
+        settings = [f"objective.through={through}", "objective.regularizer=none", "model.train=[controlnet]"]
+        config = load_config(world / "config.yaml", settings)
+        bundle = costs.load_skeleton(config.model.bundle)
+        bundle.train(["controlnet"], 1, 1.0, [])
+        found[through], *_ = costs._calls(config, bundle, costs.build.build_reward(config, "cpu"), None)
+    assert found["draft"].forward == found["x0_hat"].forward
+    assert found["draft"].backward > found["x0_hat"].backward
+    assert found["draft"].activations > found["x0_hat"].activations
+
+
 def test_draft_and_other_rewards(check: Check, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = ["evaluate.enabled=false", "data.count=2"]
     settings = [*plain, *DRAFT, DARKNESS, "ema.enabled=true", "rollout.shared_draw=4"]
