@@ -312,7 +312,10 @@ def _check_fid(evaluate: Evaluate) -> None:
 def _check_red_lines(evaluate: Evaluate) -> None:
     if not evaluate.stop_at_red_line:
         return
-    require(evaluate.every, "evaluate.stop_at_red_line looks at the model on the way: set evaluate.every")
+    require(
+        evaluate.enabled and evaluate.every,
+        "evaluate.stop_at_red_line looks at the model on the way: set evaluate.every, evaluate.enabled=true",
+    )
     require(
         evaluate.seeds > 1 or evaluate.min_diversity == 0,
         "evaluate.stop_at_red_line needs diversity, and that two pictures of a prompt: set evaluate.seeds=2, "

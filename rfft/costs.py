@@ -63,6 +63,7 @@ def costs(config: Config) -> dict[str, str]:
     bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
     if model.gradient_checkpointing:
         bundle.enable_gradient_checkpointing()
+    bundle.schedule(config.rollout.steps)  # or it is refused
     reward = build.build_reward(config, "cpu")
     extra = build.build_extra_rewards(config, [SOMETHING] * trainer.batch_size, "cpu")
     rewards = [module for module in (reward, extra) if module is not None]
@@ -90,8 +91,9 @@ def costs(config: Config) -> dict[str, str]:
         "denoiser's activations": activations,
         "decoder's and reward's": judge.activations,
     }
-    # The rollout's merged copy is gone before the forward with gradient.
-    together = sum(lasting.values()) + max(merged, activations + judge.activations)
+    # A merged copy is gone before the next forward with gradient; DRTune makes one after them, too.
+    kept = activations if config.objective.through == "drtune" else 0
+    together = sum(lasting.values()) + max(merged + kept, activations + judge.activations)
     memory = lasting | passing | {"together, at least": together}
     facts = {
         "denoiser forwards per micro-batch": str(forwards),
@@ -129,9 +131,11 @@ def _calls(
         imagine([*frozen, bundle.unwrapped])
         batch = skeleton_batch(bundle, size, trainer.batch_size, CAPTION)
         t = torch.zeros((), dtype=torch.long)
+        # All steps of DRaFT but the first hand the gradient on to the one before.
+        x = batch.noise.clone().requires_grad_(config.objective.through == "draft")
         with torch.autocast("cpu", half, enabled=not precise):
             weights = bundle.unwrapped.parameters()
-            denoiser = cost(lambda: torch.cat(cfg_eps(bundle.denoiser, batch.noise, t, batch)), weights)
+            denoiser = cost(lambda: torch.cat(cfg_eps(bundle.denoiser, x, t, batch)), weights)
         # Real numbers: texts are looked up by them.
         part = replace(batch.index(slice(len(rows))), sample=rows)
         x0 = part.noise.requires_grad_()

@@ -130,6 +130,8 @@ MAY_CHANGE = (
     *("run.out", "trainer.epochs", "trainer.steps", "trainer.max_minutes", "trainer.patience"),
     *("trainer.checkpoint_every", "trainer.keep", "trainer.timeout_minutes", "data.workers"),
     *("maps.cache", "tracker"),
+    # For another number of processes, or less memory; see RFNetLearner.load.
+    *("trainer.batch_size", "trainer.accumulation"),
 )
 
 

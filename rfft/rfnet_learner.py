@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rfft import optimization
 from rfft.checkpoint import Stateful, load_objects, load_weights
+from rfft.errors import UserError
 from rfft.models.rfnet import RFNet
 from rfft.rfnet_config import Optimizer, RFNetTraining
 from rfft.rfnet_data import network_inputs
@@ -75,8 +76,8 @@ class RFNetLearner:
         balanced = config.objective.class_weights == "balanced"
         weights = class_weights(counts) if balanced else torch.ones(len(counts))
         self.class_weights = weights.to(accelerator.device)
-        per_step = trainer.batch_size * trainer.accumulation * accelerator.num_processes
-        self.steps_per_epoch = max(1, sum(counts) // per_step)
+        self.pictures_per_step = trainer.batch_size * trainer.accumulation * accelerator.num_processes
+        self.steps_per_epoch = max(1, sum(counts) // self.pictures_per_step)
         self.rfnet = model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         adamw = optimization.adamw(model.parameters(), optimizer)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -111,7 +112,7 @@ class RFNetLearner:
         self.schedule.step()
         counters = self.counters
         counters.count(finite, seconds)
-        counters.pictures += trainer.batch_size * trainer.accumulation * self.accelerator.num_processes
+        counters.pictures += self.pictures_per_step
         named = {"loss": loss, "accuracy": accuracy, "grad_norm": norm, "lr": lr}
         named |= {"epoch": counters.step / self.steps_per_epoch, "skipped": counters.skipped}
         return {f"train/{name}": value for name, value in named.items()}
@@ -170,6 +171,13 @@ class RFNetLearner:
     def load(self, checkpoint: Path) -> None:
         self.rfnet.load_state_dict(load_weights(checkpoint, WEIGHTS))
         load_objects(checkpoint, self.objects())
+        done = self.counters
+        if done.pictures != done.step * self.pictures_per_step:
+            raise UserError(
+                f"{checkpoint} has seen {done.pictures / done.step:g} pictures a step, and now it would be "
+                f"{self.pictures_per_step}, though learning rate and epochs go by steps: keep processes x "
+                "trainer.accumulation x trainer.batch_size"
+            )
 
 
 def plain_attention(device: torch.device) -> AbstractContextManager[None]:

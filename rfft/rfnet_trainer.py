@@ -48,13 +48,13 @@ from rfft.rfnet_learner import RFNetLearner
 from rfft.signals import StopSignals
 from rfft.tracking import Tracker
 
-ADVICE = "Lower optimizer.lr, or set trainer.mixed_precision=no"
+ADVICE = "In a new run (run.name), lower optimizer.lr or set trainer.mixed_precision=no"
 NOBODY = -1  # the label of a row that only fills up a process's part
 
 
 def train(config: RFNetTraining) -> Path:
     """Train, or go on with, the run that the config describes; returns its folder."""
-    advice = "Set half of trainer.batch_size and twice trainer.accumulation, in a new run"
+    advice = "Set half of trainer.batch_size and twice trainer.accumulation: the same command goes on"
     with explained(lambda: advice), StopSignals() as signals:
         return _train(config, Path(config.run.out) / config.run.name, signals)
 
@@ -148,6 +148,8 @@ class Watch:
         learner, trainer = self.learner, self.learner.config.trainer
         step = learner.counters.step
         self.record(step, figures)
+        if learner.counters.skipped_in_a_row:
+            self.console.print(f"step {step} is skipped: its loss or gradient is not finite", style="red")
         shown = f"loss {figures['train/loss']:.3f}  accuracy {figures['train/accuracy']:.0%}"
         best = learner.counters.best_ap
         self.display.show(step, shown + (f"  best AP {best:.1%}" if best >= 0 else ""))
@@ -164,6 +166,8 @@ class Watch:
             self.validate(step)
 
     def save(self, step: int) -> None:
+        if self.metrics is not None:
+            self.metrics.sync()
         self.checkpoints.save(step, self.learner.weights(), self.learner.objects())
 
     def stop(self) -> None:

@@ -113,13 +113,18 @@ class Tracker:
 
     def close(self) -> None:
         """Finish; says how to upload what was recorded offline."""
-        self._attempt(self._accelerator.end_training)
+        self._attempt(self._finish)
         offline = sorted((self._run / "wandb").glob("offline-run-*"))
         if self._kind == "wandb" and self._alive and offline:
             self._console.print(
                 "W&B ran offline; upload with:", *(f"  wandb sync {f}" for f in offline), sep="\n"
             )
         self._alive = False
+
+    def _finish(self) -> None:
+        # Not accelerate's end_training(): it would take this process alone out of the job's group.
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
 
     def _attempt(self, action: Callable[[], object]) -> None:
         if not self._alive or not self._accelerator.is_main_process:

@@ -22,7 +22,7 @@ from rfft.processes import broadcast
 from rfft.signals import StopSignals
 from rfft.watch import SAMPLES, Watch, paint_samples
 
-ADVICE = "Lower optimizer.lr or objective.beta, or set trainer.mixed_precision=no"
+ADVICE = "In a new run (run.name), lower optimizer.lr or objective.beta, or set trainer.mixed_precision=no"
 
 
 def train(config: Config) -> Path:

@@ -26,9 +26,14 @@ from transformers.utils import logging as transformers_logging
 
 from rfft.errors import UserError
 from rfft.models import lora, text
-from rfft.models.bundle_source import cannot_load, check_shapes, pipeline_class, source_of
+from rfft.models.bundle_source import (
+    cannot_load,
+    cannot_load_part,
+    check_shapes,
+    pipeline_class,
+    source_of,
+)
 from rfft.models.denoiser import Denoiser
-from rfft.models.pretrained import why
 from rfft.types import Conditioning, Denoise, Schedule
 
 MODES = ("unet_lora", "controlnet_lora", "controlnet")
@@ -74,9 +79,12 @@ class Bundle:
     def schedule(self, steps: int) -> Schedule:
         """The DDIM steps that diffusers would make, on this bundle's device."""
         scheduler = self.pipe.scheduler
+        known = scheduler.config.num_train_timesteps
+        if steps >= known:  # diffusers may count them from 1
+            raise UserError(f"rollout.steps={steps}: the bundle knows {known} timesteps; set fewer steps")
         scheduler.set_timesteps(steps)
         timesteps = scheduler.timesteps
-        following = timesteps - scheduler.config.num_train_timesteps // steps
+        following = timesteps - known // steps
         alpha_bar = scheduler.alphas_cumprod
         after = torch.where(following >= 0, alpha_bar[following.clamp(min=0)], scheduler.final_alpha_cumprod)
         return Schedule(timesteps, alpha_bar[timesteps], after).to(self.device)
@@ -211,14 +219,13 @@ def load_bundle(
     # What it logs there, it raises as well.
     diffusers_logging.get_logger("diffusers.models.modeling_utils").setLevel(diffusers_logging.CRITICAL)
     name, source = str(path_or_id), source_of(path_or_id)
-    weights: dict[str, object] = {"torch_dtype": dtype, "use_safetensors": True}
-    options = dict(weights)
+    options: dict[str, object] = {"torch_dtype": dtype, "use_safetensors": True}
     try:
         kind = pipeline_class(source, controlnet)
         if kind is StableDiffusionControlNetInpaintPipeline:
             options |= {"safety_checker": None, "requires_safety_checker": False}
         if controlnet is not None:
-            options["controlnet"] = ControlNetModel.from_pretrained(str(controlnet), **weights)
+            options["controlnet"] = _load_part("model.controlnet", ControlNetModel, str(controlnet), dtype)
         pipe = kind.from_pretrained(source, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise cannot_load(name, error) from error
@@ -227,12 +234,14 @@ def load_bundle(
 
 def load_tiny_vae(path_or_id: str, dtype: torch.dtype = torch.float32) -> AutoencoderTiny:
     """A folder or hub id that diffusers' AutoencoderTiny loads."""
+    return _load_part("model.tiny_vae", AutoencoderTiny, path_or_id, dtype)
+
+
+def _load_part(setting: str, kind: Any, path_or_id: str, dtype: torch.dtype) -> Any:
     try:
-        return AutoencoderTiny.from_pretrained(path_or_id, torch_dtype=dtype, use_safetensors=True)
+        return kind.from_pretrained(path_or_id, torch_dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"model.tiny_vae {path_or_id}: neither a folder nor a hub id that loads ({why(error)})"
-        ) from error
+        raise cannot_load_part(setting, path_or_id, error) from error
 
 
 def _ddim(scheduler: object) -> DDIMScheduler:

@@ -33,6 +33,11 @@ def cannot_load(name: str, error: Exception) -> UserError:
     return UserError(f"bundle {name} cannot be loaded ({why(error)}); {choices}")
 
 
+def cannot_load_part(setting: str, name: str, error: Exception) -> UserError:
+    """Of the parts that have a setting of their own."""
+    return UserError(f"{setting} {name}: neither a folder nor a hub id that loads ({why(error)})")
+
+
 def pipeline_class(source: str, controlnet: str | Path | None = None) -> Any:
     """SD or SDXL, by the class that model_index.json names; whatever that class is for, its parts fit.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel
@@ -43,7 +44,9 @@ class WeightedRewards(nn.Module):
         for name, weight, reward in self.terms:
             loss, said = reward(image, *texts)
             total = total + weight * loss
-            scalars |= {f"{name.rpartition(':')[2].lower()}/{key}": value for key, value in said.items()}
+            # Numbers, or tensors made on the CPU, are none to be stacked with the others.
+            values = {key: torch.as_tensor(value).to(total) for key, value in said.items()}
+            scalars |= {f"{name.rpartition(':')[2].lower()}/{key}": value for key, value in values.items()}
         return total, scalars
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from rfft.models.bundle import Bundle
-from rfft.models.bundle_source import cannot_load, pipeline_class, source_of
+from rfft.models.bundle_source import cannot_load, cannot_load_part, pipeline_class, source_of
 from rfft.types import Batch, Conditioning
 
 TOKENS = 77  # of CLIP's text encoders
@@ -34,7 +34,7 @@ def load_skeleton(
         bundle = _assemble(source_of(path_or_id), controlnet, dtype)
         if tiny_vae is not None:
             with torch.device("meta"):
-                bundle.set_tiny_vae(_from(AutoencoderTiny, tiny_vae).to(dtype))
+                bundle.set_tiny_vae(_named("model.tiny_vae", AutoencoderTiny, tiny_vae).to(dtype))
     except (OSError, ValueError) as error:
         raise cannot_load(path_or_id, error) from error
     return bundle
@@ -42,13 +42,14 @@ def load_skeleton(
 
 def _assemble(source: str, controlnet: str | None, dtype: torch.dtype) -> Bundle:
     kind, index = pipeline_class(source, controlnet), DiffusionPipeline.load_config(source)
-    where = {"subfolder": "controlnet"} if controlnet is None else {}
     parts: dict[str, Any] = {"scheduler": _from(DDIMScheduler, source, subfolder="scheduler")}
     with torch.device("meta"):
         parts |= {
             "unet": _from(UNet2DConditionModel, source, subfolder="unet"),
             "vae": _from(AutoencoderKL, source, subfolder="vae"),
-            "controlnet": _from(ControlNetModel, controlnet or source, **where),
+            "controlnet": _named("model.controlnet", ControlNetModel, controlnet)
+            if controlnet is not None
+            else _from(ControlNetModel, source, subfolder="controlnet"),
             "text_encoder": _text(CLIPTextModel, source, "text_encoder"),
         }
         if "text_encoder_2" in index:
@@ -67,6 +68,14 @@ def _missing(kind: Any, parts: dict[str, Any], absent: list[str]) -> set[str]:
 
 def _from(kind: Any, source: str, **where: str) -> Any:
     return kind.from_config(kind.load_config(source, **where))
+
+
+def _named(setting: str, kind: Any, name: str) -> Any:
+    """A part that has a setting of its own."""
+    try:
+        return _from(kind, name)
+    except (OSError, ValueError) as error:
+        raise cannot_load_part(setting, name, error) from error
 
 
 def _text(kind: Any, source: str, subfolder: str) -> Any:

@@ -81,6 +81,33 @@ def test_flops_and_activations_by_hand(
     assert facts["memory: together, at least"] == f"{activations + 3}.00 GiB"  # the small weights are < 0.005
 
 
+@pytest.mark.parametrize(("through", "together"), [("x0_hat", 5), ("drtune", 6)])
+def test_merged_weights_by_hand(
+    world: Path, monkeypatch: pytest.MonkeyPatch, through: str, together: int
+) -> None:
+    """5 GiB of them: before the forward with gradient, whose 1 GiB waits for the 3 of the judgement; DRTune
+    makes them anew for the steps behind it."""
+    monkeypatch.setattr(costs, "_calls", lambda *_: (Cost(0, 0, GIB), Cost(0, 0, 3 * GIB), True))
+    monkeypatch.setattr(costs, "merged_bytes", lambda _: 5 * GIB)
+    settings = ["evaluate.enabled=false", f"objective.through={through}"]
+    facts = costs.costs(load_config(world / "config.yaml", settings))
+    assert facts["memory: together, at least"] == f"{together}.00 GiB"
+
+
+def test_drafts_gradient_goes_through_the_whole_denoiser(world: Path) -> None:
+    """Through the U-Net's frozen encoder, too, which a trained ControlNet alone does not need."""
+    found = {}
+    for through in ("x0_hat", "draft"):
+        settings = [f"objective.through={through}", "objective.regularizer=none", "model.train=[controlnet]"]
+        config = load_config(world / "config.yaml", settings)
+        bundle = costs.load_skeleton(config.model.bundle)
+        bundle.train(["controlnet"], 1, 1.0, [])
+        found[through], *_ = costs._calls(config, bundle, costs.build.build_reward(config, "cpu"), None)
+    assert found["draft"].forward == found["x0_hat"].forward
+    assert found["draft"].backward > found["x0_hat"].backward
+    assert found["draft"].activations > found["x0_hat"].activations
+
+
 def test_draft_and_other_rewards(check: Check, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = ["evaluate.enabled=false", "data.count=2"]
     settings = [*plain, *DRAFT, DARKNESS, "ema.enabled=true", "rollout.shared_draw=4"]
@@ -128,6 +155,9 @@ def test_networks_of_rewards_are_counted(world: Path, clip: Path) -> None:
         ("reward.saliency=nowhere", "nowhere: no such network"),
         ("reward.extra=[{use: nowhere}]", "reward.extra 'nowhere' cannot be used"),
         ("model.lora.target_modules=[nothing]", "model.lora.target_modules"),
+        ("model.controlnet=nowhere", "model.controlnet nowhere: neither a folder nor a hub id"),
+        ("model.tiny_vae=nowhere", "model.tiny_vae nowhere: neither a folder nor a hub id"),
+        ("rollout.steps=1000", "rollout.steps=1000: the bundle knows 1000 timesteps"),
     ],
 )
 def test_what_training_would_refuse(check: Check, world: Path, override: str, message: str) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor
@@ -235,6 +237,8 @@ def test_a_red_line_stops_the_run(
         ("trainer.mixed_precision=fp16", "needs a GPU"),
         ("model.lora.target_modules=[nothing]", "model.lora.target_modules"),
         ("reward.extra=[{use: nowhere}]", "reward.extra 'nowhere' cannot be used"),
+        ("model.controlnet=nowhere", "model.controlnet nowhere: neither a folder nor a hub id"),
+        ("rollout.steps=1000", "rollout.steps=1000: the bundle knows 1000 timesteps"),
         ("rollout.shared_draw=3", "rollout.shared_draw=3 must be a multiple of the 1 processes"),
     ],
 )
@@ -335,12 +339,28 @@ def test_wandb_that_was_given_up_is_not_to_be_synced(
             (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
             raise OSError("disk full")
 
-        def end_training(self) -> None: ...
-
     config = {"tracker": {"project": "p", "group": None, "tags": []}, "run": {"name": "n"}}
     Tracker(Accelerator(), "wandb", tmp_path, config).close()
     told = capsys.readouterr().err
     assert told.count("wandb failed (disk full)") == 1 and "wandb sync" not in told
+
+
+def test_closing_a_tracker_leaves_the_processes_together(tmp_path: Path) -> None:
+    """The main process alone has one to close; afterwards all of them still part together."""
+    pytest.importorskip("tensorboard")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=tmp_path)
+        config = {"tracker": {"project": "p"}, "run": {"name": "n"}}
+        tracker = Tracker(accelerator, "tensorboard", tmp_path, config)
+        tracker.log({"a": 1.0}, 1)
+        tracker.close()
+        assert dist.is_initialized()
+    finally:
+        dist.destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
 
 
 def test_a_tracker_that_is_not_installed(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,14 @@ def test_weights_and_texts() -> None:
     assert scalars["darkness/brightness"] == 0.5 and scalars["other/letters"] == 4.0
 
 
+def test_scalars_are_where_the_pictures_are() -> None:
+    """Whatever a reward makes them of: the step adds them up with its own."""
+    rewards = WeightedRewards([("a", 1.0, Darkness())], ["x"], [""])
+    _, scalars = rewards(torch.zeros(1, 3, 4, 4, device="meta"), _batch([0]))
+    assert scalars.keys() == {"a/brightness", "a/letters"}
+    assert all(value.is_meta for value in scalars.values())
+
+
 def _batch(picks: list[int]) -> Batch:
     empty = torch.zeros(len(picks))
     return Batch(*[empty] * 9, sample=torch.tensor(picks))  # type: ignore[arg-type, misc]

@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from rfft.checkpoint import Checkpoints
+from rfft.errors import UserError
 from rfft.models.rfnet import RFNet, RFNetConfig
 from rfft.rfnet_config import Optimizer, RFNetTraining
 from rfft.rfnet_learner import RFNetLearner, class_weights, rate_factor, weighted_loss
@@ -73,8 +74,13 @@ def test_the_display_knows_when_time_is_up(learner: RFNetLearner, tmp_path: Path
     assert display._steps == 20 and display.time_left() == "0:10"
 
 
-def test_a_skipped_step_leaves_no_trace(learner: RFNetLearner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the weights, nor in what batch norm remembers of every forward."""
+def test_a_skipped_step_leaves_no_trace(
+    learner: RFNetLearner,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the weights, nor in what batch norm remembers of every forward; it is said."""
 
     def overflow(*_: object) -> Tensor:
         for buffer in learner.rfnet.buffers():
@@ -86,8 +92,22 @@ def test_a_skipped_step_leaves_no_trace(learner: RFNetLearner, monkeypatch: pyte
     monkeypatch.setattr(learner, "micro_batch", overflow)
     before = {name: tensor.clone() for name, tensor in learner.rfnet.state_dict().items()}
     assert any("running_mean" in name for name in before)
-    assert learner.step(repeat({}))["train/skipped"] == 1
+    figures = learner.step(repeat({}))
+    assert figures["train/skipped"] == 1
+    Watch(tmp_path, learner, Checkpoints(tmp_path, 1), None).after_step(figures)  # type: ignore[arg-type]
+    assert "step 1 is skipped" in capsys.readouterr().err
     assert all(tensor.equal(before[name]) for name, tensor in learner.rfnet.state_dict().items())
+
+
+def test_another_number_of_pictures_a_step(learner: RFNetLearner, tmp_path: Path) -> None:
+    """Rate and epochs would no longer be where they were, and samples be repeated or left out."""
+    checkpoints, done = Checkpoints(tmp_path, 1), learner.counters
+    done.step, done.pictures = 3, 6  # as now: batches of two in one process
+    learner.load(checkpoints.save(3, learner.weights(), learner.objects()))
+    done.step, done.pictures = 4, 16
+    checkpoint = checkpoints.save(4, learner.weights(), learner.objects())
+    with pytest.raises(UserError, match="4 pictures a step, and now it would be 2.* keep processes x"):
+        learner.load(checkpoint)
 
 
 def test_early_stop_counts_validations_without_a_better_ap(learner: RFNetLearner) -> None:
