@@ -463,6 +463,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(rfft: Rfft, world: Pa
     same += ["evaluate.enabled=true", "evaluate.reference=null", "evaluate.every=2"]
     same += ["trainer.checkpoint_every=1", "trainer.keep=3"]
     settings = [*same, "run.name=two", "trainer.accumulation=1", nan(call=3, rank=1)]
+    settings += ["tracker.kind=tensorboard"]  # closed by the first process alone
     launch(TORCHRUN, world, tmp_path, *settings, program=RANKS)
     assert rfft(*PLAIN, *same, "run.name=one", "trainer.accumulation=2", nan(call=6))[0] == 0
     assert [row["step"] for row in rows("two")] == [0, 1, 2, 2, 3, 3]
