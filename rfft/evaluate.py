@@ -24,7 +24,7 @@ from rfft.data.products import SUFFIXES
 from rfft.data.samples import ADWORLD, Sample, adworld_split
 from rfft.diffusion import paste
 from rfft.errors import UserError
-from rfft.generate import autocast, paint_bare
+from rfft.generate import Outcome, autocast, improves, paint_bare, recur
 from rfft.grid import read_square, to_bytes
 from rfft.looks import Looks, score_figures
 from rfft.metrics.colour import colourfulness
@@ -146,20 +146,25 @@ class Evaluator:
         return torch.cat(pictures), verdicts, scores
 
     def _paint_anew(self, painted: Painted, grid: Cells, reference: bool, report: Report | None) -> None:
-        """Each refused picture again, always with new noise, until RFNet accepts: `max_attempts` in all.
+        """Recurrent generation of every cell: those refused again, each time with new noise."""
+        images, *named = painted
+        first = named[0]["rfnet"].softmax(-1)
 
-        Where it never does, the last one counts.
-        """
-        images, logits, scores = painted
-        for attempt in range(1, self.settings.max_attempts):
-            refused = logits["rfnet"].argmax(-1).nonzero()[:, 0].tolist()
-            if not refused:
-                break
-            again = [(grid[i][0], grid[i][1] + attempt * self.settings.seeds) for i in refused]
-            images[refused], *new = self._paint(again, reference, report, self.settings.fidelity)
-            for old, found in zip((logits, scores), new, strict=True):
+        def attempt_all(waiting: list[int], attempt: int, best: dict[int, Outcome]) -> Tensor:
+            if attempt == 0:
+                return first
+            cells = [(grid[i][0], grid[i][1] + attempt * self.settings.seeds) for i in waiting]
+            new_images, *new = self._paint(cells, reference, report, self.settings.fidelity)
+            probabilities = new[0]["rfnet"].softmax(-1)
+            better = [j for j, i in enumerate(waiting) if improves(probabilities[j], best[i])]
+            kept = [waiting[j] for j in better]
+            images[kept] = new_images[better]
+            for old, found in zip(named, new, strict=True):
                 for name, values in found.items():
-                    old[name][refused] = values
+                    old[name][kept] = values[better]
+            return probabilities
+
+        recur(attempt_all, len(grid), self.settings.max_attempts)
 
     def _paint_batch(self, batch: Batch, reference: bool, fidelity: bool) -> Painted:
         with autocast(self.device, self.config.trainer.mixed_precision):
