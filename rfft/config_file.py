@@ -191,6 +191,9 @@ def _check_limits(settings: Any, prefix: str = "") -> None:
         value = getattr(settings, entry.name)
         if is_dataclass(value):
             _check_limits(value, f"{prefix}{entry.name}.")
+        elif isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
+            # OmegaConf lets them pass, whatever the schema has in the list.
+            raise UserError(f"{prefix}{entry.name} is {value}; it must be a list of single values")
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             problem = _limit_problem(value, entry)
             if problem:

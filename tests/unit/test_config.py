@@ -123,6 +123,8 @@ def test_a_wrong_file_is_named_with_its_line(tmp_path, text, message):
         (["data.image_size=100"], "96 is"),
         (["data.canny_low=300"], "below data.canny_high"),
         (["optimizer.betas=[0.9, 1.5]"], "[0.9, 0.999]"),
+        (["optimizer.betas=[[], []]"], "optimizer.betas is [[], []]; it must be a list of single values"),
+        (["model.lora.target_modules=[to_q, {}]"], "it must be a list of single values"),
         (["run.name=../elsewhere"], "plain folder name"),
         (["evaluate.judge=rf-tiny-rfnet"], "evaluate.judge=null"),
         (["evaluate.stop_at_red_line=true"], "set evaluate.every"),
