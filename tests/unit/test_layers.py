@@ -24,9 +24,9 @@ ALLOWED = {
     "step": {"types", "diffusion", "losses"},
     "generate": {"types", "errors", "diffusion", "step", "models", "data", "metrics", "conditions"},
     "tracking": {"config_file", "log"},
-    "checkpoint": {"errors"},
+    "checkpoint": {"errors", "draft"},
     "ema": set(),
-    "log": {"errors", "config_file"},
+    "log": {"errors", "config_file", "draft"},
 }
 THIRD_PARTY = {
     "diffusers": {"models/bundle", "models/skeleton.py", "adworld", "export.py"},
