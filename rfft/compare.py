@@ -9,7 +9,7 @@ from typing import Any
 
 from rfft.config_file import read_resolved
 from rfft.errors import UserError
-from rfft.log import messages, write_atomically
+from rfft.log import warn, write_atomically
 from rfft.ranking import Figures, Row, asked, ranking_section
 from rfft.results import EVALUATION, SUMMARY, read_json
 
@@ -48,7 +48,7 @@ def compare(runs: Sequence[Path], out: Path, tie: float = 0.05) -> Path:
     """
     rows = _rows([_read(run) for run in runs])
     if warning := _other_grids(rows):
-        messages().print(f"warning: {warning}", style="red", highlight=False, soft_wrap=True)
+        warn(warning)
     out.mkdir(parents=True, exist_ok=True)
     parts = [_table(rows), warning and f"Warning: {warning}\n", ranking_section(rows, tie)]
     write_atomically(out / TABLE, "\n".join(part for part in parts if part))
@@ -97,7 +97,7 @@ def method_of(config: dict[str, Any], state: str, figures: Figures) -> str:
 
 def _other_grids(rows: Sequence[Row]) -> str:
     """Which rows were asked for other pictures than the first one; "" if none."""
-    grids = [(row.name, asked(row)) for row in rows]
+    grids = [(row.name, asked(read_json(row.run / EVALUATION))) for row in rows]
     known = [(name, grid) for name, grid in grids if grid]
     others = [name for name, grid in known if grid != known[0][1]]
     if not others:

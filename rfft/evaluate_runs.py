@@ -51,8 +51,8 @@ def evaluate_base(config: Config) -> Path:
         _evaluate(evaluator, run, "base", console)
         if rank() > 0:
             return run
-    results.finish_base(run)
-    console.print(results.table(results.recorded(run, "base") or {}))
+    found = results.finish_base(run)
+    console.print(results.table(found["base"]))
     written = [run / results.EVALUATION, run / results.SUMMARY, write_report(run)]
     console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
     return run

@@ -69,6 +69,10 @@ def messages(quiet: bool = False) -> Console:
     return Console(stderr=True, markup=False, quiet=quiet)
 
 
+def warn(text: str) -> None:
+    messages().print(f"warning: {text}", style="red", highlight=False, soft_wrap=True)
+
+
 def write_atomically(path: Path, text: str) -> None:
     with new_file(path) as file:
         file.write(text.encode())
@@ -108,8 +112,7 @@ def write_skipped(folder: Path, skipped: Sequence[dict[str, str]]) -> None:
         write_atomically(file, "".join(lines))
     if skipped:
         first = skipped[0]["reason"]
-        text = f"warning: products left out: {len(skipped)}, listed in {file.name}; first: {first}"
-        messages().print(text, style="red", highlight=False, soft_wrap=True)
+        warn(f"products left out: {len(skipped)}, listed in {file.name}; first: {first}")
 
 
 class MetricsFile:

@@ -55,13 +55,12 @@ def _scores(row: Row) -> dict[tuple[Any, ...], float]:
     """Score of each picture, by what was asked."""
     evaluation = read_json(row.run / EVALUATION)
     found = evaluation.get(row.state, {}).get("scores", {}).get("pickscore", [])
-    return dict(zip(asked(row), found, strict=True)) if found else {}
+    return dict(zip(asked(evaluation), found, strict=True)) if found else {}
 
 
-def asked(row: Row) -> list[tuple[Any, ...]]:
-    """What each of a model's pictures was asked to be; empty where only its figures are there."""
-    cells = read_json(row.run / EVALUATION).get("cells", [])
-    return [tuple(cell[name] for name in SAME) for cell in cells]
+def asked(evaluation: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """What each picture of an evaluation.json was asked to be; empty where that file is not there."""
+    return [tuple(cell[name] for name in SAME) for cell in evaluation.get("cells", [])]
 
 
 def _correlations(rows: Sequence[Row], wins: list[float]) -> str:

@@ -111,9 +111,11 @@ def finish(run: Path, counters: dict[str, float]) -> dict[str, Any]:
     return summary
 
 
-def finish_base(run: Path) -> None:
+def finish_base(run: Path) -> dict[str, Any]:
     """summary.json of a folder in which only the base model was evaluated."""
-    write_atomically(run / SUMMARY, json.dumps({"base": recorded(run, "base")}, indent=2) + "\n")
+    summary = {"base": recorded(run, "base")}
+    write_atomically(run / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    return summary
 
 
 def scalars(figures: Figures) -> dict[str, float]:
