@@ -1,6 +1,6 @@
 """`python -m rfft`, and so `accelerate launch -m rfft train ...`."""
 
-from rfft.cli import main
+from rfft.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from rfft.conditions import encode_samples
-from rfft.config import Config
+from rfft.config.schema import Config
+from rfft.data.conditions import encode_samples
 from rfft.data.samples import Framing, Sample, Skipped, load_samples
-from rfft.models.auxiliary import load_depth, load_saliency
-from rfft.models.bundle import Bundle, load_bundle, load_tiny_vae
-from rfft.models.extra_rewards import PickScore, TextMatch, WeightedRewards, load_extra
+from rfft.errors import UserError
+from rfft.models.pipeline import Bundle, load_bundle, load_tiny_vae
 from rfft.models.pretrained import find_folder, read_config, tokenizer_of
-from rfft.models.reward import RewardModel
-from rfft.models.rfnet import RFNet
+from rfft.rewards.availability import RewardModel
+from rfft.rewards.maps import load_depth, load_saliency
+from rfft.rewards.preference import PickScore, TextMatch, WeightedRewards, load_extra
+from rfft.rewards.rfnet import RFNet
 from rfft.types import Batch
+from rfft.utils.checkpoint import Checkpoints, load_weights, step_of
 
 EVALUATION_SEED = 0  # the grid is the same for all runs, whatever run.seed
 
@@ -33,6 +36,22 @@ def build_bundle(config: Config, device: torch.device | str, trained: bool = Tru
         if model.gradient_checkpointing:
             bundle.enable_gradient_checkpointing()
     return bundle.to(device)
+
+
+def load_trained(
+    config: Config, run: Path, device: torch.device | str, best: bool = False
+) -> tuple[Bundle, int]:
+    """The tuned generator of the run's last or best checkpoint (moving average, where kept), and its step."""
+    checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
+    checkpoint = checkpoints.best() if best else checkpoints.latest()
+    if checkpoint is None and best:
+        raise UserError(f"{run}: no best checkpoint; it is chosen while training, with evaluate.every=N")
+    if checkpoint is None:
+        raise UserError(f"{run}: no checkpoint yet; train first, with rfft train")
+    averaged = (checkpoint / "ema.safetensors").is_file()
+    bundle = build_bundle(config, device)
+    bundle.load_adapter_state_dict(load_weights(checkpoint, "ema" if averaged else "adapter"))
+    return bundle, step_of(checkpoint)
 
 
 def build_reward(config: Config, device: torch.device | str) -> RewardModel:

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import psutil
 
-from rfft import cli, evaluate, learner, tracking, trainer
+from rfft.cli.main import main
+from rfft.evaluation import evaluator
+from rfft.training import learner, tracking, trainer
 
 SAVED = ("adapter.safetensors", "ema.safetensors", "state.pt", "sha256.json")
 SAME = ("metrics.jsonl", "export/diffusers/pytorch_lora_weights.safetensors")
@@ -33,7 +35,7 @@ def attempt(arguments: list[str], luck: Luck = lambda: None) -> tuple[int, float
     try:
         luck()
         sys.argv = ["rfft", *arguments]
-        cli.main()
+        main.main()
     except SystemExit as end:
         code = end.code or 0
     finally:
@@ -120,7 +122,7 @@ def without_wandb() -> None:
 
 
 if __name__ == "__main__":
-    evaluate.REFERENCE_IMAGES = 8
+    evaluator.REFERENCE_IMAGES = 8
     assert trainer.train  # imported here, not in every attempt
     what, *rest = sys.argv[1:]
     found: object = None

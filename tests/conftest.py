@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from rfft.diffusion import latent_mask
-from rfft.models.bundle import Bundle, load_bundle
+from rfft.diffusion.sampling import latent_mask
+from rfft.models.pipeline import Bundle, load_bundle
 from rfft.types import Batch
 from tests import shapes
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from rfft.models.layers import IMAGENET_MEAN, IMAGENET_STD, standardize
 from rfft.models.pretrained import WEIGHTS_NAME
-from rfft.models.u2net import U2Net, U2NetConfig
+from rfft.rewards.u2net import U2Net, U2NetConfig
 
 TOLERANCE = (
     2e-2  # of the saliency, which lies in [0, 1]; noise is harder than photos, where 0.004 was measured

@@ -10,9 +10,9 @@ from rich.progress import track
 
 from rfft.adworld.assets import RESIZED
 from rfft.adworld.scene import SIZE, Scene, draw_scene
-from rfft.data.feedback import CODE_OF_CLASS, LABEL_FILE, PROMPT_FILE
-from rfft.draft import new_folder
+from rfft.feedback.folder import CODE_OF_CLASS, LABEL_FILE, PROMPT_FILE
 from rfft.types import LABELS
+from rfft.utils.atomic_io import new_folder
 
 _SPLIT_KEY = {"train": 0, "val": 1, "test": 2, RESIZED: 3}
 

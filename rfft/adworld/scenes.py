@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rfft.adworld.assets import LIGHTS, PLACES, PROP_NAMES, SURFACES
 from rfft.adworld.draw import scene
-from rfft.draft import new_file
 from rfft.types import LABELS
+from rfft.utils.atomic_io import new_file
 
 ATTRIBUTES = {"surface": SURFACES, "place": PLACES, "prop": PROP_NAMES, "light": LIGHTS}
 _VERSION = 3  # to be raised when the drawing changes, so that no stale cache is read

@@ -94,6 +94,16 @@ def open_upright(path: Path, max_pixels: int) -> Image.Image:
         raise UserError(f"{path}: not a readable image") from None
 
 
+def read_square(path: Path, size: int, max_pixels: int) -> Tensor:
+    """The middle of a picture at size x size, uint8 [3,size,size]; more than max_pixels are refused."""
+    image = open_upright(path, max_pixels)
+    try:
+        square = ImageOps.fit(image.convert("RGB"), (size, size))
+    except ValueError as error:  # CIE Lab, for example
+        raise UserError(f"{path}: {error}; save the picture as RGB") from None
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+
+
 def eight_bit(image: Image.Image) -> Image.Image:
     """16-bit grey by its upper byte: Pillow's own conversions would make all but its darkest tones white."""
     if not image.mode.startswith("I;16"):

@@ -16,8 +16,8 @@ from diffusers import (
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from rfft.models.bundle import Bundle
-from rfft.models.bundle_source import cannot_load, cannot_load_part, pipeline_class, source_of
+from rfft.models.pipeline import Bundle
+from rfft.models.pipeline_source import cannot_load, cannot_load_part, pipeline_class, source_of
 from rfft.types import Batch, Conditioning
 
 TOKENS = 77  # of CLIP's text encoders

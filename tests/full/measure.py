@@ -23,10 +23,10 @@ from PIL import Image
 from torch import Tensor
 
 from rfft import build
-from rfft.config import Config, load_config
-from rfft.export import export_bundle
-from rfft.learner import Learner
-from rfft.models.bundle import Bundle
+from rfft.config.schema import Config, load_config
+from rfft.generation.export import export_bundle
+from rfft.models.pipeline import Bundle
+from rfft.training.learner import Learner
 from tests import shapes
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rfft.costs import costs
+from rfft.training.costs import costs
 from tests.full.measure import settings
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from rfft.errors import UserError
-from rfft.models.bundle import Bundle, load_bundle
 from rfft.models.lora import merged_bytes
+from rfft.models.pipeline import Bundle, load_bundle
 from rfft.types import Batch
 
 MODES = [["unet_lora"], ["controlnet_lora"], ["controlnet"], ["unet_lora", "controlnet_lora"]]

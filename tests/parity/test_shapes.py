@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from rfft.diffusion import rollout
+from rfft.diffusion.sampling import rollout
 from rfft.errors import UserError
-from rfft.export import export_bundle
-from rfft.generate import paint
-from rfft.models.bundle import load_bundle
+from rfft.generation.export import export_bundle
+from rfft.generation.sample import paint
+from rfft.models.pipeline import load_bundle
 from rfft.models.skeleton import load_skeleton
-from rfft.step import Objective, train_step
+from rfft.objectives.x0_hat import Objective, train_step
 from rfft.types import Batch, Reward
 from tests import shapes
 from tests.stock import stock_picture, with_drawn_latent

@@ -11,12 +11,12 @@ import torch
 import yaml
 from transformers import CLIPTokenizer
 
-from rfft import cli
 from rfft.adworld import assets
-from rfft.models.auxiliary import MapNet, MapNetConfig
-from rfft.models.judge import Judge, JudgeConfig
-from rfft.models.probe import Probe, ProbeConfig
-from rfft.models.rfnet import RFNet, RFNetConfig
+from rfft.cli.main import main
+from rfft.rewards.judge import Judge, JudgeConfig
+from rfft.rewards.maps import MapNet, MapNetConfig
+from rfft.rewards.probe import Probe, ProbeConfig
+from rfft.rewards.rfnet import RFNet, RFNetConfig
 
 CLASSES = {
     "surface": list(assets.SURFACES),
@@ -35,7 +35,7 @@ def run_command(
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["rfft", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit:
-            cli.main()
+            main.main()
         out, err = capsys.readouterr()
         return int(exit.value.code or 0), out, err
 

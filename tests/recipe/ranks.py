@@ -6,8 +6,8 @@ import os
 
 from safetensors.torch import save_file
 
-from rfft import cli
-from rfft.learner import Learner
+from rfft.cli.main import main
+from rfft.training.learner import Learner
 
 step = Learner.step
 
@@ -21,4 +21,4 @@ def step_and_save(self: Learner) -> dict[str, float]:
 
 if __name__ == "__main__":
     Learner.step = step_and_save  # type: ignore[method-assign]
-    cli.main()
+    main.main()

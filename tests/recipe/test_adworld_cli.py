@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from rfft.adworld import draw
 from rfft.adworld.draw import draw_dataset, scene
-from rfft.cli import app
-from rfft.data.feedback import read_feedback
+from rfft.cli.main import app
+from rfft.feedback.folder import read_feedback
 from rfft.types import LABELS
 
 

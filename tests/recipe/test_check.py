@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from rfft import costs, evaluate
 from rfft.adworld.draw import draw_dataset
-from rfft.config import load_config
-from rfft.estimate import Cost
+from rfft.config.schema import load_config
+from rfft.evaluation import evaluator
+from rfft.training import costs
+from rfft.utils.estimate import Cost
 from tests.toys import Darkness
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -27,7 +28,7 @@ def check(
 ) -> Check:
     """check(config, *overrides) -> (exit code, facts, stderr); it writes nothing."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "REFERENCE_IMAGES", 4)
+    monkeypatch.setattr(evaluator, "REFERENCE_IMAGES", 4)
 
     def run(config: Path, *overrides: str) -> tuple[int, dict[str, str], str]:
         before = sorted(tmp_path.rglob("*"))

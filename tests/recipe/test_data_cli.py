@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from rfft import rf1m
 from rfft.adworld.draw import draw_dataset
-from rfft.data.feedback import read_feedback
-from rfft.data.shard_format import Feedback, decode_sample, read_manifest
-from rfft.data.shard_stream import ShardPictures
-from rfft.models.auxiliary import MapNet
+from rfft.feedback import prepare
+from rfft.feedback.folder import read_feedback
+from rfft.feedback.shard_format import Feedback, decode_sample, read_manifest
+from rfft.feedback.shard_stream import ShardPictures
+from rfft.rewards.maps import MapNet
 
 Rfft = Callable[..., tuple[int, list[str]]]
 
@@ -96,16 +96,16 @@ def test_a_run_that_was_cut_off_goes_on(
     whole = ("data", "prepare-rf1m", scenes, tmp_path / "whole", "--shard-size", 8, "--workers", 1)
     assert rfft(*whole)[0] == 0
 
-    real, done = rf1m.write_job, []
+    real, done = prepare.write_job, []
 
-    def dies(job: rf1m.Job) -> object:
+    def dies(job: prepare.Job) -> object:
         if len(done) == 2:
             (job.out / f".shard-{job.number:06}.tar.part").write_bytes(b"half a shard")
             raise KeyboardInterrupt
         done.append(job.number)
         return real(job)
 
-    monkeypatch.setattr(rf1m, "write_job", dies)
+    monkeypatch.setattr(prepare, "write_job", dies)
     assert rfft(*command)[0] == 130
     out = tmp_path / "cut"
     manifest = read_manifest(out)
@@ -118,7 +118,7 @@ def test_a_run_that_was_cut_off_goes_on(
         file.write('{"name": "x", "reason": "y", "shard": 3}\n{"name": "0000')
     (out / "shard-000001.tar").write_bytes(b"damaged")  # found by its size
     written = (out / "shard-000000.tar").stat().st_mtime_ns
-    monkeypatch.setattr(rf1m, "write_job", real)
+    monkeypatch.setattr(prepare, "write_job", real)
     assert rfft(*command)[0] == 0
     assert (out / "shard-000000.tar").stat().st_mtime_ns == written
     ours, theirs = contents(out), contents(tmp_path / "whole")

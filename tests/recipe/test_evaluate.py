@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 from transformers import CLIPModel
 
-from rfft import build, evaluate, results
-from rfft.checkpoint import Checkpoints
-from rfft.config import Config, load_config, to_yaml
+from rfft import build
+from rfft.config.schema import Config, load_config, to_yaml
 from rfft.errors import UserError
-from rfft.evaluate import Evaluator, reference_images
-from rfft.evaluate_runs import evaluate_base
+from rfft.evaluation import evaluator, store
+from rfft.evaluation.evaluator import Evaluator, reference_images
+from rfft.evaluation.runs import evaluate_base
+from rfft.utils.checkpoint import Checkpoints
 from tests.toys import no_memory
 
 STATES = ("base", "tuned")
@@ -27,7 +28,7 @@ STATES = ("base", "tuned")
 
 @pytest.fixture(autouse=True)
 def few_references(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "REFERENCE_IMAGES", 8)
+    monkeypatch.setattr(evaluator, "REFERENCE_IMAGES", 8)
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_more_attempts_only_where_refused(config: Config, monkeypatch: pytest.Mo
     monkeypatch.setattr(evaluator, "_batch", lambda cells: (painted.extend(cells), original(cells))[1])
     compared: list[int] = []
     monkeypatch.setattr(
-        evaluate,
+        evaluator,
         "product_fidelity",
         lambda bare, *rest: (compared.append(len(bare)), [torch.zeros(len(bare))] * 2)[1],
     )
@@ -165,7 +166,7 @@ def test_evaluate_command(rfft: Callable[..., str], run: Path) -> None:
         assert {"available_rate", "diversity", "alignment", "kid", "attempts"} <= summary[state].keys()
         assert len(evaluation[state]["probabilities"]["rfnet"]) == len(evaluation["cells"]) == 12
     assert summary["base"] != summary["tuned"]
-    images = {state: results.load_pictures(run, state) for state in STATES}
+    images = {state: store.load_pictures(run, state) for state in STATES}
     assert images["base"].shape == (12, 3, 64, 64)
     assert not torch.equal(images["base"], images["tuned"])
     with Image.open(run / "samples/before_after.png") as grid:
@@ -186,7 +187,7 @@ def test_out_of_memory(
     told = "rfft: out of memory (CUDA out of memory). Try in this order: evaluate.batch_size=2 (the same"
     command = ["evaluate", world / "config.yaml" if base_alone else run, "evaluate.batch_size=4"]
     with monkeypatch.context() as patched:
-        patched.setattr(evaluate, "paint_bare", no_memory)
+        patched.setattr(evaluator, "paint_bare", no_memory)
         code, _, error = run_command(*command)
     assert code == 2 and error.splitlines()[-1].startswith(told)
     half = ["trainer.mixed_precision=bf16", "model.dtype=bfloat16", "objective.fp32=false"]
@@ -255,7 +256,7 @@ def test_the_base_of_a_run_is_the_untrained_model(
     rfft: Callable[..., str], run: Path, config: Config
 ) -> None:
     rfft("evaluate", run)
-    assert results.recorded(run, "base") == evaluator_of(config)().figures
+    assert store.recorded(run, "base") == evaluator_of(config)().figures
 
 
 def figures_of(alignment: float, diversity: float) -> dict[str, Any]:
@@ -264,21 +265,21 @@ def figures_of(alignment: float, diversity: float) -> dict[str, Any]:
 
 def test_red_lines() -> None:
     base = figures_of(0.8, 0.3)
-    assert results.red_lines(base, figures_of(0.73, 0.28), 0.9, 0.9) == []
-    assert results.red_lines(base, figures_of(0.68, 0.1), 0.9, 0.9) == [
+    assert store.red_lines(base, figures_of(0.73, 0.28), 0.9, 0.9) == []
+    assert store.red_lines(base, figures_of(0.68, 0.1), 0.9, 0.9) == [
         "alignment fell to 85% of the base model's; the red line is 90%",
         "diversity fell to 33% of the base model's; the red line is 90%",
     ]
-    assert results.red_lines({}, {}, 0.9, 0.9) == []
+    assert store.red_lines({}, {}, 0.9, 0.9) == []
 
 
 def test_red_lines_without_a_probe() -> None:
     """CLIP score stands for alignment; where both are measured, alignment alone counts."""
     base, tuned = {"clip_score": 30.0}, {"clip_score": 24.0}
     told = ["CLIP score fell to 80% of the base model's; the red line is 90%"]
-    assert results.red_lines(base, tuned, 0.9, 0.9) == told
+    assert store.red_lines(base, tuned, 0.9, 0.9) == told
     aligned = figures_of(0.8, 0.3)
-    assert results.red_lines(base | aligned, tuned | aligned, 0.9, 0.9) == []
+    assert store.red_lines(base | aligned, tuned | aligned, 0.9, 0.9) == []
 
 
 def test_references_of_a_folder(tmp_path: Path) -> None:

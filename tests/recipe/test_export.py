@@ -16,15 +16,16 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from rfft import build, cli
-from rfft.checkpoint import Checkpoints
-from rfft.config import load_config, to_yaml
+from rfft import build
+from rfft.cli.main import main
+from rfft.config.schema import load_config, to_yaml
 from rfft.errors import UserError
-from rfft.export import export_bundle
-from rfft.generate import paint
-from rfft.model_card import usage
-from rfft.models.bundle import Bundle, load_bundle
+from rfft.generation.export import export_bundle
+from rfft.generation.model_card import usage
+from rfft.generation.sample import paint
+from rfft.models.pipeline import Bundle, load_bundle
 from rfft.types import Batch
+from rfft.utils.checkpoint import Checkpoints
 from tests.stock import stock_picture, with_drawn_latent
 
 STEPS, SCALE, ATOL = 4, 3.0, 2e-4
@@ -147,7 +148,7 @@ def run(world: Path, tmp_path: Path) -> Path:
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["rfft", "export", *map(str, arguments)])
     with pytest.raises(SystemExit) as exit:
-        cli.main()
+        main.main()
     return int(exit.value.code or 0)
 
 

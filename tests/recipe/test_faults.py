@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from rfft.errors import Interrupted, UserError
-from rfft.faults import is_lost_process, require_agreement
-from rfft.tracking import Tracker
+from rfft.training.tracking import Tracker
+from rfft.utils.faults import is_lost_process, require_agreement
 from tests.recipe.test_train import PLAIN, Rfft, rfft, rows, weights  # noqa: F401
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1")
@@ -143,7 +143,7 @@ def test_a_lost_process_has_its_own_exit_code(
                 os.kill(os.getpid(), signal.SIGTERM)
         raise RuntimeError("Connection closed by peer [127.0.0.1]:3")
 
-    monkeypatch.setattr("rfft.trainer._train", lost)
+    monkeypatch.setattr("rfft.training.trainer._train", lost)
     found, told = rfft()
     assert found == code and ("another process has ended" in told) != signalled
 
@@ -200,7 +200,7 @@ def test_a_full_disk_outside_of_checkpoints(rfft: Rfft, monkeypatch: pytest.Monk
     def write(*_: object) -> None:
         raise OSError(28, "No space left on device", "runs/small/metrics.jsonl")
 
-    monkeypatch.setattr("rfft.log.MetricsFile.write", write)
+    monkeypatch.setattr("rfft.utils.log.MetricsFile.write", write)
     code, told = rfft(*PLAIN)
     assert code == 2 and told.endswith(
         "rfft: runs/small/metrics.jsonl: no space left; make room and run the same command again\n"

@@ -13,9 +13,9 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
-from rfft import recurrent
-from rfft.export import export_bundle
-from rfft.models.bundle import Bundle
+from rfft.generation import recurrent
+from rfft.generation.export import export_bundle
+from rfft.models.pipeline import Bundle
 from rfft.types import LABELS
 from tests.toys import no_memory
 

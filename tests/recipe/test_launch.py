@@ -17,8 +17,8 @@ from accelerate.commands.launch import launch_command, launch_command_parser
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rfft.distributed import FSDP2, check_launch, uses_fsdp
 from rfft.errors import UserError
+from rfft.training.distributed import FSDP2, check_launch, uses_fsdp
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"

@@ -16,12 +16,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 import rfft
-from rfft.adworld.pretrain import assess, base, judge, maps, probe, rfnet, vae, verdicts
-from rfft.adworld.pretrain.fit import FitConfig, Run, fit
-from rfft.cli import app
+from rfft.cli.main import app
 from rfft.errors import UserError
-from rfft.models.judge import Judge
-from rfft.models.rfnet import RFNet
+from rfft.rewards.judge import Judge
+from rfft.rewards.rfnet import RFNet
+from rfft.training.pretrain import assess, base, judge, maps, probe, rfnet, vae, verdicts
+from rfft.training.pretrain.fit import FitConfig, Run, fit
 
 NETWORKS = {"rfnet": rfnet, "judge": judge, "probe": probe}
 

@@ -16,10 +16,10 @@ import torch
 import yaml
 from PIL import Image
 
-from rfft import results
-from rfft.config import load_config, to_yaml
-from rfft.log import MetricsFile, write_environment
-from rfft.report import smooth, write_report
+from rfft.config.schema import load_config, to_yaml
+from rfft.evaluation import store
+from rfft.evaluation.report import smooth, write_report
+from rfft.utils.log import MetricsFile, write_environment
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "<script>document.title='owned'</script><img src=x onerror=alert(1)>\" onload=\"alert(2)"
@@ -77,12 +77,12 @@ def run(tmp_path: Path) -> Path:
     generator = torch.Generator().manual_seed(0)
     for state, rate in (("base", 0.5), ("tuned", 0.9)):
         probabilities = torch.rand(len(cells), 5, generator=generator).softmax(-1)
-        results.record(folder, state, cells, figures(rate), {"rfnet": probabilities.tolist()}, {})
+        store.record(folder, state, cells, figures(rate), {"rfnet": probabilities.tolist()}, {})
         small = torch.rand(COUNT * SEEDS, 3, 8, 8, generator=generator)
         images = torch.nn.functional.interpolate(small, 64, mode="bilinear").mul(255).byte()
-        results.save_pictures(folder, state, images.unflatten(0, (COUNT, SEEDS)))
+        store.save_pictures(folder, state, images.unflatten(0, (COUNT, SEEDS)))
     counters = {"seconds": 321.0, "steps": 40, "grad_samples": 1280, "denoiser_forwards": 1480}
-    results.finish(folder, counters)
+    store.finish(folder, counters)
     return folder
 
 
@@ -149,22 +149,22 @@ def test_without_all_pictures_there_are_no_pairs(run: Path, missing: str) -> Non
 def test_a_grid_of_any_size(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow's limit for pictures from elsewhere is not one for a run's own; the comparison stays small."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    monkeypatch.setattr(results, "COMPARED", 4)
-    results.finish(run, {})
+    monkeypatch.setattr(store, "COMPARED", 4)
+    store.finish(run, {})
     assert Page(write_report(run).read_text()).tags.count("img") == 2 * COUNT * SEEDS + 2
     monkeypatch.undo()
-    with Image.open(run / results.COMPARISON) as comparison:
+    with Image.open(run / store.COMPARISON) as comparison:
         assert 4 * 128 < comparison.width < 5 * 128
 
 
 def test_a_base_model_alone(run: Path) -> None:
     """Of pictures that were picked, from prompts that were engineered; nothing was trained."""
     (run / "metrics.jsonl").unlink()
-    evaluation = json.loads((run / results.EVALUATION).read_text())
+    evaluation = json.loads((run / store.EVALUATION).read_text())
     special = {"only_accepted": True, "max_attempts": 3, "quality_words": "sharp"}
     evaluation["base"]["figures"] |= special
-    (run / results.EVALUATION).write_text(json.dumps(evaluation))
-    results.finish_base(run)
+    (run / store.EVALUATION).write_text(json.dumps(evaluation))
+    store.finish_base(run)
     page = Page(write_report(run).read_text())
     assert page.tags.count("img") == COUNT * SEEDS
     for words in ("nothing was trained", "RFNet refused was painted anew", "3 attempts", "“sharp” was added"):

@@ -16,9 +16,10 @@ import yaml
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from rfft import job, rfnet_evaluate, rfnet_learner, rfnet_trainer
 from rfft.adworld.draw import draw_dataset
-from rfft.models.rfnet import RFNet
+from rfft.rewards.rfnet import RFNet
+from rfft.rfnet import evaluate, learner, trainer
+from rfft.training import job
 from rfft.types import COARSE_LABELS, LABELS
 from tests.toys import no_memory
 
@@ -112,7 +113,7 @@ def test_an_embedded_network_is_evaluated(rfft: Rfft, scenes: Path, monkeypatch:
     code, told = rfft(*arguments)
     assert code == 2 and "say with --out where the figures go" in told
     with monkeypatch.context() as patched:
-        patched.setattr(rfnet_evaluate, "predict", no_memory)
+        patched.setattr(evaluate, "predict", no_memory)
         code, told = rfft(*arguments, "--out", "nothing")
     assert code == 2 and "rfft: out of memory (CUDA out of memory). Try fewer" in told, told
     code, told = rfft(*arguments, "--out", "figures", "--maps-cache", "cache")
@@ -146,10 +147,10 @@ def test_resumed_is_uninterrupted_bit_for_bit(rfft: Rfft, settings: Path) -> Non
 def test_a_signal_saves_and_stops(rfft: Rfft, settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In step 1, which is finished; in the validation after step 2, which is not."""
     same = ["rfnet", "train", str(settings), "trainer.checkpoint_every=100"]
-    micro_batch, predict = rfnet_learner.RFNetLearner.micro_batch, rfnet_trainer.predict
+    micro_batch, predict = learner.RFNetLearner.micro_batch, trainer.predict
     judged: list[int] = []
 
-    def in_a_step(self: rfnet_learner.RFNetLearner, *rest: object) -> torch.Tensor:
+    def in_a_step(self: learner.RFNetLearner, *rest: object) -> torch.Tensor:
         os.kill(os.getpid(), signal.SIGUSR1)
         return micro_batch(self, *rest)  # type: ignore[arg-type]
 
@@ -160,8 +161,8 @@ def test_a_signal_saves_and_stops(rfft: Rfft, settings: Path, monkeypatch: pytes
         return found
 
     for step, patch in (
-        (1, (rfnet_learner.RFNetLearner, "micro_batch", in_a_step)),
-        (2, (rfnet_trainer, "predict", in_a_validation)),
+        (1, (learner.RFNetLearner, "micro_batch", in_a_step)),
+        (2, (trainer, "predict", in_a_validation)),
     ):
         with monkeypatch.context() as disturbed:
             disturbed.setattr(*patch)

@@ -19,12 +19,13 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rfft import evaluate, job, learner, score, watch
-from rfft.checkpoint import Checkpoints
 from rfft.errors import Interrupted
-from rfft.signals import StopSignals
-from rfft.tracking import Tracker
+from rfft.evaluation import evaluator, summary
+from rfft.training import callbacks, job, learner
+from rfft.training.tracking import Tracker
 from rfft.types import Batch
+from rfft.utils.checkpoint import Checkpoints
+from rfft.utils.signals import StopSignals
 
 Rfft = Callable[..., tuple[int, str]]
 PLAIN = ("evaluate.enabled=false", "trainer.sample_every=0")
@@ -43,7 +44,7 @@ def rfft(
 ) -> Iterator[Rfft]:
     """rfft(*overrides) -> (exit code, stderr) of `rfft train`, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "REFERENCE_IMAGES", 8)
+    monkeypatch.setattr(evaluator, "REFERENCE_IMAGES", 8)
 
     def run(*overrides: str) -> tuple[int, str]:
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -108,7 +109,7 @@ def test_the_main_job_on_the_embedded_weights(
 ) -> None:
     """configs/tiny.yaml as it is, but short."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "REFERENCE_IMAGES", 8)
+    monkeypatch.setattr(evaluator, "REFERENCE_IMAGES", 8)
     short = ["data.count=8", "trainer.steps=2", "trainer.batch_size=2", "trainer.sample_every=0"]
     grid = ["rollout.steps=20", "evaluate.count=1", "evaluate.seeds=2", "evaluate.max_attempts=2"]
     code, _, told = run_command("train", "tiny", *short, *grid)
@@ -200,7 +201,7 @@ def test_a_red_line_stops_the_run(
 ) -> None:
     """What is exported then, and evaluated, is the best above it; there may be none."""
     found: list[float] = []  # of the base model, after each step, of what is exported
-    monkeypatch.setattr(score, "diversity_figures", lambda _: {"vendi": 2.0, "diversity": found.pop(0)})
+    monkeypatch.setattr(summary, "diversity_figures", lambda _: {"vendi": 2.0, "diversity": found.pop(0)})
     settings = [*SMALL_GRID, "evaluate.every=1", "evaluate.stop_at_red_line=true", "trainer.steps=9"]
     found[:] = 0.2, 0.19, 0.1, 0.19
     code, told = rfft(*settings)
@@ -514,9 +515,9 @@ def test_a_signal_saves_and_stops(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -
 def test_a_signal_in_an_evaluation(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the base model, of step 1, of the tuned model: after the batch, what has been done is saved."""
     same = [*SMALL_GRID, "evaluate.every=1", "trainer.checkpoint_every=100", "trainer.steps=2"]
-    paint_batch, calls = evaluate.Evaluator._paint_batch, []
+    paint_batch, calls = evaluator.Evaluator._paint_batch, []
 
-    def disturbed(self: evaluate.Evaluator, *rest: object) -> object:
+    def disturbed(self: evaluator.Evaluator, *rest: object) -> object:
         calls.append(rest)
         if len(calls) == last:
             os.kill(os.getpid(), signal.SIGUSR1)
@@ -524,13 +525,13 @@ def test_a_signal_in_an_evaluation(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) 
 
     for last, step in ((1, 0), (2 + 1, 1), (2 + 2 + 1, 2)):
         calls.clear()
-        monkeypatch.setattr(evaluate.Evaluator, "_paint_batch", disturbed)
+        monkeypatch.setattr(evaluator.Evaluator, "_paint_batch", disturbed)
         code, told = rfft(*same)
         assert code == 75 and f"stopped after step {step}; the same command goes on" in told, told
         assert len(calls) == last
         found = Checkpoints(Path("runs/small/checkpoints"), keep=2).latest()
         assert found == (Path(f"runs/small/checkpoints/step-{step:06}") if step else None)
-    monkeypatch.setattr(evaluate.Evaluator, "_paint_batch", paint_batch)
+    monkeypatch.setattr(evaluator.Evaluator, "_paint_batch", paint_batch)
     assert rfft(*same)[0] == 0
     assert rfft(*same, "run.name=undisturbed")[0] == 0
     for name in ("metrics.jsonl", "evaluation.json", "checkpoints/step-000002/adapter.safetensors"):
@@ -540,7 +541,7 @@ def test_a_signal_in_an_evaluation(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) 
 def test_a_signal_while_samples_are_painted(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are painted in parts of evaluate.batch_size, after the step is saved."""
     same = [PLAIN[0], "trainer.sample_every=1", "trainer.steps=1", "evaluate.batch_size=4"]
-    paint, parts = watch.paint, []
+    paint, parts = callbacks.paint, []
 
     def disturbed(bundle: object, batch: Batch, *rest: object) -> Tensor:
         parts.append(len(batch))
@@ -548,7 +549,7 @@ def test_a_signal_while_samples_are_painted(rfft: Rfft, monkeypatch: pytest.Monk
             os.kill(os.getpid(), signal.SIGTERM)
         return paint(bundle, batch, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(watch, "paint", disturbed)
+    monkeypatch.setattr(callbacks, "paint", disturbed)
     assert rfft(*same)[0] == 75
     assert parts == [4, 2, 4] and weights("small", 1)
     sheet = Path("runs/small/samples/step-000001.png")
@@ -566,7 +567,7 @@ def test_a_signal_before_there_is_anything_to_save(number: signal.Signals) -> No
 
 def test_a_second_signal_ends_at_once(world: Path, tmp_path: Path) -> None:
     code = (
-        "import os, signal\nfrom rfft.signals import StopSignals\n"
+        "import os, signal\nfrom rfft.utils.signals import StopSignals\n"
         "with StopSignals() as signals:\n"
         "    signals.deferred = True\n"
         "    os.kill(os.getpid(), signal.SIGTERM); print(signals.received.name, flush=True)\n"

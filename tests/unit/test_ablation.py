@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rfft.adworld.pretrain.rfnet import ABLATION, add_ablation, without
-from rfft.models.rfnet import RFNet
+from rfft.rewards.rfnet import RFNet
+from rfft.training.pretrain.rfnet import ABLATION, add_ablation, without
 from tests.unit.test_rfnet import small_config
 
 GONE = {"o": ("encoders.o.", "fusion_modules."), "d": ("encoders.d.",), "c": ("text_", "fusion_modules.")}

@@ -2,8 +2,8 @@
 
 import torch
 
-from rfft.adworld.pretrain.augment import augment, colour_matrices, strange_names
-from rfft.diffusion import paste
+from rfft.diffusion.sampling import paste
+from rfft.training.pretrain.augment import augment, colour_matrices, strange_names
 
 
 def scenes(count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,17 +19,17 @@ from transformers import (
 
 from rfft.adworld.draw import draw_dataset
 from rfft.build import build_reward
-from rfft.config import load_config
-from rfft.data.feedback import read_feedback
+from rfft.config.schema import load_config
 from rfft.errors import UserError
-from rfft.models import auxiliary
-from rfft.models.auxiliary import MapNet, find_depth, load_depth, load_saliency, make_maps
-from rfft.models.depth import DepthEstimator
-from rfft.models.reward import RewardModel
-from rfft.models.rfnet import RFNet, RFNetConfig
-from rfft.models.u2net import U2Net
-from rfft.rfnet_config import Maps as MapSettings
-from rfft.rfnet_data import build_maps, fill_maps
+from rfft.feedback.folder import read_feedback
+from rfft.rewards import maps
+from rfft.rewards.availability import RewardModel
+from rfft.rewards.depth import DepthEstimator
+from rfft.rewards.maps import MapNet, find_depth, load_depth, load_saliency, make_maps
+from rfft.rewards.rfnet import RFNet, RFNetConfig
+from rfft.rewards.u2net import U2Net
+from rfft.rfnet.config import Maps as MapSettings
+from rfft.rfnet.data import build_maps, fill_maps
 
 # onnxruntime on the original u2netp.onnx: the map of `waves` at rows and columns 20, 76, 132 ...
 ORIGINAL = [
@@ -235,7 +235,7 @@ def test_many_pictures_go_through_a_few_at_a_time(
     depth_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the size that the network gives them: 56 px, whatever the picture's."""
-    monkeypatch.setattr(auxiliary, "FORWARD_PIXELS", 2 * 56 * 56)
+    monkeypatch.setattr(maps, "FORWARD_PIXELS", 2 * 56 * 56)
     network = load_depth(str(depth_folders["dpt"]))
     sizes: list[int] = []
     network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rfft import checkpoint
-from rfft.checkpoint import Checkpoints, load_objects, load_weights
-from rfft.ema import Ema
 from rfft.errors import UserError
-from rfft.learner import Counters
+from rfft.training.ema import Ema
+from rfft.training.learner import Counters
+from rfft.utils import checkpoint
+from rfft.utils.checkpoint import Checkpoints, load_objects, load_weights
 
 
 def trained(steps: int) -> tuple[nn.Module, dict[str, checkpoint.Stateful]]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 import pytest
 
-from rfft.compare import compare, labels, method_of
-from rfft.config import load_config
+from rfft.config.schema import load_config
 from rfft.errors import UserError
-from rfft.ranking import Row
+from rfft.evaluation.compare import compare, labels, method_of
+from rfft.evaluation.ranking import Row
 
 
 def figures(rate: float, prop: float) -> dict:
@@ -58,7 +58,7 @@ def test_figures_of_accepted_pictures_say_so(tmp_path):
 
 
 def test_runs_on_other_grids_are_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rfft.compare._figure", lambda *_: None)
+    monkeypatch.setattr("rfft.evaluation.compare._figure", lambda *_: None)
     runs = [write_run(tmp_path / name, "cc", 0.02, 0.9, 0.28) for name in "abc"]
     for run, split in zip(runs, ("test", "test", "val"), strict=True):
         cells = [{"id": f"{split}-1", "prompt": "a park", "seed": 0}]

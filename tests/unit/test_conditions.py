@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from rfft.conditions import encode_samples, init_image, noise_for, product_for
+from rfft.data.conditions import encode_samples, init_image, noise_for, product_for
 from rfft.data.samples import Framing, Sample, load_samples
 from rfft.errors import UserError
-from rfft.models.bundle import Bundle
+from rfft.models.pipeline import Bundle
 
 
 def samples() -> list[Sample]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from rfft.config import Config, check_config, find_config, load_config, to_yaml
+from rfft.config.schema import Config, check_config, find_config, load_config, to_yaml
 from rfft.errors import UserError
-from rfft.log import open_run
-from rfft.report import write_report
+from rfft.evaluation.report import write_report
+from rfft.utils.log import open_run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
-from rfft.diffusion import (
+from rfft.diffusion.sampling import (
     add_noise,
     advance,
     cfg_eps,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rfft.draft import new_file, new_folder
 from rfft.errors import UserError
+from rfft.utils.atomic_io import new_file, new_folder
 
 
 def write(out: Path) -> None:

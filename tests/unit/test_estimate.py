@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from rfft.diffusion import cfg_eps
-from rfft.estimate import Cost, cost, fake, imagine, weight_bytes
-from rfft.models.bundle import Bundle, load_bundle
+from rfft.diffusion.sampling import cfg_eps
+from rfft.models.pipeline import Bundle, load_bundle
 from rfft.models.skeleton import load_skeleton, skeleton_batch
+from rfft.utils.estimate import Cost, cost, fake, imagine, weight_bytes
 from tests import shapes
 
 TARGETS = ["to_q", "to_v", "conv1"]

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from rfft import cli
+from rfft.cli.main import main
 from rfft.errors import ProcessLost, UserError
-from rfft.faults import painting
+from rfft.utils.faults import painting
 
 
 def test_a_process_lost_while_painting() -> None:
@@ -51,9 +51,9 @@ def test_a_path_that_cannot_be_written(
     def fail() -> None:
         raise OSError(number, os.strerror(number), "runs/x")
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(main, "app", fail)
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and line.startswith(f"rfft: {said}")
 
@@ -62,6 +62,6 @@ def test_without_a_path_it_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(main, "app", fail)
     with pytest.raises(OSError, match="not permitted"):
-        cli.main()
+        main.main()

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import CLIPModel
 
+from rfft.diffusion.losses import f_ac
 from rfft.errors import UserError
-from rfft.losses import f_ac
-from rfft.models.bundle import Bundle
-from rfft.models.extra_rewards import Aesthetic, PickScore, TextMatch, WeightedRewards, load_extra
-from rfft.step import Objective, train_step
+from rfft.models.pipeline import Bundle
+from rfft.objectives.x0_hat import Objective, train_step
+from rfft.rewards.preference import Aesthetic, PickScore, TextMatch, WeightedRewards, load_extra
 from rfft.types import Batch, Reward
 from tests.toys import Darkness
 

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from rfft.data.feedback import CODE_OF_CLASS, read_feedback
 from rfft.errors import UserError
+from rfft.feedback.folder import CODE_OF_CLASS, read_feedback
 from rfft.types import LABELS
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rfft.adworld.pretrain.fit import FitConfig, Run, fit
+from rfft.training.pretrain.fit import FitConfig, Run, fit
 
 
 def test_cut_off_and_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path) -> None:

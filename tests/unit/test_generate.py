@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from rfft.diffusion import paste, rollout
-from rfft.generate import Outcome, paint, recur
-from rfft.models.bundle import Bundle
+from rfft.diffusion.sampling import paste, rollout
+from rfft.generation.sample import Outcome, paint, recur
+from rfft.models.pipeline import Bundle
 from rfft.types import Batch
 
 Make = Callable[..., Bundle]

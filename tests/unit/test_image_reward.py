@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from rfft.errors import UserError
-from rfft.models.extra_rewards import load_extra
-from rfft.models.image_reward import ImageReward, load_image_reward, pixels
+from rfft.rewards.image_reward import ImageReward, load_image_reward, pixels
+from rfft.rewards.preference import load_extra
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "vase", "in", "park", ","]
 PROMPTS, IDS = ["A vase in a park", "park"], [[2, 5, 6, 7, 5, 8, 3], [2, 8, 3]]

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from rfft.data.feedback import Record, read_feedback
-from rfft.data.labelled import Labelled, mirrored, split_by_caption, square
-from rfft.data.maps import Maps, write_maps
 from rfft.errors import UserError
-from rfft.models.auxiliary import MapNet, MapNetConfig
-from rfft.rfnet_config import Data
-from rfft.rfnet_config import Maps as MapSettings
-from rfft.rfnet_data import Places, Shuffled, batches, build_maps, fill_maps, split_records
+from rfft.feedback.dataset import Labelled, mirrored, split_by_caption, square
+from rfft.feedback.folder import Record, read_feedback
+from rfft.feedback.maps import Maps, write_maps
+from rfft.rewards.maps import MapNet, MapNetConfig
+from rfft.rfnet.config import Data
+from rfft.rfnet.config import Maps as MapSettings
+from rfft.rfnet.data import Places, Shuffled, batches, build_maps, fill_maps, split_records
 
 CODES = (1, 3, 4, 5, 6)
 

@@ -7,7 +7,7 @@ import platform
 
 from rich.console import Console
 
-from rfft.log import MetricsFile, TrainingDisplay, environment
+from rfft.utils.log import MetricsFile, TrainingDisplay, environment
 
 
 def rows(path):

@@ -8,7 +8,7 @@ import torch
 from torch import tensor
 from torch.testing import assert_close
 
-from rfft.losses import f_ac, l_cc, l_kl
+from rfft.diffusion.losses import f_ac, l_cc, l_kl
 
 
 def test_f_ac() -> None:

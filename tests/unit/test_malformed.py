@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rfft.config import load_config
-from rfft.data.feedback import read_feedback
-from rfft.data.label import label_generated
+from rfft.config.schema import load_config
 from rfft.data.products import read_products, read_prompts
-from rfft.data.rf1m_index import Index, build_index
-from rfft.data.sources import Source
 from rfft.errors import UserError
+from rfft.feedback.folder import read_feedback
+from rfft.feedback.label import label_generated
+from rfft.feedback.rf1m_index import Index, build_index
+from rfft.feedback.sources import Source
 
 CONFIG = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 often = settings(

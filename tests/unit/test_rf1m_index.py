@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rfft.data.rf1m_index import Index, build_index, role_of, split_label
-from rfft.data.sources import Entry, Source
 from rfft.errors import UserError
+from rfft.feedback.rf1m_index import Index, build_index, role_of, split_label
+from rfft.feedback.sources import Entry, Source
 
 
 def index(folder, **files):

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel
 
 from rfft.errors import UserError
-from rfft.models.auxiliary import MapNet, MapNetConfig
-from rfft.models.judge import Judge, JudgeConfig
 from rfft.models.layers import composite_on_grey, resize
-from rfft.models.probe import Probe, ProbeConfig
-from rfft.models.rfnet import FeatureFusionModule, RFNet, RFNetConfig, adapt_stem
+from rfft.rewards.judge import Judge, JudgeConfig
+from rfft.rewards.maps import MapNet, MapNetConfig
+from rfft.rewards.probe import Probe, ProbeConfig
+from rfft.rewards.rfnet import FeatureFusionModule, RFNet, RFNetConfig, adapt_stem
 
 VOCABULARY = 64
 INPUTS = ("image", "product", "depth", "saliency")

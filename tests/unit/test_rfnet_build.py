@@ -20,11 +20,11 @@ from transformers import (
 )
 
 from rfft.build import caption_tokenizer
-from rfft.data.feedback import CODE_OF_CLASS
 from rfft.errors import UserError
-from rfft.rfnet_build import build_rfnet, build_tokenizer
-from rfft.rfnet_config import RFNetTraining, load_config
-from rfft.rfnet_learner import RFNetLearner
+from rfft.feedback.folder import CODE_OF_CLASS
+from rfft.rfnet.build import build_rfnet, build_tokenizer
+from rfft.rfnet.config import RFNetTraining, load_config
+from rfft.rfnet.learner import RFNetLearner
 
 CAPTION = "实木书架 oak bookcase 180 cm"
 TOKENIZER = "rfnet.text_encoder.tokenizer=rf-tiny-rfnet"

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from rfft import config as generator_config
-from rfft.config import to_yaml
+from rfft.config.schema import schema as generator_config
+from rfft.config.schema import to_yaml
 from rfft.errors import UserError
-from rfft.rfnet_config import load_config
-from rfft.rfnet_evaluate import EXPORT
+from rfft.rfnet.config import load_config
+from rfft.rfnet.evaluate import EXPORT
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

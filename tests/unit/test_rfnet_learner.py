@@ -13,12 +13,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from rfft.checkpoint import Checkpoints
 from rfft.errors import UserError
-from rfft.models.rfnet import RFNet, RFNetConfig
-from rfft.rfnet_config import Optimizer, RFNetTraining
-from rfft.rfnet_learner import RFNetLearner, class_weights, rate_factor, weighted_loss
-from rfft.rfnet_trainer import Watch
+from rfft.rewards.rfnet import RFNet, RFNetConfig
+from rfft.rfnet.config import Optimizer, RFNetTraining
+from rfft.rfnet.learner import RFNetLearner, class_weights, rate_factor, weighted_loss
+from rfft.rfnet.trainer import Watch
+from rfft.utils.checkpoint import Checkpoints
 
 
 def test_class_weights() -> None:

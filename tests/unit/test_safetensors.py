@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from transformers import ResNetConfig, ResNetModel
 
 from rfft.errors import UserError
-from rfft.models.bundle import load_bundle, load_tiny_vae
-from rfft.models.extra_rewards import TextMatch
-from rfft.models.rfnet import RFNet, RFNetConfig
+from rfft.models.pipeline import load_bundle, load_tiny_vae
+from rfft.rewards.preference import TextMatch
+from rfft.rewards.rfnet import RFNet, RFNetConfig
 
 BIN = {"diffusion_pytorch_model": "diffusion_pytorch_model.bin", "model": "pytorch_model.bin"}
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 import webdataset
 
-from rfft.data.feedback import Sample
-from rfft.data.labelled import Reading
-from rfft.data.shard_format import Feedback, Manifest, Shard, encode_sample
-from rfft.data.shard_stream import ShardPictures
 from rfft.errors import UserError
-from rfft.rfnet_config import Maps
-from rfft.rfnet_data import are_shards, batches, open_shards
+from rfft.feedback.dataset import Reading
+from rfft.feedback.folder import Sample
+from rfft.feedback.shard_format import Feedback, Manifest, Shard, encode_sample
+from rfft.feedback.shard_stream import ShardPictures
+from rfft.rfnet.config import Maps
+from rfft.rfnet.data import are_shards, batches, open_shards
 from rfft.types import LABELS
 
 COUNT = 30

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rfft.data.feedback import Sample
-from rfft.data.shard_format import (
+from rfft.errors import UserError
+from rfft.feedback.folder import Sample
+from rfft.feedback.shard_format import (
     Feedback,
     Manifest,
     Shard,
@@ -17,7 +18,6 @@ from rfft.data.shard_format import (
     read_complete,
     read_manifest,
 )
-from rfft.errors import UserError
 from rfft.types import LABELS
 
 

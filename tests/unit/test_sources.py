@@ -5,8 +5,8 @@ import zipfile
 import pytest
 
 from rfft.data.pictures import BrokenFile
-from rfft.data.sources import Entry, Source
 from rfft.errors import UserError
+from rfft.feedback.sources import Entry, Source
 
 
 def test_a_folder_with_archives_in_it(tmp_path):

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from rfft.diffusion import rollout
-from rfft.losses import f_ac, l_cc, l_kl
-from rfft.models.bundle import Bundle, load_bundle
-from rfft.step import Draw, Objective, predict, render, train_step
+from rfft.diffusion.losses import f_ac, l_cc, l_kl
+from rfft.diffusion.sampling import rollout
+from rfft.models.pipeline import Bundle, load_bundle
+from rfft.objectives.x0_hat import Draw, Objective, predict, render, train_step
 from rfft.types import Batch, Reward, StepOutput
 
 STEPS = 8

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from rfft.diffusion import advance, cfg_eps, guide
-from rfft.losses import f_ac, l_cc, l_kl
-from rfft.models.bundle import Bundle
-from rfft.step import Objective, predict, render
-from rfft.through_sampler import draft_step, drtune_step
+from rfft.diffusion.losses import f_ac, l_cc, l_kl
+from rfft.diffusion.sampling import advance, cfg_eps, guide
+from rfft.models.pipeline import Bundle
+from rfft.objectives.trajectory import draft_step, drtune_step
+from rfft.objectives.x0_hat import Objective, predict, render
 from rfft.types import Batch, Reward
 
 STEPS, SCALE = 5, 3.0

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from rfft.build import build_bundle
-from rfft.config import load_config
+from rfft.config.schema import load_config
 from rfft.errors import UserError
-from rfft.generate import paint
-from rfft.models.bundle import Bundle, load_tiny_vae
+from rfft.generation.sample import paint
+from rfft.models.pipeline import Bundle, load_tiny_vae
 from rfft.models.skeleton import load_skeleton
-from rfft.step import Objective, train_step
+from rfft.objectives.x0_hat import Objective, train_step
 from rfft.types import Batch, Reward
 
 

@@ -1,0 +1,80 @@
+"""`rfft adworld`."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from rfft.errors import UserError
+from rfft.utils.atomic_io import refuse_existing
+
+app = typer.Typer(
+    help="The embedded world: labelled scenes, and the models trained on them.", no_args_is_help=True
+)
+
+
+@app.command()
+def draw(
+    out: Annotated[Path, typer.Argument(help="New folder; with --sheet the PNG file.")],
+    count: Annotated[int, typer.Option(min=1)] = 1000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    split: Annotated[Literal["train", "val", "test"], typer.Option()] = "train",
+    sheet: Annotated[bool, typer.Option(help="Draw one contact sheet instead, a class per row.")] = False,
+) -> None:
+    """Draw labelled advertising scenes in RF1M's form."""
+    refuse_existing(out, "name a new one")
+    from rfft.adworld import draw as drawing
+
+    if sheet:
+        drawing.write_sheet(out, seed, split)
+    else:
+        began = time.monotonic()
+        drawing.draw_dataset(out, count, seed, split)
+        seconds = time.monotonic() - began
+        typer.echo(f"{count} scenes in {seconds:.1f} s, {count / seconds:,.0f} a second: {out}")
+
+
+@app.command()
+def pretrain(
+    part: Annotated[Literal["vae", "base", "depth", "saliency", "rfnet", "judge", "probe"], typer.Argument()],
+    out: Annotated[Path, typer.Option(help="Holds rf-tiny and the other models' folders.")] = Path(
+        "pretrained"
+    ),
+    state: Annotated[Path, typer.Option(help="Where training is saved, to be resumed from.")] = Path(
+        "pretrained/state"
+    ),
+    steps: Annotated[int | None, typer.Option(min=1, help="Default: STEPS of the part's module.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of the data.")] = 0,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(help="RFNet only: leave out o, g, d, s, c or none; writes just a report."),
+    ] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile (needs g++).")] = False,
+) -> None:
+    """Train an embedded model on AdWorld, in the order listed; the same command resumes a run.
+
+    With a new --state and --seed it goes on from the weights in --out. Scenes are kept for the next time in
+    ~/.cache/rfft, or in the folder that the variable RFFT_CACHE names.
+    """
+    if drop and part != "rfnet":
+        raise UserError(f"--drop leaves out inputs of rfnet, and {part} is another network: leave it out")
+    from rfft.training.pretrain.fit import Run
+
+    module = importlib.import_module(f"rfft.training.pretrain.{part}")
+    module.train(Run(out, state, steps or module.STEPS, seed, tuple(drop or ()), compiled))
+
+
+@app.command()
+def assess(
+    out: Annotated[Path, typer.Option(help="Holds rf-tiny and the other models' folders.")] = Path(
+        "pretrained"
+    ),
+) -> None:
+    """Measure RFNet and judge on the test split, and how far they agree; writes their report.json."""
+    from rfft.training.pretrain import assess as assessment
+
+    assessment.assess(out)

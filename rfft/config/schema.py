@@ -1,0 +1,342 @@
+"""The configuration: every setting, its type, its meaning and its default, in one place.
+
+`load_config(path, overrides)` reads YAML, applies `a.b=c` overrides, checks types, names and combinations,
+and returns plain dataclasses. Every mistake is a `UserError` of one line that names the thing and the fix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from omegaconf import MISSING, OmegaConf
+
+from rfft.config import load
+from rfft.errors import UserError, require
+
+TrainMode = Literal["unet_lora", "controlnet_lora", "controlnet"]
+Settings = TypeVar("Settings")
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+def setting(default: Any, **limits: Any) -> Any:
+    """A field with limits: `above` (exclusive), `least` and `most` (inclusive)."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=limits)
+    return field(default=default, metadata=limits)
+
+
+@dataclass
+class Run:
+    name: str = ""  # the run's folder below `out`; empty: the config file's name
+    seed: int = setting(0, least=0)
+    out: str = "runs"
+
+
+@dataclass
+class Lora:
+    rank: int = setting(16, least=1)
+    alpha: float = setting(16.0, above=0)  # the adapter is scaled by alpha / rank
+    target_modules: list[str] = setting(ATTENTION)  # name endings, as in PEFT
+
+
+@dataclass
+class Model:
+    bundle: str = "rf-tiny"  # rf-tiny (embedded), a local folder, or a hub id
+    controlnet: str | None = None  # folder or hub id, for a base model that comes without a ControlNet
+    tiny_vae: str | None = None  # small decoder, in the training step alone: madebyollin/taesd
+    # Of the frozen weights, a trained ControlNet's frozen copy too; what is trained is float32 anyway.
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    train: list[TrainMode] = setting(["unet_lora"])
+    lora: Lora = field(default_factory=Lora)
+    gradient_checkpointing: bool = False  # of denoiser and VAE: less memory, about a third more time
+
+
+@dataclass
+class Data:
+    products: str = "adworld:train"  # folder of RGBA images, JSON-lines manifest, or adworld:SPLIT
+    prompts: str | None = None  # prompt file in the official form; null: the products' own prompts
+    count: int | None = setting(None, least=1)  # use only the first products; AdWorld: 500 unless said here
+    prompts_per_product: int = setting(1, least=1)  # of the prompt file, or of AdWorld's grammar
+    image_size: int = setting(64, least=16)  # pixels, square
+    image_scale: float = setting(0.7, above=0, most=1)  # the product's longer side as a share of the canvas
+    keep_location: bool = False  # the pictures are framed as they should be: no zoom on the product
+    white_to_alpha: bool = False  # images without alpha: white becomes transparent
+    white_level: int = setting(255, least=1, most=255)  # least value of all three channels to count as white
+    max_pixels: int = setting(50_000_000, least=1)  # larger pictures are refused
+    on_error: Literal["stop", "skip"] = "stop"  # a picture that cannot be used; skipped: RUN/skipped.jsonl
+    canny_low: int = setting(100, least=0)  # thresholds of the edge detector, on an 8-bit scale
+    canny_high: int = setting(200, least=1)
+
+
+@dataclass
+class ExtraReward:
+    """See docs/rewards.md for those that are there, and for a template of your own."""
+
+    use: str = MISSING  # pickscore, aesthetic, image_reward, or package.module:Class
+    weight: float = 1.0  # F_total = F_AC + sum of weight * loss + beta * regulariser
+    options: dict[str, Any] = field(default_factory=dict)  # its keyword arguments
+
+
+@dataclass
+class Reward:
+    """Frozen networks of the objective: the name of an embedded one, or a folder."""
+
+    rfnet: str = "rf-tiny-rfnet"
+    depth: str = "rf-tiny-depth"  # or a DPT or Depth Anything model of transformers: a folder or a hub id
+    saliency: str = "rf-tiny-saliency"  # u2netp: U2-Net, embedded, for real pictures
+    auxiliary_grad: bool = True  # does the gradient pass through depth and saliency?
+    extra: list[ExtraReward] = setting([])  # rewards beside RFNet
+
+
+@dataclass
+class Rollout:
+    steps: int = setting(40, least=1)  # S, DDIM steps
+    last: int = setting(10, least=1)  # the trained step is drawn among the last ones
+    grad_steps: int = setting(1, least=1)  # trained steps per rollout
+    # Micro-batches of an optimizer step that share a draw of the trained steps; null: as many as there are
+    # processes, so that none waits for another. To repeat a run of N processes on fewer, set N.
+    shared_draw: int | None = setting(None, least=1)
+    guidance_scale: float = setting(7.5, least=1)
+
+
+@dataclass
+class Objective:
+    # x0_hat: the paper's; draft: DRaFT-K, the gradient goes through the last rollout.grad_steps steps;
+    # drtune: DRTune, from the finished picture to the drawn steps, but through no denoiser's input. Both hold
+    # the activations of all grad_steps at once; x0_hat those of one.
+    through: Literal["x0_hat", "draft", "drtune"] = "x0_hat"
+    guidance_scale: float | None = setting(None, least=1)  # while training; null: rollout.guidance_scale
+    regularizer: Literal["cc", "kl", "none"] = "cc"
+    beta: float = setting(0.02, least=0)  # F_total = F_AC + beta * regulariser
+    fp32: bool = True  # its denoiser forwards in full precision: half would drown a small regulariser
+
+
+@dataclass
+class Optimizer:
+    """AdamW; the rate rises linearly for `warmup` steps and then stays."""
+
+    lr: float = setting(1e-5, above=0)
+    betas: list[float] = setting([0.9, 0.999])
+    weight_decay: float = setting(0.01, least=0)
+    warmup: int = setting(0, least=0)
+    max_grad_norm: float = setting(1.0, above=0)
+
+
+@dataclass
+class Trainer:
+    steps: int = setting(1000, least=1)  # optimizer steps
+    batch_size: int = setting(4, least=1)  # images per process and micro-batch
+    accumulation: int = setting(4, least=1)  # micro-batches per optimizer step
+    decode_batch: int | None = setting(None, least=1)  # pictures decoded and judged at a time; null: all
+    mixed_precision: Literal["no", "bf16", "fp16"] = (
+        "no"  # of rollout, decoder and reward (see objective.fp32)
+    )
+    checkpoint_every: int = setting(100, least=1)
+    keep: int = setting(2, least=1)  # newest checkpoints kept
+    sample_every: int = setting(100, least=0)  # image grids at fixed seeds; 0: none
+    max_minutes: float | None = setting(None, above=0)  # stop training in time, whatever `steps` says
+    timeout_minutes: float = setting(30, above=0)  # so long a process waits for another one, then it gives up
+
+
+@dataclass
+class Ema:
+    enabled: bool = False
+    decay: float = setting(0.999, above=0, most=1)
+
+
+@dataclass
+class Evaluate:
+    """The fixed grid products x prompts x seeds on which base and tuned model are compared."""
+
+    enabled: bool = True
+    products: str = "adworld:test"  # as data.products
+    prompts: str | None = None  # as data.prompts
+    count: int = setting(24, least=1)  # products
+    prompts_per_product: int = setting(2, least=1)
+    seeds: int = setting(2, least=1)  # images per product and prompt; diversity needs two
+    batch_size: int = setting(16, least=1)  # pictures painted at a time; trainer.sample_every's, too
+    max_attempts: int = setting(5, least=1)  # of recurrent generation
+    judge: str | None = "rf-tiny-judge"  # a second network, never trained against; null: none
+    probe: str | None = "rf-tiny-probe"  # reads surface, place, props and light off the image; null: none
+    reference: str | None = "adworld:test"  # held-out available images for KID, or a folder; null: no KID
+    # For real bases (docs/metrics.md); each null or false: not measured.
+    clip: str | None = (
+        None  # CLIP model of the CLIP score, a folder or a hub id: openai/clip-vit-large-patch14
+    )
+    pickscore: str | None = None  # the same for PickScore: yuvalkirstain/PickScore_v1
+    fid: Literal["none", "efficientnet", "clip"] = "none"  # whose features; compares with `reference`
+    fidelity: bool = False  # PSNR and SSIM of the product, as the generator shows it before it is pasted
+    # Prompt engineering: what is painted, while pictures are judged by the prompts as they are.
+    quality_words: str = ""  # added to every prompt
+    negative_prompt: str | None = None  # in place of the prompts' own; null: these
+    # Figures of what recurrent generation delivers: a refused picture is painted anew, max_attempts in all.
+    only_accepted: bool = False
+    every: int = setting(0, least=0)  # also during training, in optimizer steps; 0: only before and after
+    # Red lines, as shares of the base model's. Without a probe, CLIP score stands for alignment.
+    min_alignment: float = setting(0.9, least=0)
+    min_diversity: float = setting(0.9, least=0)
+    stop_at_red_line: bool = False  # otherwise only warn
+
+
+@dataclass
+class Tracker:
+    kind: Literal["none", "wandb", "tensorboard"] = "none"
+    project: str = "rfft"
+    group: str | None = None
+    tags: list[str] = setting([])
+
+
+@dataclass
+class Config:
+    run: Run = field(default_factory=Run)
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    reward: Reward = field(default_factory=Reward)
+    rollout: Rollout = field(default_factory=Rollout)
+    objective: Objective = field(default_factory=Objective)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    trainer: Trainer = field(default_factory=Trainer)
+    ema: Ema = field(default_factory=Ema)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    tracker: Tracker = field(default_factory=Tracker)
+
+
+# A run may be continued with other values of these; any other difference makes it another run.
+MAY_CHANGE = (
+    *("run.out", "trainer.steps", "trainer.max_minutes", "trainer.checkpoint_every", "trainer.keep"),
+    *("trainer.sample_every", "trainer.timeout_minutes", "data.on_error", "evaluate", "tracker"),
+    # For another number of processes, or less memory; the maths stay, see docs/faults.md.
+    *("trainer.batch_size", "trainer.accumulation", "rollout.shared_draw"),
+    *("trainer.decode_batch", "model.gradient_checkpointing"),
+)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read, complete and check a config. A path that does not exist may name a shipped one ("tiny")."""
+    return read_config(Config, check_config, path, overrides)
+
+
+def read_config(
+    schema: type[Settings], check: Callable[[Settings], None], path: str | Path, overrides: Sequence[str]
+) -> Settings:
+    """For the configs of both trainings: each has a `run` and an `optimizer`."""
+    path = find_config(path)
+    config: Any = load.load(schema, path, overrides)
+    config.run.name = config.run.name or path.stem
+    require(
+        re.fullmatch(r"\w[\w.-]*", config.run.name),
+        f"run.name {config.run.name!r} must be a plain folder name: letters, digits, '-', '_' and '.'",
+    )
+    betas = config.optimizer.betas
+    require(
+        len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+        f"optimizer.betas={betas} must be two numbers in [0, 1), as in [0.9, 0.999]",
+    )
+    check(config)
+    return config
+
+
+def find_config(path: str | Path) -> Path:
+    """The file itself, or configs/NAME.yaml beside the sources or inside the installed package."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():  # in runs/, `tiny` is a folder
+        return path
+    here = Path(__file__).parent.parent
+    for folder in (here / "configs", here.parent / "configs"):
+        candidate = folder / f"{path.stem}.yaml"
+        if len(path.parts) <= 2 and path.parent.name in ("", "configs") and candidate.exists():
+            return candidate
+    raise UserError(f"{path}: no such config file")
+
+
+def is_rfnet(path: str | Path) -> bool:
+    """Is it a config of `rfft rfnet train`, and not of `rfft train`?"""
+    return "rfnet" in load.groups(find_config(path))
+
+
+def check_config(config: Config) -> None:
+    """Combinations that cannot work; each error names the fix."""
+    model, rollout, data = config.model, config.rollout, config.data
+    _check_trained_parts(model)
+    _check_fid(config.evaluate)
+    _check_red_lines(config.evaluate)
+    require(
+        model.dtype == "float32" or config.trainer.mixed_precision != "no",
+        f"model.dtype={model.dtype} needs autocast: set trainer.mixed_precision=bf16, or model.dtype=float32",
+    )
+    require(
+        model.dtype == "float32" or not config.objective.fp32,
+        f"objective.fp32 needs full weights, not model.dtype={model.dtype}: set objective.fp32=false",
+    )
+    require(
+        rollout.last <= rollout.steps,
+        f"rollout.last={rollout.last} is more than rollout.steps={rollout.steps}: lower rollout.last",
+    )
+    require(
+        rollout.grad_steps <= rollout.last,
+        f"rollout.grad_steps={rollout.grad_steps} is more than rollout.last={rollout.last}: lower grad_steps",
+    )
+    require(
+        config.objective.through != "draft" or config.objective.regularizer == "none",
+        "objective.through=draft has no regularizer: set objective.regularizer=none",
+    )
+    require(
+        data.image_size % 8 == 0,
+        f"data.image_size={data.image_size} is no multiple of 8: {data.image_size // 8 * 8} is",
+    )
+    require(
+        data.canny_low < data.canny_high,
+        f"data.canny_low={data.canny_low} must be below data.canny_high={data.canny_high}",
+    )
+    require(
+        config.evaluate.judge != config.reward.rfnet,
+        "evaluate.judge is the network of reward.rfnet itself: name another one, or evaluate.judge=null",
+    )
+
+
+def _check_fid(evaluate: Evaluate) -> None:
+    require(
+        evaluate.fid == "none" or evaluate.reference,
+        "evaluate.fid compares with held-out pictures: name them with evaluate.reference, or set it to none",
+    )
+    require(
+        evaluate.fid != "clip" or evaluate.clip,
+        "evaluate.fid=clip needs a CLIP model: name it with evaluate.clip, or set evaluate.fid=efficientnet",
+    )
+
+
+def _check_red_lines(evaluate: Evaluate) -> None:
+    if not evaluate.stop_at_red_line:
+        return
+    require(
+        evaluate.enabled and evaluate.every,
+        "evaluate.stop_at_red_line looks at the model on the way: set evaluate.every, evaluate.enabled=true",
+    )
+    require(
+        evaluate.seeds > 1 or evaluate.min_diversity == 0,
+        "evaluate.stop_at_red_line needs diversity, and that two pictures of a prompt: set evaluate.seeds=2, "
+        "or evaluate.min_diversity=0",
+    )
+
+
+def _check_trained_parts(model: Model) -> None:
+    parts = model.train
+    require(parts, "model.train is empty: name what to train, for example model.train=[unet_lora]")
+    require(len(set(parts)) == len(parts), f"model.train names a part twice: {', '.join(parts)}")
+    require(
+        not {"controlnet", "controlnet_lora"} <= set(parts),
+        "model.train has both controlnet and controlnet_lora: choose all of it or its LoRA",
+    )
+    require(
+        model.lora.target_modules or parts == ["controlnet"],
+        "model.lora.target_modules is empty: name the modules that get an adapter, for example [to_q, to_v]",
+    )
+
+
+def to_yaml(config: object) -> str:
+    """The complete config; the `load_config` of its kind reads it back to an equal one."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))

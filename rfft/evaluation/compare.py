@@ -1,0 +1,162 @@
+"""Several runs side by side, as a table and as a figure: what each gained, and what it paid for that."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rfft.config.load import read_resolved
+from rfft.errors import UserError
+from rfft.evaluation.ranking import Figures, Row, asked, ranking_section
+from rfft.evaluation.store import EVALUATION, SUMMARY, read_json
+from rfft.utils.log import warn, write_atomically
+
+TABLE, FIGURE = "comparison.md", "comparison.png"
+METRICS: dict[str, Callable[[Figures], float | None]] = {
+    "available, RFNet": lambda f: _rate(f["available_rate"].get("rfnet")),
+    "available, judge": lambda f: _rate(f["available_rate"].get("judge")),
+    "alignment": lambda f: f.get("alignment"),
+    "surface": lambda f: _rate(f.get("alignment_by", {}).get("surface")),
+    "place": lambda f: _rate(f.get("alignment_by", {}).get("place")),
+    "prop": lambda f: _rate(f.get("alignment_by", {}).get("prop")),
+    "light": lambda f: _rate(f.get("alignment_by", {}).get("light")),
+    "diversity": lambda f: f.get("diversity"),
+    "colourfulness": lambda f: f.get("colourfulness"),
+    "KID": lambda f: f.get("kid"),
+    "FID": lambda f: f.get("fid"),
+    "CLIP score": lambda f: f.get("clip_score"),
+    "PickScore": lambda f: f.get("pickscore"),
+    "product PSNR": lambda f: f.get("product_psnr"),
+    "product SSIM": lambda f: f.get("product_ssim"),
+}
+SHARES = ("available, RFNet", "available, judge", "alignment", "surface", "place", "prop", "light")
+PAID = ("prop", "diversity", "colourfulness", "KID")  # what collapses; each has a panel of the figure
+COLOURS = {"none": "tab:red", "kl": "tab:orange", "cc": "tab:blue", "base": "black"}
+MARKERS = "os^DvP<X>"  # of the runs, in turn
+
+
+def _rate(share: dict[str, float] | None) -> float | None:
+    return None if share is None else share["rate"]
+
+
+def compare(runs: Sequence[Path], out: Path, tie: float = 0.05) -> Path:
+    """Write comparison.md and comparison.png of finished runs into `out`; returns the table's path.
+
+    tie: of PickScore's verdicts on two pictures, see metrics/ranking.py.
+    """
+    rows = _rows([_read(run) for run in runs])
+    if warning := _other_grids(rows):
+        warn(warning)
+    out.mkdir(parents=True, exist_ok=True)
+    parts = [_table(rows), warning and f"Warning: {warning}\n", ranking_section(rows, tie)]
+    write_atomically(out / TABLE, "\n".join(part for part in parts if part))
+    _figure(rows, out / FIGURE)
+    return out / TABLE
+
+
+def _read(run: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Folder, config and summary of one run; of a base model that was evaluated alone, too."""
+    summary = read_json(run / SUMMARY)
+    if not summary or not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: no finished run (it has no {SUMMARY}); train it first")
+    config = read_resolved(run / "config.yaml")
+    if "rfnet" in config:
+        raise UserError(f"{run}: a run of RFNet, which paints nothing; its figures are in {EVALUATION}")
+    if "base" not in summary:  # evaluate.enabled=false
+        raise UserError(f"{run}: nothing to compare; measure the run with `rfft evaluate {run}` first")
+    return run, config, summary
+
+
+def _rows(read: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]]) -> list[Row]:
+    """The base model of the first training run, then every run."""
+    rows: list[Row] = []
+    for run, config, summary in read:
+        if "tuned" in summary and not rows:
+            base = summary["base"]
+            rows.append(Row("base", method_of(config, "base", base), "base", "", base, run, "base"))
+    for run, config, summary in read:
+        state = "tuned" if "tuned" in summary else "base"
+        kind = config["objective"]["regularizer"] if state == "tuned" else "base"
+        steps = str(summary.get("steps", ""))
+        method = method_of(config, state, summary[state])
+        rows.append(Row(config["run"]["name"], method, kind, steps, summary[state], run, state))
+    return rows
+
+
+def method_of(config: dict[str, Any], state: str, figures: Figures) -> str:
+    """What was done to the base model, and to its prompts and pictures in the evaluation."""
+    done = [_training(config)] if state == "tuned" else []
+    if "quality_words" in figures or "negative_prompt" in figures:
+        done.append("prompt engineering")
+    if figures.get("only_accepted"):
+        done = [*(done or ["base"]), "recurrent"]
+    return ", ".join(done or ["base"])
+
+
+def _other_grids(rows: Sequence[Row]) -> str:
+    """Which rows were asked for other pictures than the first one; "" if none."""
+    grids = [(row.name, asked(read_json(row.run / EVALUATION))) for row in rows]
+    known = [(name, grid) for name, grid in grids if grid]
+    others = [name for name, grid in known if grid != known[0][1]]
+    if not others:
+        return ""
+    return (
+        f"{', '.join(others)}: evaluated on other products, prompts or seeds than {known[0][0]}, so that the "
+        "figures cannot be compared; `rfft evaluate` them all with the same settings"
+    )
+
+
+def _training(config: dict[str, Any]) -> str:
+    objective = config["objective"]
+    if objective.get("through") == "draft":
+        return f"DRaFT-{config['rollout']['grad_steps']}"
+    through = "DRTune, " if objective.get("through") == "drtune" else ""
+    if objective["regularizer"] == "none":
+        return "ReFL" if objective.get("guidance_scale") == 1 else f"{through}none"
+    return f"{through}{objective['regularizer']}, beta {objective['beta']:g}"
+
+
+def _table(rows: Sequence[Row]) -> str:
+    shown = [name for name, metric in METRICS.items() if any(metric(row.figures) is not None for row in rows)]
+    lines = [["run", "method", "steps", *shown], ["---"] * (3 + len(shown))]
+    lines += [[row.name, row.method, row.steps, *_cells(row.figures, shown)] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cells(figures: Figures, shown: Sequence[str]) -> list[str]:
+    values = {name: METRICS[name](figures) for name in shown}
+    return [
+        "" if value is None else f"{100 * value:.1f} %" if name in SHARES else f"{value:.3g}"
+        for name, value in values.items()
+    ]
+
+
+def _figure(rows: Sequence[Row], path: Path) -> None:
+    """One panel for each thing that may be paid: its value over the available rate, a point for each run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(PAID), 4), layout="constrained")
+    points: dict[str, Any] = {}  # by label
+    axes = figure.subplots(1, len(PAID))
+    judge = all("judge" in row.figures["available_rate"] for row in rows)
+    gained = METRICS["available, judge" if judge else "available, RFNet"]
+    for axis, name in zip(axes, PAID, strict=True):
+        for i, (row, label) in enumerate(zip(rows, labels(rows), strict=True)):
+            x, y = gained(row.figures), METRICS[name](row.figures)
+            if x is None or y is None:
+                continue
+            marker = "*" if row.method == "base" else MARKERS[i % len(MARKERS)]
+            points[label] = axis.scatter(x, y, color=COLOURS[row.kind], marker=marker, s=60)
+        axis.set_xlabel("available rate" + (" (judge)" if judge else " (RFNet)"))
+        axis.set_title(f"{name} (less is better)" if name == "KID" else name, fontsize=10)
+        axis.grid(alpha=0.3)
+    figure.legend(points.values(), points.keys(), loc="outside lower center", ncols=6, fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def labels(rows: Sequence[Row]) -> list[str]:
+    """The rows' methods; the run's name where several have the same."""
+    times = Counter(row.method for row in rows)
+    return [row.method if times[row.method] == 1 else row.name for row in rows]

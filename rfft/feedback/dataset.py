@@ -1,0 +1,101 @@
+"""Labelled pictures as RFNet takes them: a Dataset of dicts, of which torch's own collation makes batches.
+
+An item, S the side of the square pictures (bytes, because processes pass them on quickly):
+    image    uint8 [3,S,S]
+    product  uint8 [4,S,S] RGBA, straight alpha
+    depth    uint8 [1,S,S]
+    saliency uint8 [1,S,S]
+    caption  str
+    label    int
+RFNet is trained on anything that gives batches of such items as `Pictures` does.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from rfft.data.cutout import resize_rgba
+from rfft.feedback.folder import Pixels, Record
+from rfft.feedback.maps import Maps
+
+Item = dict[str, Any]
+PICTURES = ("image", "product", "depth", "saliency")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one process reads its part."""
+
+    batch_size: int
+    workers: int = 0  # of the DataLoader
+    process: int = 0
+    processes: int = 1
+
+
+class Pictures(Protocol):
+    """Labelled pictures, wherever they lie."""
+
+    counts: list[int]  # of each class
+
+    def endless(self, reading: Reading, first: int, seed: int, mirror: bool) -> DataLoader[Item]:
+        """This process's micro-batches from number `first` on: a function of seed and place alone."""
+
+    def once(self, reading: Reading) -> DataLoader[Item]:
+        """This process's part of one round: every picture comes once among all processes."""
+
+
+class Labelled(Dataset[Item]):
+    """Records brought to size x size; a kind of map that is not in `maps` is zero."""
+
+    def __init__(
+        self, records: Sequence[Record], size: int, maps: Mapping[str, Maps], coarse: bool = False
+    ) -> None:
+        """`coarse`: the label is 0 (available) or 1 (not)."""
+        self.records, self.size, self.maps = records, size, maps
+        self.labels = [min(record.label, 1) if coarse else record.label for record in records]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, i: int) -> Item:
+        record = self.records[i]
+        sample = record.load()
+        pictures = {"image": square(sample.image, self.size), "product": square(sample.product, self.size)}
+        for kind in ("depth", "saliency"):
+            found = self.maps[kind].load(record, sample) if kind in self.maps else None
+            blank = torch.zeros(1, self.size, self.size, dtype=torch.uint8)
+            pictures[kind] = blank if found is None else square(found, self.size)
+        return {**pictures, "caption": record.caption, "label": self.labels[i]}
+
+
+def square(picture: Pixels, size: int) -> Tensor:
+    """Grey [H,W], RGB [H,W,3] or RGBA [H,W,4] to uint8 [C,size,size]; the aspect ratio is not kept."""
+    if picture.shape[:2] != (size, size):
+        if picture.ndim == 3 and picture.shape[2] == 4:
+            picture = np.rint(resize_rgba(picture, size, size) * 255).astype(np.uint8)
+        else:
+            method = cv2.INTER_AREA if min(picture.shape[:2]) > size else cv2.INTER_LINEAR
+            picture = cv2.resize(picture, (size, size), interpolation=method).astype(np.uint8, copy=False)
+    channels_last = picture if picture.ndim == 3 else picture[..., None]
+    return torch.from_numpy(np.ascontiguousarray(channels_last.transpose(2, 0, 1)))
+
+
+def mirrored(item: Item) -> Item:
+    return item | {name: item[name].flip(-1) for name in PICTURES}
+
+
+def split_by_caption(records: Sequence[Record], share: float) -> tuple[list[Record], list[Record]]:
+    """Training and validation records; all pictures of a caption (a product) fall on the same side."""
+    limit = round(share * 2**32)
+    held = [zlib.crc32(record.caption.encode()) < limit for record in records]
+    training = [record for record, out in zip(records, held, strict=True) if not out]
+    return training, [record for record, out in zip(records, held, strict=True) if out]

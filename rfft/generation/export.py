@@ -1,0 +1,114 @@
+"""Trained weights in the forms that other tools load. Everything is written as safetensors.
+
+    diffusers  pytorch_lora_weights.safetensors, for pipe.load_lora_weights(folder)
+    kohya      NAME.safetensors with lora_unet_ keys, for ComfyUI and kohya's tools
+    peft       unet/, controlnet/: adapter folders, for PeftModel.from_pretrained(module, folder)
+    merged     the whole pipeline, for from_pretrained(folder)
+
+A trained ControlNet (or its LoRA, merged: no tool loads one) goes into controlnet/ as a ControlNetModel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rfft.errors import UserError
+from rfft.models.pipeline import Bundle
+
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+SETTINGS = ("requires_safety_checker", "force_zeros_for_empty_prompt")  # of SD's and of SDXL's pipeline
+
+Weights = dict[str, Tensor]
+
+
+def export_bundle(bundle: Bundle, format: str, out: Path, name: str) -> None:
+    """Write a bundle's trained parts to an empty folder; `name` is what kohya's file is called."""
+    writers: dict[str, Callable[[], None]] = {
+        "diffusers": lambda: _save_diffusers(bundle, out),
+        "kohya": lambda: _save_kohya(bundle, out / f"{name}.safetensors"),
+        "peft": lambda: _save_peft(bundle, out),
+        "merged": lambda: _save_merged(bundle, out),
+    }
+    writers[format]()
+    trains_controlnet = {"controlnet", "controlnet_lora"} & set(bundle.modes)
+    if trains_controlnet and not (out / "controlnet").exists():
+        merged_copy(bundle, "controlnet").save_pretrained(out / "controlnet")
+
+
+def _save_diffusers(bundle: Bundle, out: Path) -> None:
+    if "unet_lora" not in bundle.modes:
+        return
+    layers = {}
+    for module, down, up, scale in _lora(bundle, "unet"):
+        layers[f"unet.{module}.lora_A.weight"] = down
+        # Many readers of this form know no alpha: with its scale in B, all get the same picture.
+        layers[f"unet.{module}.lora_B.weight"] = scale * up
+    save_file(_plain(layers), out / DIFFUSERS_FILE, metadata={"format": "pt"})
+
+
+def _save_kohya(bundle: Bundle, file: Path) -> None:
+    if "unet_lora" not in bundle.modes:
+        raise UserError("kohya's form is for a LoRA of the U-Net; this run has none: use --format diffusers")
+    config = bundle.pipe.unet.peft_config["default"]
+    layers = {}
+    for module, down, up, _ in _lora(bundle, "unet"):
+        key = "lora_unet_" + module.replace(".", "_")
+        layers[f"{key}.lora_down.weight"] = down
+        layers[f"{key}.lora_up.weight"] = up
+        layers[f"{key}.alpha"] = torch.tensor(float(config.lora_alpha))
+    metadata = {
+        "format": "pt",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(config.r),
+        "ss_network_alpha": str(config.lora_alpha),
+    }
+    save_file(_plain(layers), file, metadata=metadata)
+
+
+def _save_peft(bundle: Bundle, out: Path) -> None:
+    names = [mode.removesuffix("_lora") for mode in bundle.modes if mode.endswith("_lora")]
+    if not names:
+        raise UserError("PEFT's form is for LoRA; this run has none: use --format diffusers")
+    for name in names:
+        module = getattr(bundle.pipe, name)
+        config = module.peft_config["default"]
+        config.save_pretrained(out / name, inference_mode=True)
+        layers = {f"base_model.model.{k}": v for k, v in get_peft_model_state_dict(module).items()}
+        save_file(_plain(layers), out / name / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _save_merged(bundle: Bundle, out: Path) -> None:
+    components = dict(bundle.pipe.components)
+    components |= {name: merged_copy(bundle, name) for name in ("unet", "controlnet")}
+    settings = {name: bundle.pipe.config[name] for name in SETTINGS if name in bundle.pipe.config}
+    type(bundle.pipe)(**components, **settings).save_pretrained(out)
+
+
+def merged_copy(bundle: Bundle, name: str) -> Any:
+    """A new U-Net or ControlNet that has the trained weights and no adapters."""
+    trained = getattr(bundle.pipe, name)
+    copy = type(trained).from_config(trained.config)
+    with bundle.merged():
+        state = trained.state_dict()
+        copy.load_state_dict({k.replace("base_layer.", ""): v for k, v in state.items() if ".lora_" not in k})
+    return copy.to(trained.dtype)
+
+
+def _lora(bundle: Bundle, name: str) -> list[tuple[str, Tensor, Tensor, float]]:
+    """Module name, A, B and alpha / rank of every adapter."""
+    module = getattr(bundle.pipe, name)
+    config, state = module.peft_config["default"], get_peft_model_state_dict(module)
+    down = {k.removesuffix(".lora_A.weight"): v for k, v in state.items() if k.endswith(".lora_A.weight")}
+    scale = config.lora_alpha / config.r
+    return [(key, a, state[f"{key}.lora_B.weight"], scale) for key, a in down.items()]
+
+
+def _plain(state: Weights) -> Weights:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

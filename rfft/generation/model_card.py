@@ -1,0 +1,80 @@
+"""The README.md that goes along with exported weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from rfft.config.describe import describe_objective
+from rfft.config.load import flatten
+from rfft.models.pipeline_source import EMBEDDED
+
+SHOWN = ("model.", "reward.", "rollout.", "objective.", "optimizer.", "trainer.batch", "trainer.accumulation")
+
+
+@dataclass(frozen=True)
+class CardFigures:
+    """What an evaluation measured, as the card shows it."""
+
+    rows: Sequence[Any] = ()  # evaluation.store.Row: a line of the table each
+    images: int = 0  # pictures of each state
+    painted: str = ""  # how they differ from a model's plain first pictures
+
+
+def write_card(
+    file: Path, config: dict[str, Any], format: str, step: int, pipeline: str, figures: CardFigures
+) -> None:
+    """Write the card of the weights beside `file`.
+
+    A run of `config` (resolved) trained them for `step` steps; `pipeline` names diffusers' class.
+    """
+    settings = {k: v for k, v in flatten(config).items() if k.startswith(SHOWN) and v is not None}
+    environment = Environment(  # noqa: S701  Markdown: escaping would garble it
+        loader=PackageLoader("rfft"), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    card = environment.get_template("model_card.md.j2").render(
+        config=config,
+        settings=settings,
+        step=step,
+        usage="\n".join(usage(format, config, pipeline)),
+        objective=describe_objective(config),
+        rows=figures.rows,
+        images=figures.images,
+        painted=figures.painted,
+    )
+    file.write_text(card, encoding="utf-8")
+
+
+def usage(format: str, config: dict[str, Any], pipeline: str) -> list[str]:
+    """Lines of Python that load the export from the folder it lies in."""
+    no_checker = [] if "XL" in pipeline else ["safety_checker=None"]
+    if format == "merged":
+        here = '"."'
+        return [
+            f"from diffusers import {pipeline}",
+            f"pipe = {pipeline}.from_pretrained({', '.join([here, *no_checker])})",
+        ]
+    modes, base, controlnet = (config["model"][name] for name in ("train", "bundle", "controlnet"))
+    adapters = [mode.removesuffix("_lora") for mode in modes if mode.endswith("_lora")]
+    whole = "controlnet" in modes or ("controlnet_lora" in modes and format != "peft")
+    embedded = base == EMBEDDED
+    arguments = [f'source_of("{base}")' if embedded else f'"{base}"', *no_checker]
+    lines = [f"from diffusers import ControlNetModel, {pipeline}"]
+    lines += ["from peft import PeftModel"] * (format == "peft")
+    lines += ["from rfft.models.pipeline_source import source_of  # it comes with RFFT"] * embedded
+    if whole or controlnet is not None:
+        lines.append(
+            f'controlnet = ControlNetModel.from_pretrained("{"controlnet" if whole else controlnet}")'
+        )
+        arguments.append("controlnet=controlnet")
+    lines += [f"pipe = {pipeline}.from_pretrained(", *(f"    {a}," for a in arguments), ")"]
+    if format == "peft":
+        lines += [f'pipe.{name} = PeftModel.from_pretrained(pipe.{name}, "{name}")' for name in adapters]
+    elif "unet_lora" in modes:
+        name = "pytorch_lora_weights" if format == "diffusers" else config["run"]["name"]
+        lines.append(f'pipe.load_lora_weights(".", weight_name="{name}.safetensors")')
+    return lines

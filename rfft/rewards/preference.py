@@ -1,0 +1,144 @@
+"""Rewards beside RFNet: PickScore, LAION's aesthetic score, ImageReward, or anybody's own; all frozen.
+
+B batch, H W pixels, D width of CLIP's joint space. Pictures [B,3,H,W] in [0,1].
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPModel
+
+from rfft.errors import UserError
+from rfft.models.layers import CLIP_MEAN, CLIP_STD, ScoreReward, resize, score_head, standardize
+from rfft.models.pretrained import read_weights, tokenizer_of, why
+from rfft.rewards.image_reward import load_image_reward
+from rfft.types import Batch, ExtraReward
+
+
+class WeightedRewards(nn.Module):
+    """The sum of several rewards' losses, for the samples whose captions and prompts it knows."""
+
+    def __init__(
+        self, terms: list[tuple[str, float, ExtraReward]], captions: list[str], prompts: list[str]
+    ) -> None:
+        """`terms`: name, weight and reward."""
+        super().__init__()
+        self.terms, self.captions, self.prompts = terms, captions, prompts
+        self.networks = nn.ModuleList(reward for _, _, reward in terms if isinstance(reward, nn.Module))
+        self.requires_grad_(False).eval()
+
+    def forward(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted loss per sample [B], and every reward's scalars under NAME/."""
+        picks = batch.sample.tolist()
+        texts = [self.captions[i] for i in picks], [self.prompts[i] for i in picks]
+        total = image.new_zeros(len(image))
+        scalars: dict[str, Tensor] = {}
+        for name, weight, reward in self.terms:
+            loss, said = reward(image, *texts)
+            total = total + weight * loss
+            # Numbers, or tensors made on the CPU, are none to be stacked with the others.
+            values = {key: torch.as_tensor(value).to(total) for key, value in said.items()}
+            scalars |= {f"{name.rpartition(':')[2].lower()}/{key}": value for key, value in values.items()}
+        return total, scalars
+
+
+class TextMatch(ScoreReward):
+    """How well a picture fits its prompt, by a CLIP model."""
+
+    def __init__(self, model: str) -> None:
+        """`model`: folder or hub id of a CLIP model with its tokenizer."""
+        super().__init__()
+        self.clip = _clip(model)
+        self.tokenizer = tokenizer_of(model)
+
+    def cosine(self, image: Tensor, prompts: list[str]) -> Tensor:
+        """[B]"""
+        tokens = self.tokenizer(prompts, padding=True, truncation=True, return_tensors="pt").to(image.device)
+        text = self.clip.text_projection(self.clip.text_model(**tokens).pooler_output)
+        return (F.normalize(picture_features(self.clip, image), dim=-1) * F.normalize(text, dim=-1)).sum(-1)
+
+    def score(self, image: Tensor, prompts: list[str]) -> Tensor:
+        """[B]: CLIP score (arXiv 2104.08718) on the scale that is usual, 100 x cosine, 0 at least."""
+        return 100 * self.cosine(image, prompts).clamp(min=0)
+
+
+class PickScore(TextMatch):
+    """PickScore (arXiv 2305.01569): CLIP tuned on people's choices; 100 x cosine of picture and prompt."""
+
+    def __init__(self, model: str = "yuvalkirstain/PickScore_v1") -> None:
+        super().__init__(model)
+
+    def score(self, image: Tensor, prompts: list[str]) -> Tensor:
+        """[B]"""
+        return self.clip.logit_scale.exp() * self.cosine(image, prompts)
+
+
+class Aesthetic(ScoreReward):
+    """LAION's improved aesthetic predictor: a small head on CLIP ViT-L/14's features, about 1 to 10."""
+
+    def __init__(self, head: str, model: str = "openai/clip-vit-large-patch14") -> None:
+        """`head`: file of its weights (safetensors, or the published .pth); `model`: folder or id of CLIP."""
+        super().__init__()
+        self.clip = _clip(model)
+        self.layers = score_head(self.clip.config.projection_dim)
+        weights = read_weights(Path(head), "an aesthetic head")
+        try:
+            self.layers.load_state_dict({k.removeprefix("layers."): v for k, v in weights.items()})
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise UserError(f"{head} does not fit an aesthetic head on {model}: {reason}") from error
+
+    def score(self, image: Tensor, prompts: list[str]) -> Tensor:
+        """[B]; prompts are not looked at."""
+        return self.layers(F.normalize(picture_features(self.clip, image), dim=-1))[:, 0]
+
+
+def picture_features(clip: CLIPModel, image: Tensor) -> Tensor:
+    """CLIP's projected features [B,D], not normalised; differentiable."""
+    pixels = standardize(resize(image, clip.config.vision_config.image_size), CLIP_MEAN, CLIP_STD)
+    return clip.visual_projection(clip.vision_model(pixels).pooler_output)
+
+
+def _clip(model: str) -> CLIPModel:
+    try:
+        return CLIPModel.from_pretrained(model, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"CLIP model {model}: neither a folder nor a hub id that loads ({why(error)})"
+        ) from error
+
+
+BUILT_IN: dict[str, Callable[..., ExtraReward]] = {
+    "pickscore": PickScore,
+    "aesthetic": Aesthetic,
+    "image_reward": load_image_reward,
+}
+
+
+def load_extra(use: str, options: dict[str, Any]) -> ExtraReward:
+    """The reward that reward.extra names, one of BUILT_IN or package.module:Class, with its options."""
+    kind = BUILT_IN.get(use) or _imported(use)
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise UserError(f"reward.extra {use}: its options do not fit: {error}") from error
+
+
+def _imported(use: str) -> Any:
+    module, colon, name = use.partition(":")
+    try:
+        if not (colon and module) or module.startswith("."):
+            raise ImportError(f"it is none of {', '.join(BUILT_IN)}, package.module:Class")
+        if str(Path.cwd()) not in sys.path:  # one's own module lies where one works
+            sys.path.append(str(Path.cwd()))
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"reward.extra {use!r} cannot be used: {error}") from error

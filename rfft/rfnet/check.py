@@ -1,0 +1,53 @@
+"""What a config of `rfft rfnet train` would run, without running it: `rfft check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from rfft.rewards.rfnet import RFNet
+from rfft.rfnet.build import build_tokenizer, network_config
+from rfft.rfnet.config import RFNetTraining
+from rfft.rfnet.data import are_shards, build_maps, open_both, split_records
+
+
+def describe(config: RFNetTraining) -> dict[str, str]:
+    """Facts by name; a UserError for anything that is missing or broken. No weights are loaded."""
+    tokenizer = build_tokenizer(config.rfnet.text_encoder)
+    with torch.device("meta"):
+        network = RFNet(network_config(config, tokenizer))
+    training, validation, maps = _pictures(config)
+    trainer = config.trainer
+    per_step = trainer.batch_size * trainer.accumulation
+    epoch = max(1, training // per_step)
+    steps = min(trainer.epochs * epoch, trainer.steps or trainer.epochs * epoch)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    return {
+        "run folder": str(Path(config.run.out) / config.run.name),
+        "image encoder": config.rfnet.image_encoder.weights or "random weights",
+        "text encoder": config.rfnet.text_encoder.weights or "random weights",
+        "trained": f"{count:,} parameters, all of them; {network.config.image_size} px",
+        "labels": config.objective.labels,
+        "training": f"{training:,} pictures of {', '.join(config.data.train)}",
+        "validation": f"{validation:,} pictures of {', '.join(config.data.validation) or 'the same folders'}",
+        "maps": maps,
+        "images per step and process": f"{trainer.batch_size} x {trainer.accumulation} micro-batches",
+        "optimizer steps of one process": f"{steps:,} of {epoch:,} an epoch, in "
+        f"{trainer.max_minutes or 'any number of'} minutes",
+        "memory: weights and optimizer": f"{16 * count / 2**30:.2f} GiB",  # and gradient, fp32
+    }
+
+
+def _pictures(config: RFNetTraining) -> tuple[int, int, str]:
+    """How many there are for training and for validation, and what their maps are."""
+    data, size = config.data, config.data.image_size or config.rfnet.image_size
+    if are_shards([*data.train, *data.validation]):
+        training, validation = open_both(data, size, config.maps, config.objective.labels == "coarse")
+        return sum(training.counts), sum(validation.counts), "those in the shards"
+    records = split_records(data)
+    told = []
+    for kind, known in build_maps(config.maps, config.rfnet.drop).items():
+        if missing := sum(len(known.missing(some)) for some in records):
+            told.append(f"{missing:,} of {kind} to be made by {getattr(config.maps, kind)}")
+    return len(records[0]), len(records[1]), ", ".join(told) or "all there"

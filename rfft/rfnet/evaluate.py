@@ -1,0 +1,156 @@
+"""What an RFNet is worth on labelled pictures: figures per class, confusion matrix, table and picture.
+
+Shapes: N pictures, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from rfft.build import caption_tokenizer
+from rfft.errors import UserError
+from rfft.feedback.dataset import Labelled, Pictures, Reading
+from rfft.metrics.classification import classification_report
+from rfft.models.pretrained import CONFIG_NAME
+from rfft.rewards.rfnet import RFNet
+from rfft.rfnet import config
+from rfft.rfnet.data import (
+    FolderPictures,
+    are_shards,
+    batches,
+    build_maps,
+    fill_maps,
+    network_inputs,
+    open_shards,
+    read_folders,
+)
+from rfft.types import label_names
+from rfft.utils.log import messages, write_atomically
+
+EXPORT, EVALUATION, CONFUSION = "rfnet", "evaluation.json", "confusion.png"
+Report = dict[str, Any]
+
+
+@torch.no_grad()
+def predict(
+    model: RFNet, source: Iterable[dict[str, Any]], tokenizer: Any, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Probabilities [N,K] and labels [N], on the CPU; N is 0 for a process without a part."""
+    found = [(torch.empty(0, model.config.num_labels), torch.empty(0, dtype=torch.long))]
+    for batch in source:
+        logits = model(**network_inputs(batch, tokenizer, device))
+        found.append((logits.float().softmax(-1).cpu(), batch["label"]))
+    probabilities, labels = zip(*found, strict=True)
+    return torch.cat(probabilities), torch.cat(labels)
+
+
+def report(probabilities: Tensor, labels: Tensor) -> Report:
+    """Figures of verdicts [N,K] on labels [N]; `loss` is the plain cross-entropy."""
+    chosen = probabilities.gather(1, labels[:, None]).clamp_min(1e-12)
+    figures = classification_report(
+        probabilities.numpy(), labels.numpy(), label_names(probabilities.shape[1])
+    )
+    return {
+        "pictures": len(labels),
+        "ap_available": figures["classes"]["available"]["ap"],
+        **figures,
+        "loss": float(-chosen.log().mean()),
+    }
+
+
+def scalars(figures: Report) -> dict[str, float]:
+    """The figures under the names that trackers and metrics.jsonl have them by."""
+    flat = {name: figures[name] for name in ("ap_available", "macro_f1", "accuracy", "loss")}
+    for label, values in figures["classes"].items():
+        flat |= {f"{name}_{label}": values[name] for name in ("precision", "recall", "f1", "ap")}
+    return {f"eval/{name}": value for name, value in flat.items()}
+
+
+def write(folder: Path, figures: Report) -> None:
+    """evaluation.json and confusion.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / EVALUATION, json.dumps(figures, indent=2) + "\n")
+    confusion_picture(figures).savefig(folder / CONFUSION, dpi=120)
+
+
+def table(figures: Report) -> Table:
+    shown = Table(
+        "class",
+        "precision",
+        "recall",
+        "F1",
+        "AP",
+        "pictures",
+        title="RFNet's verdicts, in percent",
+    )
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for label, values in figures["classes"].items():
+        rates = [f"{100 * values[name]:.1f}" for name in ("precision", "recall", "f1", "ap")]
+        shown.add_row(label.replace("_", " "), *rates, str(values["support"]))
+    shown.caption = (
+        f"AP(available) {figures['ap_available']:.1%}, macro F1 {figures['macro_f1']:.1%}, "
+        f"accuracy {figures['accuracy']:.1%}"
+    )
+    return shown
+
+
+def confusion_picture(figures: Report) -> Figure:
+    """Rows: true classes; the shade is the share of the row, the number the pictures."""
+    names = [label.replace("_", " ") for label in figures["classes"]]
+    counts = np.asarray(figures["confusion"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(1.6 + 0.9 * len(names), 1.2 + 0.8 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlabel("verdict")
+    axes.set_ylabel("label")
+    for (row, column), value in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(value), ha="center", va="center", color=colour)
+    return figure
+
+
+def evaluate(source: Path, data: Path, out: Path | None, changes: dict[str, Any], batch_size: int) -> Report:
+    """Judge a folder's pictures, in RF1M's form or in shards; writes into `out` (None: the run's folder).
+
+    source: a run of `rfft rfnet train`, an RFNet folder or the name of an embedded one; changes: of the
+    settings in group `maps`, which are the run's, or the defaults.
+    """
+    is_run = (source / EXPORT / CONFIG_NAME).is_file()
+    if out is None and not is_run:
+        raise UserError(f"{source} is no run of `rfft rfnet train`: say with --out where the figures go")
+    trained = config.load_config(source / "config.yaml") if is_run else config.RFNetTraining()
+    folder, maps = source / EXPORT if is_run else source, replace(trained.maps, **changes)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = RFNet.from_pretrained(folder).to(device)
+    size, coarse = trained.data.image_size or model.config.image_size, model.config.num_labels == 2
+    pictures: Pictures
+    if are_shards([str(data)]):
+        pictures = open_shards([str(data)], size, maps, coarse)
+    else:
+        records = read_folders([str(data)])
+        known = build_maps(maps, model.config.drop)
+        fill_maps(known, records, maps, device)
+        pictures = FolderPictures(Labelled(records, size, known, coarse), coarse)
+    console, found = messages(), batches(pictures.once(Reading(batch_size)))
+    total = -(-sum(pictures.counts) // batch_size)
+    shown = track(found, "judging", total=total, console=console, transient=True)
+    figures = {"data": str(data), **report(*predict(model, shown, caption_tokenizer(str(folder)), device))}
+    write(out or source, figures)
+    console.print(table(figures))
+    console.print(f"written: {(out or source) / EVALUATION}, {(out or source) / CONFUSION}", soft_wrap=True)
+    return figures

@@ -1,0 +1,220 @@
+"""What the main process does beside training: metrics, display, samples, checkpoints, evaluation, report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from rfft.data.conditions import noise_for
+from rfft.data.samples import Sample
+from rfft.evaluation import store
+from rfft.evaluation.evaluator import Evaluator, show, show_result
+from rfft.evaluation.report import write_report
+from rfft.evaluation.runs import export_run
+from rfft.generation.sample import paint
+from rfft.training.learner import REGULARIZERS, Learner
+from rfft.training.tracking import Tracker
+from rfft.types import label_names
+from rfft.utils import contact_sheet
+from rfft.utils.checkpoint import Checkpoints, step_of
+from rfft.utils.log import MetricsFile, TrainingDisplay, messages, write_atomically
+from rfft.utils.processes import broadcast, spread
+
+SAMPLES, SAMPLE_SEED, SAMPLE_COLUMNS = 16, 20240801, 8  # grids of pictures, always with the same noise
+EXPORT = "diffusers"
+
+
+class Watch:
+    """What the main process does beside training: metrics, display, samples, checkpoints, evaluation."""
+
+    def __init__(
+        self,
+        run: Path,
+        learner: Learner,
+        checkpoints: Checkpoints,
+        evaluator: Evaluator | None,
+        samples: list[Sample],
+    ) -> None:
+        self.run, self.learner, self.checkpoints, self.evaluator = run, learner, checkpoints, evaluator
+        self.config, self.samples = learner.config, samples
+        self.console = messages()
+        (run / "samples").mkdir(exist_ok=True)
+        done, trainer = learner.counters, self.config.trainer
+        self.sampled = done.step if self.sheet(done.step).exists() else None  # by the run that is resumed
+        self.metrics = MetricsFile(run / "metrics.jsonl", done.step)
+        kind = self.config.tracker.kind
+        self.tracker = Tracker(learner.accelerator, kind, run, asdict(self.config))
+        left = None if trainer.max_minutes is None else 60 * trainer.max_minutes - done.seconds
+        name = REGULARIZERS[self.config.objective.regularizer].upper()
+        self.display = TrainingDisplay(trainer.steps, name, done.step, self.console, seconds=left)
+
+    def before(self) -> None:
+        if self.evaluator is not None:
+            self.evaluate_base(self.evaluator)
+
+    def after_step(self, scalars: dict[str, float]) -> None:
+        trainer, step = self.config.trainer, self.learner.counters.step
+        self.metrics.write(step, scalars)
+        self.tracker.log(scalars, step)
+        if self.learner.counters.skipped_in_a_row:
+            self.console.print(f"step {step} is skipped: its loss or gradient is not finite", style="red")
+        regularizer = scalars.get(f"train/{REGULARIZERS[self.config.objective.regularizer]}", 0.0)
+        self.display.update(step, scalars["train/f_ac"], regularizer, scalars["train/available"])
+        if self.learner.due(trainer.checkpoint_every) or self.learner.finished():
+            self.save()
+
+    def look(self) -> None:
+        """Samples and evaluation, where this step is one for them.
+
+        They come after its checkpoint, as they may take long; a resumed run makes up for what is missing.
+        """
+        step = self.learner.counters.step
+        if self.learner.due(self.config.trainer.sample_every) and step != self.sampled:
+            self.sample()
+        if step and self.evaluator is not None and self.learner.due(self.config.evaluate.every):
+            self.evaluate_now(self.evaluator)
+
+    def stop(self) -> None:
+        """Interrupted."""
+        self.keep()
+        self.close()
+
+    def close(self) -> None:
+        self.metrics.close()
+        self.tracker.close()
+
+    def keep(self) -> None:
+        """Save what has been done, if it is not."""
+        step = self.learner.counters.step
+        if step and not self.checkpoints.has(step):
+            self.save()
+
+    def save(self) -> None:
+        self.metrics.sync()
+        self.checkpoints.save(self.learner.counters.step, self.learner.weights, self.learner.objects())
+
+    def after(self) -> None:
+        """Evaluate the tuned model, export, report; tell what there is."""
+        counters = self.learner.counters
+        found = {
+            "seconds": round(counters.seconds, 1),
+            "steps": counters.step,
+            "grad_samples": counters.grad_samples,
+            "denoiser_forwards": counters.forwards,
+        }
+        summary = store.read_json(self.run / store.SUMMARY)
+        if self.evaluator is not None and not (summary.get("steps") == counters.step and "tuned" in summary):
+            self.evaluate_tuned(self.evaluator)
+            summary = store.finish(self.run, found)
+        elif self.evaluator is None:
+            write_atomically(self.run / store.SUMMARY, json.dumps(found, indent=2) + "\n")
+        best = self.checkpoints.best() if self.learner.stopped else None
+        exported = export_run(self.run, EXPORT, self.run / "export" / EXPORT, best=best is not None)
+        report = write_report(self.run)
+        self.tracker.artifact(exported, found)
+        self.close()
+        if self.evaluator is not None:
+            show_result(self.console, self.config, summary)
+        for name, path in (("weights", exported), ("samples", self.run / "samples"), ("report", report)):
+            self.console.print(f"{name:8} {path}", highlight=False, soft_wrap=True)
+        if self.learner.stopped:
+            which = "of the last step, as none" if best is None else f"of step {step_of(best)}, the best that"
+            told = (
+                f"stopped at a red line after step {counters.step}: the weights are those {which} was above"
+            )
+            self.console.print(told, style="red", highlight=False, soft_wrap=True)
+
+    def sheet(self, step: int) -> Path:
+        return self.run / "samples" / f"step-{step:06}.png"
+
+    def sample(self) -> None:
+        """A grid of the first samples' pictures, framed by verdict: samples/step-000020.png."""
+        step = self.learner.counters.step
+        broadcast("samples")  # the other processes take part, see trainer.meet
+        with self.learner.averaged():
+            images, logits = paint_samples(self.learner)
+        verdicts, names = logits.argmax(-1), label_names(logits.shape[-1])
+        cells = contact_sheet.to_bytes(images)
+        zoom = max(1, 128 // cells.shape[-1])
+        sheet = contact_sheet.sheet(cells, verdicts == 0, min(SAMPLE_COLUMNS, len(cells)), zoom)
+        contact_sheet.save_png(self.sheet(step), sheet)
+        columns: dict[str, list[Any]] = {
+            "prompt": [sample.prompt for sample in self.samples],
+            "noise": list(range(len(self.samples))),
+            "verdict": [names[i] for i in verdicts],
+        }
+        self.tracker.pictures("samples", cells.permute(0, 2, 3, 1).numpy(), columns, step)
+
+    # ---- evaluation ----
+
+    def evaluate_base(self, evaluator: Evaluator) -> None:
+        if store.recorded(self.run, "base") is None:
+            self._evaluate(evaluator, "base")
+        self._write_figures("base", 0)
+
+    def evaluate_tuned(self, evaluator: Evaluator) -> None:
+        self._evaluate(evaluator, "tuned")
+        self.evaluate_base(evaluator)  # again, if the grid is another one than when the run was begun
+        self._write_figures("tuned", self.learner.counters.step)
+
+    def _evaluate(self, evaluator: Evaluator, state: str) -> None:
+        broadcast(state)  # the other processes take part, see trainer.meet
+        with Progress(console=self.console) as progress, self.learner.averaged():
+            task = progress.add_task(f"evaluating the {state} model", total=None)
+
+            def report(done: int, total: int) -> None:
+                show(progress, task, done, total)
+                self.learner.heed()
+
+            found = evaluator(reference=state == "base", report=report)
+        evaluator.record(self.run, state, found)
+
+    def _write_figures(self, state: str, step: int) -> None:
+        if step not in self.metrics.evaluated:
+            scalars = store.scalars(store.recorded(self.run, state) or {})
+            self.metrics.write(step, scalars)
+            self.tracker.log(scalars, step)
+
+    def evaluate_now(self, evaluator: Evaluator) -> None:
+        """In the middle of training: keep the best above the red lines; below one warn, or stop the run."""
+        settings, step = self.config.evaluate, self.learner.counters.step
+        if step not in self.metrics.evaluated:
+            broadcast("tuned")
+            with self.learner.averaged():
+                scalars = store.scalars(evaluator(report=lambda *_: self.learner.heed()).figures)
+            self.metrics.write(step, scalars)
+            self.tracker.log(scalars, step)
+        row = {name.removeprefix("eval/"): value for name, value in self.metrics.evaluated[step].items()}
+        base = store.recorded(self.run, "base") or {}
+        warnings = store.red_lines(base, row, settings.min_alignment, settings.min_diversity)
+        for warning in warnings:
+            self.console.print(f"step {step}: {warning}", style="red")
+        self.learner.stopped = bool(warnings) and settings.stop_at_red_line
+        if not warnings:
+            rate = row["available_rate_rfnet"]
+            self.checkpoints.save_best(rate, step, self.learner.weights, self.learner.objects())
+
+
+@torch.no_grad()
+def paint_samples(learner: Learner) -> tuple[Tensor, Tensor]:
+    """Pictures [P,3,H,W] of the first P samples, and RFNet's logits [P,K]; the processes share the work."""
+    picks, size = range(min(SAMPLES, len(learner.conditions))), learner.config.evaluate.batch_size
+
+    def paint_part(number: int) -> tuple[Tensor, Tensor]:
+        part = list(picks[number * size : (number + 1) * size])
+        chosen = learner.conditions.index(part)
+        noise = noise_for(SAMPLE_SEED, part, tuple(chosen.x_o.shape[1:]))
+        batch = replace(chosen, noise=noise).to(learner.accelerator.device)
+        with learner.autocast():
+            images = paint(learner.bundle, batch, learner.schedule, learner.config.rollout.guidance_scale)
+            return images.cpu(), learner.reward(images, batch).cpu()
+
+    parts = spread(paint_part, -(-len(picks) // size), lambda _: learner.heed())
+    images, logits = (torch.cat(found) for found in zip(*parts, strict=True))
+    return images, logits

@@ -1,0 +1,133 @@
+"""The training loop: step, log, sample, save; evaluate, export and report around it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from rfft import build
+from rfft.config.schema import MAY_CHANGE, Config, to_yaml
+from rfft.data.samples import Skipped
+from rfft.errors import Interrupted
+from rfft.evaluation.evaluator import Evaluator
+from rfft.training.callbacks import SAMPLES, Watch, paint_samples
+from rfft.training.costs import costs
+from rfft.training.job import leave, resume, start
+from rfft.training.learner import Learner
+from rfft.utils.checkpoint import Checkpoints
+from rfft.utils.faults import explained, require_agreement
+from rfft.utils.log import open_run, write_environment, write_skipped
+from rfft.utils.processes import broadcast
+from rfft.utils.signals import StopSignals
+
+ADVICE = "In a new run (run.name), lower optimizer.lr or objective.beta, or set trainer.mixed_precision=no"
+
+
+def train(config: Config) -> Path:
+    """Train, or go on with, the run that the config describes; returns its folder."""
+    run = Path(config.run.out) / config.run.name
+    with explained(partial(memory_advice, config)), StopSignals() as signals:
+        return _train(config, run, signals)
+
+
+def _train(config: Config, run: Path, signals: StopSignals) -> Path:
+    accelerator = start(config, run)
+    bundle = build.build_bundle(config, accelerator.device)
+    reward = build.build_reward(config, accelerator.device)
+    skipped: list[Skipped] = []
+    samples = build.build_samples(config, "train", skipped)
+    evaluator = Evaluator(config, bundle, reward) if config.evaluate.enabled else None
+    conditions = build.build_conditions(config, bundle, samples)
+    extra = build.build_extra_rewards(config, samples, accelerator.device)
+    learner = Learner(config, accelerator, bundle, reward, conditions, extra)
+    if accelerator.is_main_process:  # only now: a mistake in the config leaves no folder behind
+        open_run(run, to_yaml(config), MAY_CHANGE)
+        write_environment(run)
+        write_skipped(run, [asdict(product) for product in skipped])
+    accelerator.wait_for_everyone()
+
+    checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
+    resume(learner, checkpoints)
+    require_agreement(accelerator, run, learner.counters.step, [sample.id for sample in samples])
+    main = accelerator.is_main_process
+    watch = Watch(run, learner, checkpoints, evaluator, samples[:SAMPLES]) if main else None
+    learner.signals = signals
+    signals.deferred = True
+    try:
+        tune(learner, watch, evaluator, checkpoints)
+    except Interrupted:  # in all processes at one place, see Learner.heed
+        learner.collect()
+        if watch is not None:
+            watch.stop()
+        leave(accelerator)
+        raise
+    leave(accelerator)
+    return run
+
+
+def tune(
+    learner: Learner, watch: Watch | None, evaluator: Evaluator | None, checkpoints: Checkpoints
+) -> None:
+    """From the base model's evaluation to the report; `watch` in the main process."""
+    if watch is not None:
+        watch.before()
+    meet(learner, evaluator)
+    look(learner, watch, evaluator)  # a signal may have kept the run from it
+    with nullcontext() if watch is None else watch.display:
+        loop(learner, watch, evaluator)
+    if learner.stopped and (best := broadcast(checkpoints.best())):
+        learner.load_weights(best)
+    if watch is not None:
+        watch.after()
+    meet(learner, evaluator)
+
+
+def meet(learner: Learner, evaluator: Evaluator | None) -> None:
+    """The other processes take part in what the main one makes of the model until it comes here too."""
+    if learner.accelerator.is_main_process:
+        broadcast(None)
+        return
+    while (wanted := broadcast(None)) is not None:
+        with learner.averaged():
+            if wanted == "samples":
+                paint_samples(learner)
+            elif evaluator is not None:
+                evaluator(reference=wanted == "base", report=lambda *_: learner.heed())
+
+
+def memory_advice(config: Config) -> str:
+    """What needs less memory, cheapest first, and where it goes; one line."""
+    facts = costs(config)  # without the generator's weights, on the CPU
+    phases = [f"{name[8:]} {size}" for name, size in facts.items() if name.startswith("memory: ")]
+    return (
+        "Try in this order: trainer.decode_batch=1 (the same result), model.gradient_checkpointing=true (the "
+        "same, a third more time), half of trainer.batch_size with twice trainer.accumulation; for an "
+        "evaluation, a smaller evaluate.batch_size. The same command with these goes on from the last "
+        f"checkpoint. Memory of a process: {', '.join(phases)}"
+    )
+
+
+def loop(learner: Learner, watch: Watch | None, evaluator: Evaluator | None) -> None:
+    """Step until finished; `watch` in the main process."""
+    while not learner.finished():
+        scalars = learner.step()
+        if learner.to_be_saved():
+            learner.collect()
+        learner.counters.check_skipped(learner.accelerator.scaler, ADVICE)
+        if watch is not None:
+            watch.after_step(scalars)
+        look(learner, watch, evaluator)
+    if watch is not None:
+        watch.keep()
+
+
+def look(learner: Learner, watch: Watch | None, evaluator: Evaluator | None) -> None:
+    """Samples and evaluation, where this step is one for them; a red line may stop the run."""
+    if not learner.to_be_shown():
+        return
+    if watch is not None:
+        watch.look()
+    meet(learner, evaluator)
+    learner.stopped = broadcast(learner.stopped)

@@ -1,0 +1,170 @@
+"""Checkpoints: named stateful objects in a folder that is whole or not there.
+
+checkpoints/step-000020/                       the newest ones
+            best-0.8542-step-000040/           the highest available rate above the red lines
+                adapter.safetensors           trained weights
+                ema.safetensors               their moving average, where one is kept
+                state.pt                      state_dict of every named object
+                sha256.json                   of the files above; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rfft.errors import UserError
+from rfft.utils.atomic_io import aside
+
+log = logging.getLogger(__name__)
+STATE, SUMS = "state.pt", "sha256.json"
+BEST = r"best-[\d.]+-step-\d+"
+Weights = Mapping[str, Tensor]
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+class Checkpoints:
+    """The checkpoints of a run."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        """`keep`: newest ones that stay."""
+        self.folder, self.keep = folder, keep
+
+    def save(self, step: int, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]) -> Path:
+        """Write weights (NAME.safetensors each) and objects."""
+        path = self._write(f"step-{step:06}", weights, objects)
+        found = self._found()
+        here = found.index(path)
+        # Those of later steps are damaged, or the run would have gone on from them; they must not count.
+        for other in (*found[:here], *found[here + self.keep :]):
+            shutil.rmtree(other)
+        return path
+
+    def save_best(
+        self, score: float, step: int, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]
+    ) -> None:
+        """Keep this one beside the newest ones if no earlier one has this score, to four digits."""
+        kept = self.best()
+        if kept is not None and float(kept.name.split("-")[1]) >= round(score, 4):
+            return
+        path = self._write(f"best-{score:.4f}-step-{step:06}", weights, objects)
+        for other in self._named(BEST):
+            if other != path:
+                shutil.rmtree(other)
+
+    def best(self) -> Path | None:
+        """The intact one of the highest score."""
+        found = sorted(self._named(BEST), key=lambda path: path.name, reverse=True)
+        return next((path for path in found if _intact(path)), None)
+
+    def _write(self, name: str, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]) -> Path:
+        """Aside, then renamed: a crash leaves no half."""
+        path = self.folder / name
+        draft = aside(path)
+        try:
+            for old in self.folder.glob(".*.part"):  # of a run that was killed while writing
+                shutil.rmtree(old, ignore_errors=True)
+            draft.mkdir(parents=True)
+            for part, tensors in weights.items():
+                save_file(_plain(tensors), draft / f"{part}.safetensors", metadata={"format": "pt"})
+            torch.save({key: item.state_dict() for key, item in objects.items()}, draft / STATE)
+            sums = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
+            (draft / SUMS).write_text(json.dumps(sums, indent=1) + "\n")
+            for written in (*draft.iterdir(), draft):
+                _sync(written)
+            shutil.rmtree(path, ignore_errors=True)  # only there if it was damaged
+            draft.replace(path)
+            _sync(self.folder)
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch's writer raises RuntimeError
+            shutil.rmtree(draft, ignore_errors=True)
+            raise UserError(
+                f"{path} cannot be written ({error}); earlier checkpoints are intact: make room and run the "
+                "same command again"
+            ) from error
+        return path
+
+    def has(self, step: int) -> bool:
+        return _intact(self.folder / f"step-{step:06}")
+
+    def latest(self) -> Path | None:
+        """The newest intact one; a UserError where all are damaged: to begin anew would remove them."""
+        found = self._found()
+        for path in found:
+            if _intact(path):
+                return path
+            log.warning("%s is damaged; using the one before", path)
+        if found:
+            raise UserError(
+                f"{self.folder}: no checkpoint here is intact or can be read; bring one back, or remove the "
+                "run's folder to begin anew"
+            )
+        return None
+
+    def _found(self) -> list[Path]:
+        return sorted(self._named(r"step-\d+"), key=lambda path: int(path.name[5:]), reverse=True)
+
+    def _named(self, pattern: str) -> list[Path]:
+        """Folders of exactly such a name: a copy that someone put beside them is none of ours."""
+        return [path for path in self.folder.glob("*") if re.fullmatch(pattern, path.name)]
+
+
+def step_of(path: Path) -> int:
+    """The optimizer steps behind a checkpoint."""
+    return int(path.name.rpartition("-")[2])
+
+
+def load_weights(path: Path, name: str) -> dict[str, Tensor]:
+    return load_file(path / f"{name}.safetensors")
+
+
+def load_objects(path: Path, objects: Mapping[str, Stateful]) -> None:
+    """Give every object its state back."""
+    states = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    for name, item in objects.items():
+        item.load_state_dict(states[name])
+
+
+def _plain(weights: Weights) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+
+
+def _intact(path: Path) -> bool:
+    try:
+        sums = json.loads((path / SUMS).read_text())
+        return all(_sha256(path / name) == known for name, known in sums.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """On the disk, not just in its cache; a folder's entries too."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
