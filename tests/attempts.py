@@ -35,7 +35,7 @@ def attempt(arguments: list[str], luck: Luck = lambda: None) -> tuple[int, float
     try:
         luck()
         sys.argv = ["rfft", *arguments]
-        main.main()
+        main()
     except SystemExit as end:
         code = end.code or 0
     finally:

@@ -62,10 +62,10 @@ def pretrain(
     """
     if drop and part != "rfnet":
         raise UserError(f"--drop leaves out inputs of rfnet, and {part} is another network: leave it out")
-    from rfft.training.pretrain.fit import Run
+    from rfft.training.pretrain.fit import PretrainRun
 
     module = importlib.import_module(f"rfft.training.pretrain.{part}")
-    module.train(Run(out, state, steps or module.STEPS, seed, tuple(drop or ()), compiled))
+    module.train(PretrainRun(out, state, steps or module.STEPS, seed, tuple(drop or ()), compiled))
 
 
 @app.command()

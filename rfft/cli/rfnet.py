@@ -36,7 +36,7 @@ def evaluate_rfnet(
         Path, typer.Argument(metavar="RUN", help="A run's folder, an RFNet folder, or rf-tiny-rfnet.")
     ],
     data: Annotated[Path, typer.Option(help="Labelled pictures, a folder in RF1M's form.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the figures. Default: RUN.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the metrics. Default: RUN.")] = None,
     depth: Annotated[str | None, typer.Option(help="Network for missing depth. Default: the run's.")] = None,
     saliency: Annotated[str | None, typer.Option(help="Network for missing saliency.")] = None,
     known_maps: Annotated[

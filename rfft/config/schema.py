@@ -30,33 +30,33 @@ def setting(default: Any, **limits: Any) -> Any:
 
 
 @dataclass
-class Run:
+class RunConfig:
     name: str = ""  # the run's folder below `out`; empty: the config file's name
     seed: int = setting(0, least=0)
     out: str = "runs"
 
 
 @dataclass
-class Lora:
+class LoraConfig:
     rank: int = setting(16, least=1)
     alpha: float = setting(16.0, above=0)  # the adapter is scaled by alpha / rank
     target_modules: list[str] = setting(ATTENTION)  # name endings, as in PEFT
 
 
 @dataclass
-class Model:
+class ModelConfig:
     bundle: str = "rf-tiny"  # rf-tiny (embedded), a local folder, or a hub id
     controlnet: str | None = None  # folder or hub id, for a base model that comes without a ControlNet
     tiny_vae: str | None = None  # small decoder, in the training step alone: madebyollin/taesd
     # Of the frozen weights, a trained ControlNet's frozen copy too; what is trained is float32 anyway.
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     train: list[TrainMode] = setting(["unet_lora"])
-    lora: Lora = field(default_factory=Lora)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     gradient_checkpointing: bool = False  # of denoiser and VAE: less memory, about a third more time
 
 
 @dataclass
-class Data:
+class DataConfig:
     products: str = "adworld:train"  # folder of RGBA images, JSON-lines manifest, or adworld:SPLIT
     prompts: str | None = None  # prompt file in the official form; null: the products' own prompts
     count: int | None = setting(None, least=1)  # use only the first products; AdWorld: 500 unless said here
@@ -73,7 +73,7 @@ class Data:
 
 
 @dataclass
-class ExtraReward:
+class RewardTermConfig:
     """See docs/rewards.md for those that are there, and for a template of your own."""
 
     use: str = MISSING  # pickscore, aesthetic, image_reward, or package.module:Class
@@ -82,18 +82,18 @@ class ExtraReward:
 
 
 @dataclass
-class Reward:
+class RewardConfig:
     """Frozen networks of the objective: the name of an embedded one, or a folder."""
 
     rfnet: str = "rf-tiny-rfnet"
     depth: str = "rf-tiny-depth"  # or a DPT or Depth Anything model of transformers: a folder or a hub id
     saliency: str = "rf-tiny-saliency"  # u2netp: U2-Net, embedded, for real pictures
     auxiliary_grad: bool = True  # does the gradient pass through depth and saliency?
-    extra: list[ExtraReward] = setting([])  # rewards beside RFNet
+    extra: list[RewardTermConfig] = setting([])  # rewards beside RFNet
 
 
 @dataclass
-class Rollout:
+class RolloutConfig:
     steps: int = setting(40, least=1)  # S, DDIM steps
     last: int = setting(10, least=1)  # the trained step is drawn among the last ones
     grad_steps: int = setting(1, least=1)  # trained steps per rollout
@@ -104,7 +104,7 @@ class Rollout:
 
 
 @dataclass
-class Objective:
+class ObjectiveConfig:
     # x0_hat: the paper's; draft: DRaFT-K, the gradient goes through the last rollout.grad_steps steps;
     # drtune: DRTune, from the finished picture to the drawn steps, but through no denoiser's input. Both hold
     # the activations of all grad_steps at once; x0_hat those of one.
@@ -116,7 +116,7 @@ class Objective:
 
 
 @dataclass
-class Optimizer:
+class OptimizerConfig:
     """AdamW; the rate rises linearly for `warmup` steps and then stays."""
 
     lr: float = setting(1e-5, above=0)
@@ -127,7 +127,7 @@ class Optimizer:
 
 
 @dataclass
-class Trainer:
+class TrainerConfig:
     steps: int = setting(1000, least=1)  # optimizer steps
     batch_size: int = setting(4, least=1)  # images per process and micro-batch
     accumulation: int = setting(4, least=1)  # micro-batches per optimizer step
@@ -143,13 +143,13 @@ class Trainer:
 
 
 @dataclass
-class Ema:
+class EmaConfig:
     enabled: bool = False
     decay: float = setting(0.999, above=0, most=1)
 
 
 @dataclass
-class Evaluate:
+class EvaluateConfig:
     """The fixed grid products x prompts x seeds on which base and tuned model are compared."""
 
     enabled: bool = True
@@ -173,17 +173,17 @@ class Evaluate:
     # Prompt engineering: what is painted, while pictures are judged by the prompts as they are.
     quality_words: str = ""  # added to every prompt
     negative_prompt: str | None = None  # in place of the prompts' own; null: these
-    # Figures of what recurrent generation delivers: a refused picture is painted anew, max_attempts in all.
+    # Metrics of what recurrent generation delivers: a refused picture is painted anew, max_attempts in all.
     only_accepted: bool = False
     every: int = setting(0, least=0)  # also during training, in optimizer steps; 0: only before and after
-    # Red lines, as shares of the base model's. Without a probe, CLIP score stands for alignment.
+    # Guardrails, as shares of the base model's. Without a probe, CLIP score stands for alignment.
     min_alignment: float = setting(0.9, least=0)
     min_diversity: float = setting(0.9, least=0)
-    stop_at_red_line: bool = False  # otherwise only warn
+    stop_at_guardrail: bool = False  # otherwise only warn
 
 
 @dataclass
-class Tracker:
+class TrackerConfig:
     kind: Literal["none", "wandb", "tensorboard"] = "none"
     project: str = "rfft"
     group: str | None = None
@@ -192,17 +192,17 @@ class Tracker:
 
 @dataclass
 class Config:
-    run: Run = field(default_factory=Run)
-    model: Model = field(default_factory=Model)
-    data: Data = field(default_factory=Data)
-    reward: Reward = field(default_factory=Reward)
-    rollout: Rollout = field(default_factory=Rollout)
-    objective: Objective = field(default_factory=Objective)
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    trainer: Trainer = field(default_factory=Trainer)
-    ema: Ema = field(default_factory=Ema)
-    evaluate: Evaluate = field(default_factory=Evaluate)
-    tracker: Tracker = field(default_factory=Tracker)
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 
 # A run may be continued with other values of these; any other difference makes it another run.
@@ -263,7 +263,7 @@ def check_config(config: Config) -> None:
     model, rollout, data = config.model, config.rollout, config.data
     _check_trained_parts(model)
     _check_fid(config.evaluate)
-    _check_red_lines(config.evaluate)
+    _check_guardrails(config.evaluate)
     require(
         model.dtype == "float32" or config.trainer.mixed_precision != "no",
         f"model.dtype={model.dtype} needs autocast: set trainer.mixed_precision=bf16, or model.dtype=float32",
@@ -298,7 +298,7 @@ def check_config(config: Config) -> None:
     )
 
 
-def _check_fid(evaluate: Evaluate) -> None:
+def _check_fid(evaluate: EvaluateConfig) -> None:
     require(
         evaluate.fid == "none" or evaluate.reference,
         "evaluate.fid compares with held-out pictures: name them with evaluate.reference, or set it to none",
@@ -309,21 +309,22 @@ def _check_fid(evaluate: Evaluate) -> None:
     )
 
 
-def _check_red_lines(evaluate: Evaluate) -> None:
-    if not evaluate.stop_at_red_line:
+def _check_guardrails(evaluate: EvaluateConfig) -> None:
+    if not evaluate.stop_at_guardrail:
         return
     require(
         evaluate.enabled and evaluate.every,
-        "evaluate.stop_at_red_line looks at the model on the way: set evaluate.every, evaluate.enabled=true",
+        "evaluate.stop_at_guardrail looks at the model on the way: set evaluate.every, evaluate.enabled=true",
     )
     require(
         evaluate.seeds > 1 or evaluate.min_diversity == 0,
-        "evaluate.stop_at_red_line needs diversity, and that two pictures of a prompt: set evaluate.seeds=2, "
+        "evaluate.stop_at_guardrail needs diversity, which takes two pictures of a prompt: set "
+        "evaluate.seeds=2, "
         "or evaluate.min_diversity=0",
     )
 
 
-def _check_trained_parts(model: Model) -> None:
+def _check_trained_parts(model: ModelConfig) -> None:
     parts = model.train
     require(parts, "model.train is empty: name what to train, for example model.train=[unet_lora]")
     require(len(set(parts)) == len(parts), f"model.train names a part twice: {', '.join(parts)}")

@@ -93,8 +93,8 @@ def noise_for(
 
 def product_for(seed: int, index: int, count: int) -> int:
     """Which of `count` samples comes at place `index` of an endless order, shuffled anew for every epoch."""
-    epoch, place = divmod(index, count)
-    return int(_order(seed, epoch, count)[place])
+    epoch, position = divmod(index, count)
+    return int(_order(seed, epoch, count)[position])
 
 
 @lru_cache(maxsize=2)

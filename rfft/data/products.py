@@ -79,27 +79,27 @@ def _from_manifest(manifest: Path) -> Iterator[Product]:
     for number, line in enumerate(_read_text(manifest).split("\n"), start=1):
         if not line.strip():
             continue
-        place = f"{manifest}:{number}"
+        where = f"{manifest}:{number}"
         row = _parse_json(line, manifest, number)
         if not isinstance(row, dict):
-            raise UserError(f"{place}: expected a JSON object with id, image and caption")
-        name = _text(row, "id", place)
+            raise UserError(f"{where}: expected a JSON object with id, image and caption")
+        name = _text(row, "id", where)
         if not re.fullmatch(r"\w[\w. -]*", name) or len(name.encode()) > LONGEST_ID:
             raise UserError(
-                f"{place}: id {name!r} must be fit for a file name: letters, digits, '-', '_', '.'; "
+                f"{where}: id {name!r} must be fit for a file name: letters, digits, '-', '_', '.'; "
                 f"{LONGEST_ID} bytes at most"
             )
         yield Product(
             id=name,
-            image=inside(manifest.parent, _text(row, "image", place), place),
-            caption=_text(row, "caption", place),
-            prompt=_optional_text(row, "prompt", place),
-            negative_prompt=_optional_text(row, "negative_prompt", place),
-            image_scale=_scale(row, place),
+            image=inside(manifest.parent, _text(row, "image", where), where),
+            caption=_text(row, "caption", where),
+            prompt=_optional_text(row, "prompt", where),
+            negative_prompt=_optional_text(row, "negative_prompt", where),
+            image_scale=_scale(row, where),
         )
 
 
-def inside(folder: Path, name: str, place: str) -> Path:
+def inside(folder: Path, name: str, where: str) -> Path:
     """A picture below the manifest's folder; neither `..` nor a link may lead out of it."""
     path = folder / name
     try:
@@ -109,10 +109,10 @@ def inside(folder: Path, name: str, place: str) -> Path:
         within, exists = True, False
     if not within:
         raise UserError(
-            f"{place}: image {name!r} leads out of the manifest's folder; put the picture inside it"
+            f"{where}: image {name!r} leads out of the manifest's folder; put the picture inside it"
         )
     if not exists:
-        raise UserError(f"{place}: image {name!r} does not exist below {folder}")
+        raise UserError(f"{where}: image {name!r} does not exist below {folder}")
     return path
 
 
@@ -133,43 +133,43 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     return [_prompt(row, f"{path}: entry {number}") for number, row in enumerate(rows, start=1)]
 
 
-def _prompt(row: Any, place: str) -> Prompt:
+def _prompt(row: Any, where: str) -> Prompt:
     if not isinstance(row, dict):
-        raise UserError(f"{place}: expected an object with prompt and negative_prompt")
+        raise UserError(f"{where}: expected an object with prompt and negative_prompt")
     for key in ("matting", "flag"):
         if row.get(key, 0) not in (0, 1):  # True and False are 1 and 0
-            raise UserError(f"{place}: {key} is {row[key]!r}; it must be 0 or 1")
+            raise UserError(f"{where}: {key} is {row[key]!r}; it must be 0 or 1")
     return Prompt(
-        text=_text(row, "prompt", place),
-        negative=_optional_text(row, "negative_prompt", place) or "",
-        image_scale=_scale(row, place),
+        text=_text(row, "prompt", where),
+        negative=_optional_text(row, "negative_prompt", where) or "",
+        image_scale=_scale(row, where),
         matting=bool(row.get("matting", False)),
         has_colour=bool(row.get("flag", 0)),
     )
 
 
-def _text(row: dict[str, Any], key: str, place: str) -> str:
-    text = _optional_text(row, key, place)
+def _text(row: dict[str, Any], key: str, where: str) -> str:
+    text = _optional_text(row, key, where)
     if text is None or not text.strip():
-        raise UserError(f"{place}: {key} is missing")
+        raise UserError(f"{where}: {key} is missing")
     return text
 
 
-def _optional_text(row: dict[str, Any], key: str, place: str) -> str | None:
+def _optional_text(row: dict[str, Any], key: str, where: str) -> str | None:
     text = row.get(key)
     if text is not None and not isinstance(text, str):
-        raise UserError(f"{place}: {key} is {text!r}; it must be a text")
+        raise UserError(f"{where}: {key} is {text!r}; it must be a text")
     if text is not None and not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise UserError(f"{place}: {key} is no text: half of a pair of UTF-16 escapes in it")
+        raise UserError(f"{where}: {key} is no text: half of a pair of UTF-16 escapes in it")
     return text
 
 
-def _scale(row: dict[str, Any], place: str) -> float | None:
+def _scale(row: dict[str, Any], where: str) -> float | None:
     scale = row.get("image_scale")
     if scale is None:
         return None
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale <= 1:
-        raise UserError(f"{place}: image_scale is {scale!r}; it must be above 0 and at most 1")
+        raise UserError(f"{where}: image_scale is {scale!r}; it must be above 0 and at most 1")
     return float(scale)
 
 
@@ -187,8 +187,8 @@ def _parse_json(text: str, file: Path, line: int = 1) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        place = f"{file}:{line + error.lineno - 1}"
-        raise UserError(f"{place}: broken JSON at column {error.colno}: {error.msg}") from None
+        where = f"{file}:{line + error.lineno - 1}"
+        raise UserError(f"{where}: broken JSON at column {error.colno}: {error.msg}") from None
     except RecursionError:
         raise UserError(f"{file}:{line}: broken JSON: nested too deeply") from None
     except ValueError:  # Python's own limit

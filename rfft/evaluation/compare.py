@@ -9,12 +9,12 @@ from typing import Any
 
 from rfft.config.load import read_resolved
 from rfft.errors import UserError
-from rfft.evaluation.ranking import Figures, Row, asked, ranking_section
+from rfft.evaluation.ranking import ComparedState, Metrics, asked, ranking_section
 from rfft.evaluation.store import EVALUATION, SUMMARY, read_json
 from rfft.utils.log import warn, write_atomically
 
 TABLE, FIGURE = "comparison.md", "comparison.png"
-METRICS: dict[str, Callable[[Figures], float | None]] = {
+METRICS: dict[str, Callable[[Metrics], float | None]] = {
     "available, RFNet": lambda f: _rate(f["available_rate"].get("rfnet")),
     "available, judge": lambda f: _rate(f["available_rate"].get("judge")),
     "alignment": lambda f: f.get("alignment"),
@@ -63,39 +63,39 @@ def _read(run: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
         raise UserError(f"{run}: no finished run (it has no {SUMMARY}); train it first")
     config = read_resolved(run / "config.yaml")
     if "rfnet" in config:
-        raise UserError(f"{run}: a run of RFNet, which paints nothing; its figures are in {EVALUATION}")
+        raise UserError(f"{run}: a run of RFNet, which paints nothing; its metrics are in {EVALUATION}")
     if "base" not in summary:  # evaluate.enabled=false
         raise UserError(f"{run}: nothing to compare; measure the run with `rfft evaluate {run}` first")
     return run, config, summary
 
 
-def _rows(read: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]]) -> list[Row]:
+def _rows(read: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]]) -> list[ComparedState]:
     """The base model of the first training run, then every run."""
-    rows: list[Row] = []
+    rows: list[ComparedState] = []
     for run, config, summary in read:
         if "tuned" in summary and not rows:
             base = summary["base"]
-            rows.append(Row("base", method_of(config, "base", base), "base", "", base, run, "base"))
+            rows.append(ComparedState("base", method_of(config, "base", base), "base", "", base, run, "base"))
     for run, config, summary in read:
         state = "tuned" if "tuned" in summary else "base"
         kind = config["objective"]["regularizer"] if state == "tuned" else "base"
         steps = str(summary.get("steps", ""))
         method = method_of(config, state, summary[state])
-        rows.append(Row(config["run"]["name"], method, kind, steps, summary[state], run, state))
+        rows.append(ComparedState(config["run"]["name"], method, kind, steps, summary[state], run, state))
     return rows
 
 
-def method_of(config: dict[str, Any], state: str, figures: Figures) -> str:
+def method_of(config: dict[str, Any], state: str, metrics: Metrics) -> str:
     """What was done to the base model, and to its prompts and pictures in the evaluation."""
     done = [_training(config)] if state == "tuned" else []
-    if "quality_words" in figures or "negative_prompt" in figures:
+    if "quality_words" in metrics or "negative_prompt" in metrics:
         done.append("prompt engineering")
-    if figures.get("only_accepted"):
+    if metrics.get("only_accepted"):
         done = [*(done or ["base"]), "recurrent"]
     return ", ".join(done or ["base"])
 
 
-def _other_grids(rows: Sequence[Row]) -> str:
+def _other_grids(rows: Sequence[ComparedState]) -> str:
     """Which rows were asked for other pictures than the first one; "" if none."""
     grids = [(row.name, asked(read_json(row.run / EVALUATION))) for row in rows]
     known = [(name, grid) for name, grid in grids if grid]
@@ -104,7 +104,7 @@ def _other_grids(rows: Sequence[Row]) -> str:
         return ""
     return (
         f"{', '.join(others)}: evaluated on other products, prompts or seeds than {known[0][0]}, so that the "
-        "figures cannot be compared; `rfft evaluate` them all with the same settings"
+        "metrics cannot be compared; `rfft evaluate` them all with the same settings"
     )
 
 
@@ -118,33 +118,33 @@ def _training(config: dict[str, Any]) -> str:
     return f"{through}{objective['regularizer']}, beta {objective['beta']:g}"
 
 
-def _table(rows: Sequence[Row]) -> str:
-    shown = [name for name, metric in METRICS.items() if any(metric(row.figures) is not None for row in rows)]
+def _table(rows: Sequence[ComparedState]) -> str:
+    shown = [name for name, metric in METRICS.items() if any(metric(row.metrics) is not None for row in rows)]
     lines = [["run", "method", "steps", *shown], ["---"] * (3 + len(shown))]
-    lines += [[row.name, row.method, row.steps, *_cells(row.figures, shown)] for row in rows]
+    lines += [[row.name, row.method, row.steps, *_cells(row.metrics, shown)] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _cells(figures: Figures, shown: Sequence[str]) -> list[str]:
-    values = {name: METRICS[name](figures) for name in shown}
+def _cells(metrics: Metrics, shown: Sequence[str]) -> list[str]:
+    values = {name: METRICS[name](metrics) for name in shown}
     return [
         "" if value is None else f"{100 * value:.1f} %" if name in SHARES else f"{value:.3g}"
         for name, value in values.items()
     ]
 
 
-def _figure(rows: Sequence[Row], path: Path) -> None:
+def _figure(rows: Sequence[ComparedState], path: Path) -> None:
     """One panel for each thing that may be paid: its value over the available rate, a point for each run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(PAID), 4), layout="constrained")
     points: dict[str, Any] = {}  # by label
     axes = figure.subplots(1, len(PAID))
-    judge = all("judge" in row.figures["available_rate"] for row in rows)
+    judge = all("judge" in row.metrics["available_rate"] for row in rows)
     gained = METRICS["available, judge" if judge else "available, RFNet"]
     for axis, name in zip(axes, PAID, strict=True):
         for i, (row, label) in enumerate(zip(rows, labels(rows), strict=True)):
-            x, y = gained(row.figures), METRICS[name](row.figures)
+            x, y = gained(row.metrics), METRICS[name](row.metrics)
             if x is None or y is None:
                 continue
             marker = "*" if row.method == "base" else MARKERS[i % len(MARKERS)]
@@ -156,7 +156,7 @@ def _figure(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def labels(rows: Sequence[Row]) -> list[str]:
+def labels(rows: Sequence[ComparedState]) -> list[str]:
     """The rows' methods; the run's name where several have the same."""
     times = Counter(row.method for row in rows)
     return [row.method if times[row.method] == 1 else row.name for row in rows]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rfft import build
 from rfft.adworld import draw
-from rfft.config.schema import Config, Evaluate
+from rfft.config.schema import Config, EvaluateConfig
 from rfft.data.conditions import noise_for
 from rfft.data.cutout import read_square
 from rfft.data.products import SUFFIXES
@@ -26,7 +26,7 @@ from rfft.data.samples import ADWORLD, Sample, adworld_split
 from rfft.diffusion.sampling import paste
 from rfft.errors import UserError
 from rfft.evaluation import store, summary
-from rfft.evaluation.scorers import Looks, score_figures
+from rfft.evaluation.scorers import Scorers, score_metrics
 from rfft.generation.sample import Outcome, autocast, improves, paint_bare, recur
 from rfft.metrics.colour import colourfulness
 from rfft.metrics.features import fill_product, image_features, load_efficientnet_lite0
@@ -55,7 +55,7 @@ Report = Callable[[int, int], object]
 class Evaluation:
     """One model state on the grid."""
 
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     images: Tensor  # uint8 [N,S,3,H,W]
     probabilities: dict[str, Tensor]  # [N,S,5] by "rfnet" and, if there is one, "judge"
     scores: dict[str, Tensor]  # [N,S] by "clip_score", "pickscore", "product_psnr", "product_ssim", if wanted
@@ -80,7 +80,7 @@ class Evaluator:
         self.reference = None if held_out is None else image_features(self.features, held_out)
         scorers = build.build_scorers(config, self.device)
         space = None if settings.fid == "none" else settings.fid
-        self.looks = Looks(scorers, space, self.features, held_out, settings.batch_size)
+        self.looks = Scorers(scorers, space, self.features, held_out, settings.batch_size)
         if settings.fidelity:
             torchmetrics("functional.image")  # missing? Say so before painting.
 
@@ -116,15 +116,15 @@ class Evaluator:
         verdicts = {name: found.argmax(-1) for name, found in judged.items()}
         accepted = self._attempts(accepted, reference, report)
         outputs = {name: found.shape[-1] for name, found in judged.items()}
-        figures = {"images": len(grid)} | self._special()
-        figures |= summary.verdict_figures(verdicts, outputs)
-        figures |= summary.attempt_figures(accepted)
-        figures |= self._look(images)
+        metrics = {"images": len(grid)} | self._special()
+        metrics |= summary.verdict_metrics(verdicts, outputs)
+        metrics |= summary.attempt_metrics(accepted)
+        metrics |= self._picture_metrics(images)
         scores |= self.looks.scores(images, [self.samples[i].prompt for i, _ in grid])
         scores = {name: found.unflatten(0, (count, seeds)) for name, found in scores.items()}
-        figures |= score_figures(scores) | self.looks.fid_figures(images)
+        metrics |= score_metrics(scores) | self.looks.fid_metrics(images)
         probabilities = {name: found.softmax(-1) for name, found in judged.items()}
-        return Evaluation(figures, to_bytes(images).unflatten(0, (count, seeds)), probabilities, scores)
+        return Evaluation(metrics, to_bytes(images).unflatten(0, (count, seeds)), probabilities, scores)
 
     def _paint(self, cells: Cells, reference: bool, report: Report | None, fidelity: bool) -> Painted:
         """Pictures [len(cells),3,H,W] on the CPU, every network's logits, the product's fidelity if wanted.
@@ -209,31 +209,31 @@ class Evaluator:
             tried[pending, attempt] = logits["rfnet"].argmax(-1) == 0
         return tried[:, : self.settings.max_attempts]
 
-    def _look(self, images: Tensor) -> dict[str, Any]:
-        """Figures of the pictures [N*S,3,H,W] themselves: diversity, colour, alignment, KID."""
+    def _picture_metrics(self, images: Tensor) -> dict[str, Any]:
+        """Metrics of the pictures [N*S,3,H,W] themselves: diversity, colour, alignment, KID."""
         shape = (len(self.samples), self.settings.seeds)
         products = self.batch.product.repeat_interleave(self.settings.seeds, dim=0)
         alpha = products[:, 3:]
         backgrounds = image_features(self.features, fill_product(images, alpha))
-        figures = summary.diversity_figures(backgrounds.unflatten(0, shape))
-        figures |= summary.mean_figures("colourfulness", colourfulness(images, alpha).unflatten(0, shape))
+        metrics = summary.diversity_metrics(backgrounds.unflatten(0, shape))
+        metrics |= summary.mean_metrics("colourfulness", colourfulness(images, alpha).unflatten(0, shape))
         if self.probe is not None:
             found = in_batches(self.probe, images, products, self.settings.batch_size, self.device)
             read = {name: logits.argmax(-1).unflatten(0, shape) for name, logits in found.items()}
             asked = [sample.attributes for sample in self.samples]
-            figures |= summary.alignment_figures(read, asked, self.probe.config.classes)
+            metrics |= summary.alignment_metrics(read, asked, self.probe.config.classes)
         if self.reference is not None and len(images) >= FEWEST:
             features = image_features(self.features, images).unflatten(0, shape)
-            figures |= summary.kid_figures(features, self.reference)
-        return figures
+            metrics |= summary.kid_metrics(features, self.reference)
+        return metrics
 
     def _special(self) -> dict[str, Any]:
         """The settings by which what is painted differs from a model's plain first pictures."""
-        plain, found = Evaluate(), {name: getattr(self.settings, name) for name in SPECIAL}
+        plain, found = EvaluateConfig(), {name: getattr(self.settings, name) for name in SPECIAL}
         return {name: value for name, value in found.items() if value != getattr(plain, name)}
 
     def record(self, run: Path, name: str, evaluation: Evaluation) -> None:
-        """Keep a state's figures and pictures in the run folder, as "base" or "tuned"."""
+        """Keep a state's metrics and pictures in the run folder, as "base" or "tuned"."""
         special = self._special()
         cells = [
             {"id": sample.id, "prompt": sample.prompt, "caption": sample.caption, "seed": seed} | special
@@ -242,9 +242,9 @@ class Evaluator:
         ]
         probabilities = {key: p.flatten(0, 1).tolist() for key, p in evaluation.probabilities.items()}
         scores = {key: found.flatten().tolist() for key, found in evaluation.scores.items()}
-        # Figures last: where they are, a run that was cut off takes the pictures for granted.
+        # Metrics last: where they are, a run that was cut off takes the pictures for granted.
         store.save_pictures(run, name, evaluation.images)
-        store.record(run, name, cells, evaluation.figures, probabilities, scores)
+        store.record(run, name, cells, evaluation.metrics, probabilities, scores)
 
 
 def in_batches(
@@ -275,9 +275,9 @@ def show(progress: Progress, task: TaskID, done: int, total: int) -> None:
 
 
 def show_result(console: Console, config: Config, found: dict[str, Any]) -> None:
-    """The table before/after, and what fell below a red line."""
+    """The table before/after, and what fell below a guardrail."""
     settings = config.evaluate
     console.print(store.table(found["base"], found["tuned"]))
     lines = (settings.min_alignment, settings.min_diversity)
-    for warning in store.red_lines(found["base"], found["tuned"], *lines):
+    for warning in store.guardrails(found["base"], found["tuned"], *lines):
         console.print(f"warning: {warning}", style="red")

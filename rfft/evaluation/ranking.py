@@ -12,24 +12,24 @@ import torch
 from rfft.evaluation.store import EVALUATION, read_json
 from rfft.metrics.ranking import overall, rank_correlation, win_rates
 
-Figures = dict[str, Any]
+Metrics = dict[str, Any]
 SAME = ("id", "prompt", "seed")  # of a picture: what all models were asked
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedState:
     """A model in the comparison."""
 
     name: str
     method: str
     kind: str  # its regularizer, or base
     steps: str
-    figures: Figures
+    metrics: Metrics
     run: Path
     state: str  # of the run: base or tuned
 
 
-def ranking_section(rows: Sequence[Row], tie: float) -> str:
+def ranking_section(rows: Sequence[ComparedState], tie: float) -> str:
     """Win rates and rank correlations; empty unless there are PickScores of all on the same grid."""
     scores = [_scores(row) for row in rows]
     grids = {tuple(found) for found in scores}
@@ -51,7 +51,7 @@ def ranking_section(rows: Sequence[Row], tie: float) -> str:
     return f"{intro}\n{table}{_correlations(rows, wins)}"
 
 
-def _scores(row: Row) -> dict[tuple[Any, ...], float]:
+def _scores(row: ComparedState) -> dict[tuple[Any, ...], float]:
     """Score of each picture, by what was asked."""
     evaluation = read_json(row.run / EVALUATION)
     found = evaluation.get(row.state, {}).get("scores", {}).get("pickscore", [])
@@ -63,12 +63,12 @@ def asked(evaluation: dict[str, Any]) -> list[tuple[Any, ...]]:
     return [tuple(cell[name] for name in SAME) for cell in evaluation.get("cells", [])]
 
 
-def _correlations(rows: Sequence[Row], wins: list[float]) -> str:
+def _correlations(rows: Sequence[ComparedState], wins: list[float]) -> str:
     """Do other measures rank the models as PickScore does?"""
     measures = {
-        "available, judge": [row.figures["available_rate"].get("judge", {}).get("rate") for row in rows],
-        "available, RFNet": [row.figures["available_rate"].get("rfnet", {}).get("rate") for row in rows],
-        "CLIP score": [row.figures.get("clip_score") for row in rows],
+        "available, judge": [row.metrics["available_rate"].get("judge", {}).get("rate") for row in rows],
+        "available, RFNet": [row.metrics["available_rate"].get("rfnet", {}).get("rate") for row in rows],
+        "CLIP score": [row.metrics.get("clip_score") for row in rows],
     }
     lines = []
     for name, values in measures.items():

@@ -66,10 +66,10 @@ def write_report(run: Path) -> Path:
         raise UserError(f"{run}: no config.yaml here, so no run")
     settings = read_resolved(config)
     if "rfnet" in settings:
-        raise UserError(f"{run}: RFNet's runs have no report; their figures are in {store.EVALUATION}")
+        raise UserError(f"{run}: RFNet's runs have no report; their metrics are in {store.EVALUATION}")
     summary = store.read_json(run / store.SUMMARY)
     states = [state for state in store.STATES if summary.get(state)]
-    figures = [summary[state] for state in states]
+    metrics = [summary[state] for state in states]
     cells = read_cells(run, states) if states else []
     environment = Environment(loader=PackageLoader("rfft"), autoescape=True)
     page = environment.get_template("report.html.j2").render(
@@ -79,9 +79,9 @@ def write_report(run: Path) -> Path:
         summary=summary,
         objective=describe_objective(settings),
         states=states,
-        tiles=tiles(figures) if figures else [],
-        rows=store.rows(*figures) if figures else [],
-        painted=store.painted(figures[0]) if figures else "",
+        tiles=tiles(metrics) if metrics else [],
+        rows=store.rows(*metrics) if metrics else [],
+        painted=store.painted(metrics[0]) if metrics else "",
         cells=cells[:SHOWN_AT_ONCE],
         more=cells[SHOWN_AT_ONCE:],
         charts=charts(run / "metrics.jsonl"),
@@ -91,7 +91,7 @@ def write_report(run: Path) -> Path:
 
 
 def tiles(states: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Titles of the figures one looks at first, and each state's."""
+    """Titles of the metrics one looks at first, and each state's."""
     names = {"rfnet": "available, by RFNet", "judge": "available, by the judge"}
     found: dict[str, list[str]] = {}
     for network in states[0]["available_rate"]:
@@ -106,7 +106,7 @@ def tiles(states: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
 
 
 def read_cells(run: Path, states: Sequence[str]) -> list[Cell]:
-    """Empty where figures or pictures of a state are missing."""
+    """Empty where metrics or pictures of a state are missing."""
     evaluation = store.read_json(run / store.EVALUATION)
     if not evaluation.keys() >= set(states):
         return []

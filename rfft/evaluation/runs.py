@@ -16,7 +16,7 @@ from rfft.evaluation import store
 from rfft.evaluation.evaluator import Evaluator, show, show_result
 from rfft.evaluation.report import write_report
 from rfft.generation.export import export_bundle
-from rfft.generation.model_card import CardFigures, write_card
+from rfft.generation.model_card import CardMetrics, write_card
 from rfft.utils.atomic_io import new_folder, refuse_existing
 from rfft.utils.faults import painting
 from rfft.utils.log import messages, open_run, write_environment
@@ -24,7 +24,7 @@ from rfft.utils.processes import joined, rank
 
 
 def evaluate(config: Config, run: Path) -> None:
-    """Evaluate a run's last checkpoint beside its base model; leaves figures, pictures, report in the run."""
+    """Evaluate a run's last checkpoint beside its base model; leaves metrics, pictures, report in the run."""
     with painting(config.evaluate.batch_size), joined() as device:
         console = messages(quiet=rank() > 0)
         bundle, step = build.load_trained(config, run, device)
@@ -36,7 +36,7 @@ def evaluate(config: Config, run: Path) -> None:
     found = store.finish(run, {"steps": step})
     show_result(console, config, found)
     written = [run / name for name in (store.EVALUATION, store.SUMMARY, store.COMPARISON)]
-    written.append(write_report(run))  # or the old one would contradict these figures
+    written.append(write_report(run))  # or the old one would contradict these metrics
     console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
 
 
@@ -84,12 +84,12 @@ def export_run(run: Path, format: str, out: Path, best: bool = False) -> Path:
     with new_folder(out, replace=own) as draft:
         export_bundle(bundle, format, draft, config.run.name)
         resolved, pipeline = read_resolved(run / "config.yaml"), type(bundle.pipe).__name__
-        write_card(draft / "README.md", resolved, format, step, pipeline, _card_figures(run))
+        write_card(draft / "README.md", resolved, format, step, pipeline, _card_metrics(run))
     return out
 
 
-def _card_figures(run: Path) -> CardFigures:
+def _card_metrics(run: Path) -> CardMetrics:
     base, tuned = (store.recorded(run, state) for state in store.STATES)
     if not (base and tuned):
-        return CardFigures()
-    return CardFigures(store.rows(base, tuned), base["images"], store.painted(base))
+        return CardMetrics()
+    return CardMetrics(store.rows(base, tuned), base["images"], store.painted(base))

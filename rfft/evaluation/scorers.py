@@ -1,4 +1,4 @@
-"""Figures for pictures of the real world: CLIP score, PickScore, FID, and how truly the product is shown.
+"""Metrics for pictures of the real world: CLIP score, PickScore, FID, and how truly the product is shown.
 
 Shapes: N products and prompts, S seeds, H W pixels.
 """
@@ -20,7 +20,7 @@ from rfft.rewards.preference import TextMatch, picture_features
 Space = Literal["efficientnet", "clip"]  # whose features FID compares
 
 
-class Looks:
+class Scorers:
     """CLIP score and PickScore, those that are wanted, and FID to held-out pictures."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Looks:
             found[name] = torch.cat(parts)
         return found
 
-    def fid_figures(self, images: Tensor) -> dict[str, Any]:
+    def fid_metrics(self, images: Tensor) -> dict[str, Any]:
         """FID of pictures [P,3,H,W], if it is wanted and they are enough for a covariance."""
         if self.reference is None or len(images) < 2:
             return {}
@@ -66,9 +66,9 @@ class Looks:
         return torch.cat([picture_features(clip, part.to(clip.device)).cpu() for part in parts])
 
 
-def score_figures(scores: Mapping[str, Tensor]) -> dict[str, Any]:
+def score_metrics(scores: Mapping[str, Tensor]) -> dict[str, Any]:
     """Means of scores [N,S] by name, with intervals."""
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for name, values in scores.items():
-        figures |= summary.mean_figures(name, values)
-    return figures
+        metrics |= summary.mean_metrics(name, values)
+    return metrics

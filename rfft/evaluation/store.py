@@ -1,4 +1,4 @@
-"""What evaluation leaves in a run's folder: figures, pictures, and how they read.
+"""What evaluation leaves in a run's folder: metrics, pictures, and how they read.
 
 Shapes: N products and prompts, S seeds, H W pixels. A model state is called "base" or "tuned".
 """
@@ -26,7 +26,7 @@ COMPARISON = "samples/before_after.png"
 STATES = ("base", "tuned")
 COUNTERS = ("seconds", "steps", "grad_samples", "denoiser_forwards")
 COLUMNS, COMPARED = 12, 96  # pictures in a row and in all of the comparison
-LOOKS = (  # figures of the pictures themselves; digits; is more better?
+PICTURE_METRICS = (  # metrics of the pictures themselves; digits; is more better?
     *(("diversity", 3, 1), ("vendi", 2, 1), ("colourfulness", 1, 1), ("kid", 4, -1), ("fid", 1, -1)),
     *(("clip_score", 2, 1), ("pickscore", 2, 1), ("product_psnr", 1, 1), ("product_ssim", 3, 1)),
 )
@@ -40,14 +40,14 @@ TITLES = {
     "product_ssim": "product before pasting, SSIM",
 }
 
-Figures = dict[str, Any]
+Metrics = dict[str, Any]
 
 
 def record(
     run: Path,
     state: str,
     cells: list[dict[str, Any]],
-    figures: Figures,
+    metrics: Metrics,
     probabilities: dict[str, Any],
     scores: dict[str, list[float]],
 ) -> None:
@@ -57,13 +57,13 @@ def record(
         known = {"cells": cells}
     # JSON knows no NaN: a product that is too thin for a pixel of its own has no fidelity
     finite = {name: [v if isfinite(v) else None for v in values] for name, values in scores.items()}
-    known[state] = {"figures": figures, "probabilities": probabilities, "scores": finite}
+    known[state] = {"metrics": metrics, "probabilities": probabilities, "scores": finite}
     write_atomically(run / EVALUATION, json.dumps(known, indent=1) + "\n")
 
 
-def recorded(run: Path, state: str) -> Figures | None:
-    """A state's figures, if it has been evaluated."""
-    return read_json(run / EVALUATION).get(state, {}).get("figures")
+def recorded(run: Path, state: str) -> Metrics | None:
+    """A state's metrics, if it has been evaluated."""
+    return read_json(run / EVALUATION).get(state, {}).get("metrics")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -118,19 +118,19 @@ def finish_base(run: Path) -> dict[str, Any]:
     return summary
 
 
-def scalars(figures: Figures) -> dict[str, float]:
-    """The figures under the names that trackers and metrics.jsonl have them by."""
-    flat = {f"available_rate_{name}": value["rate"] for name, value in figures["available_rate"].items()}
-    for network, failures in figures["failures"].items():
+def scalars(metrics: Metrics) -> dict[str, float]:
+    """The metrics under the names that trackers and metrics.jsonl have them by."""
+    flat = {f"available_rate_{name}": value["rate"] for name, value in metrics["available_rate"].items()}
+    for network, failures in metrics["failures"].items():
         flat |= {f"{label}_{network}": value["rate"] for label, value in failures.items()}
-    flat |= {f"alignment_{name}": value["rate"] for name, value in figures.get("alignment_by", {}).items()}
-    flat |= {f"success_at_{k}": value for k, value in enumerate(figures["success_at"], start=1)}
-    plain = ("attempts", "alignment", *(name for name, _, _ in LOOKS))
-    flat |= {name: figures[name] for name in plain if name in figures}
+    flat |= {f"alignment_{name}": value["rate"] for name, value in metrics.get("alignment_by", {}).items()}
+    flat |= {f"success_at_{k}": value for k, value in enumerate(metrics["success_at"], start=1)}
+    plain = ("attempts", "alignment", *(name for name, _, _ in PICTURE_METRICS))
+    flat |= {name: metrics[name] for name in plain if name in metrics}
     return {f"eval/{name}": value for name, value in flat.items()}
 
 
-def red_lines(base: Figures, tuned: Figures, min_alignment: float, min_diversity: float) -> list[str]:
+def guardrails(base: Metrics, tuned: Metrics, min_alignment: float, min_diversity: float) -> list[str]:
     """Warnings for what fell below its share of the base model's; a sudden fall means collapse.
 
     CLIP score stands for alignment where no probe reads that off the pictures.
@@ -140,12 +140,14 @@ def red_lines(base: Figures, tuned: Figures, min_alignment: float, min_diversity
     for name, least in ((alignment, min_alignment), ("diversity", min_diversity)):
         if name in base and name in tuned and tuned[name] < least * base[name]:
             title, reached = TITLES.get(name, name), tuned[name] / base[name]
-            warnings.append(f"{title} fell to {reached:.0%} of the base model's; the red line is {least:.0%}")
+            warnings.append(
+                f"{title} fell to {reached:.0%} of the base model's, below the {least:.0%} allowed"
+            )
     return warnings
 
 
 @dataclass(frozen=True)
-class Row:
+class MetricRow:
     """A figure of both states, as people read it."""
 
     name: str
@@ -155,17 +157,17 @@ class Row:
     better: bool | None  # None: still within the base's interval, or it has none
 
 
-def rows(base: Figures, tuned: Figures | None = None) -> list[Row]:
-    """The figures that both states have; those of the base model, if it was evaluated alone."""
-    before = _shown(base)
+def rows(base: Metrics, tuned: Metrics | None = None) -> list[MetricRow]:
+    """The metrics that both states have; those of the base model, if it was evaluated alone."""
+    before = shown_metrics(base)
     if tuned is None:
-        return [Row(name, str(shown), "", "", None) for name, shown in before.items()]
-    after = _shown(tuned)
+        return [MetricRow(name, str(shown), "", "", None) for name, shown in before.items()]
+    after = shown_metrics(tuned)
     return [_row(name, before[name], after[name]) for name in before if name in after]
 
 
 @dataclass(frozen=True)
-class _Shown:
+class ShownMetric:
     value: float
     low: float | None = None
     high: float | None = None
@@ -181,61 +183,61 @@ class _Shown:
         return f"{100 * value:{plus}.1f}{unit}" if self.digits is None else f"{value:{plus}.{self.digits}f}"
 
 
-def _row(name: str, before: _Shown, after: _Shown) -> Row:
+def _row(name: str, before: ShownMetric, after: ShownMetric) -> MetricRow:
     change = after.value - before.value
     text = after.text(change, " points", "+")
     better = None
     if before.low is not None and before.high is not None:
         same = before.low <= after.value <= before.high
         better = None if same else change * after.sign > 0
-    return Row(name, str(before), str(after), text, better)
+    return MetricRow(name, str(before), str(after), text, better)
 
 
-def _shown(figures: Figures) -> dict[str, _Shown]:
-    """The figures under the names that people read, in the order of the table."""
+def shown_metrics(metrics: Metrics) -> dict[str, ShownMetric]:
+    """The metrics under the names that people read, in the order of the table."""
     names = {"rfnet": "RFNet", "judge": "judge"}
-    shown = {f"available ({names[n]})": _share(rate) for n, rate in figures["available_rate"].items()}
-    for network, failures in figures["failures"].items():
+    shown = {f"available ({names[n]})": _share(rate) for n, rate in metrics["available_rate"].items()}
+    for network, failures in metrics["failures"].items():
         for label, rate in failures.items():
             shown[f"{label.replace('_', ' ')} ({names[network]})"] = _share(rate, sign=-1)
-    shown["attempts until accepted"] = _number(figures, "attempts", 2, sign=-1)
-    last = len(figures["success_at"])
-    within = figures.get("success_at_interval", [(None, None)])[-1]
-    shown[f"accepted within {last} attempts"] = _Shown(figures["success_at"][-1], *within)
-    if "alignment" in figures:
-        shown["alignment"] = _number(figures, "alignment")
-        shown |= {f"alignment: {name}": _share(rate) for name, rate in figures["alignment_by"].items()}
-    for name, digits, sign in LOOKS:
-        if name in figures:
-            shown[TITLES.get(name, name)] = _number(figures, name, digits, sign)
+    shown["attempts until accepted"] = _number(metrics, "attempts", 2, sign=-1)
+    last = len(metrics["success_at"])
+    within = metrics.get("success_at_interval", [(None, None)])[-1]
+    shown[f"accepted within {last} attempts"] = ShownMetric(metrics["success_at"][-1], *within)
+    if "alignment" in metrics:
+        shown["alignment"] = _number(metrics, "alignment")
+        shown |= {f"alignment: {name}": _share(rate) for name, rate in metrics["alignment_by"].items()}
+    for name, digits, sign in PICTURE_METRICS:
+        if name in metrics:
+            shown[TITLES.get(name, name)] = _number(metrics, name, digits, sign)
     return shown
 
 
-def _share(rate: dict[str, float], sign: int = 1) -> _Shown:
-    return _Shown(rate["rate"], rate["low"], rate["high"], sign=sign)
+def _share(rate: dict[str, float], sign: int = 1) -> ShownMetric:
+    return ShownMetric(rate["rate"], rate["low"], rate["high"], sign=sign)
 
 
-def _number(figures: Figures, name: str, digits: int | None = None, sign: int = 1) -> _Shown:
-    low, high = figures.get(f"{name}_interval", (None, None))
-    return _Shown(figures[name], low, high, digits, sign)
+def _number(metrics: Metrics, name: str, digits: int | None = None, sign: int = 1) -> ShownMetric:
+    low, high = metrics.get(f"{name}_interval", (None, None))
+    return ShownMetric(metrics[name], low, high, digits, sign)
 
 
-def painted(figures: Mapping[str, Any]) -> str:
-    """How the pictures behind an evaluation's figures differ from a model's plain first ones; "" if not."""
+def painted(metrics: Mapping[str, Any]) -> str:
+    """How the pictures behind an evaluation's metrics differ from a model's plain first ones; "" if not."""
     parts = []
-    if figures.get("only_accepted"):
-        attempts = figures["max_attempts"]
+    if metrics.get("only_accepted"):
+        attempts = metrics["max_attempts"]
         parts.append(
             f"what RFNet refused was painted anew (recurrent generation, {attempts} attempts at most)"
         )
-    if words := figures.get("quality_words"):
+    if words := metrics.get("quality_words"):
         parts.append(f"“{words}” was added to every prompt")
-    if (negative := figures.get("negative_prompt")) is not None:
+    if (negative := metrics.get("negative_prompt")) is not None:
         parts.append(f"“{negative}” was every negative prompt")
     return "; ".join(parts)
 
 
-def table(base: Figures, tuned: Figures | None = None) -> Table:
+def table(base: Metrics, tuned: Metrics | None = None) -> Table:
     """Before and after, or the base model alone, for the terminal."""
     columns = ["base"] if tuned is None else ["base", "tuned", "change"]
     title = f"{'the base model' if tuned is None else 'before and after'}, 95 % intervals in brackets"

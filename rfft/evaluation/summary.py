@@ -1,4 +1,4 @@
-"""From verdicts and features of a grid of pictures to figures with intervals.
+"""From verdicts and features of a grid of pictures to metrics with intervals.
 
 Shapes: N products and prompts, S seeds, K attempts, D features. Verdicts are indices into LABELS.
 """
@@ -31,7 +31,7 @@ def share(hits: Tensor) -> Share:
     return {"rate": found / n, "low": low, "high": high}
 
 
-def verdict_figures(
+def verdict_metrics(
     verdicts: Mapping[str, Tensor], outputs: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
     """Available rate and rate of each failure, for each network that judged ([N,S] each).
@@ -48,7 +48,7 @@ def verdict_figures(
     }
 
 
-def attempt_figures(accepted: Tensor) -> dict[str, Any]:
+def attempt_metrics(accepted: Tensor) -> dict[str, Any]:
     """Recurrent generation, from [N,K]: mean attempts (K where none was accepted), success at 1 .. K."""
     made, succeeded = attempts(accepted.numpy())
     n = len(made)
@@ -61,7 +61,7 @@ def attempt_figures(accepted: Tensor) -> dict[str, Any]:
     }
 
 
-def alignment_figures(
+def alignment_metrics(
     read: Mapping[str, Tensor], asked: Sequence[Mapping[str, str]], classes: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
     """What the probe read ([N,S] class indices per attribute) against what the N prompts asked for.
@@ -85,27 +85,27 @@ def alignment_figures(
     return {"alignment": mean, "alignment_interval": interval, "alignment_by": by_attribute}
 
 
-def diversity_figures(backgrounds: Tensor) -> dict[str, Any]:
+def diversity_metrics(backgrounds: Tensor) -> dict[str, Any]:
     """Features of backgrounds [N,S,D]: distance over the seeds of one prompt; Vendi score of all pictures."""
     n = len(backgrounds)
-    figures: dict[str, Any] = {"vendi": _vendi(backgrounds)}
+    metrics: dict[str, Any] = {"vendi": _vendi(backgrounds)}
     if n > 1:
-        interval = jackknife_interval(figures["vendi"], lambda rows: _vendi(backgrounds[rows]), n)
-        figures["vendi_interval"] = list(interval)
+        interval = jackknife_interval(metrics["vendi"], lambda rows: _vendi(backgrounds[rows]), n)
+        metrics["vendi_interval"] = list(interval)
     if backgrounds.shape[1] > 1:
         distances = [mean_pairwise_distance(seeds) for seeds in backgrounds]
-        figures |= {
+        metrics |= {
             "diversity": float(np.mean(distances)),
             "diversity_interval": list(bootstrap_interval(distances)),
         }
-    return figures
+    return metrics
 
 
 def _vendi(backgrounds: Tensor) -> float:
     return vendi_score(backgrounds.flatten(0, 1))
 
 
-def mean_figures(name: str, values: Tensor) -> dict[str, Any]:
+def mean_metrics(name: str, values: Tensor) -> dict[str, Any]:
     """A figure of every picture [N,S]: its mean, and the interval of that over the N; NaN is no value."""
     per_prompt = values.double().nanmean(dim=1)
     return {
@@ -114,10 +114,10 @@ def mean_figures(name: str, values: Tensor) -> dict[str, Any]:
     }
 
 
-def kid_figures(features: Tensor, reference: Tensor) -> dict[str, Any]:
+def kid_metrics(features: Tensor, reference: Tensor) -> dict[str, Any]:
     """KID of pictures' features [N,S,D] to those of held-out available ones [M,D]."""
     mean, deviation = kid(features.flatten(0, 1).numpy(), reference.numpy())
-    figures: dict[str, Any] = {"kid": mean, "kid_std": deviation}  # of subsets, as others report it
+    metrics: dict[str, Any] = {"kid": mean, "kid_std": deviation}  # of subsets, as others report it
     if len(features) > 1:
-        figures["kid_interval"] = list(kid_interval(mean, features.numpy(), reference.numpy()))
-    return figures
+        metrics["kid_interval"] = list(kid_interval(mean, features.numpy(), reference.numpy()))
+    return metrics

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rfft.data.cutout import resize_rgba
 from rfft.feedback.folder import Pixels, Record
-from rfft.feedback.maps import Maps
+from rfft.feedback.maps import MapStore
 
 Item = dict[str, Any]
 PICTURES = ("image", "product", "depth", "saliency")
@@ -41,7 +41,7 @@ class Reading:
     processes: int = 1
 
 
-class Pictures(Protocol):
+class FeedbackSource(Protocol):
     """Labelled pictures, wherever they lie."""
 
     counts: list[int]  # of each class
@@ -53,11 +53,11 @@ class Pictures(Protocol):
         """This process's part of one round: every picture comes once among all processes."""
 
 
-class Labelled(Dataset[Item]):
+class FeedbackDataset(Dataset[Item]):
     """Records brought to size x size; a kind of map that is not in `maps` is zero."""
 
     def __init__(
-        self, records: Sequence[Record], size: int, maps: Mapping[str, Maps], coarse: bool = False
+        self, records: Sequence[Record], size: int, maps: Mapping[str, MapStore], coarse: bool = False
     ) -> None:
         """`coarse`: the label is 0 (available) or 1 (not)."""
         self.records, self.size, self.maps = records, size, maps

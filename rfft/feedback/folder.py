@@ -32,7 +32,7 @@ LABEL_FILE, PROMPT_FILE = "label.txt", "prompts.jsonl"
 
 
 @dataclass(frozen=True)
-class Sample:
+class FeedbackPicture:
     """A labelled picture as arrays; H W as drawn."""
 
     image: Pixels  # [H,W,3]
@@ -51,13 +51,13 @@ class Record:
     caption: str
     prompt: str = ""
 
-    def load(self) -> Sample:
+    def load(self) -> FeedbackPicture:
         stem = f"{Path(self.name).stem}.png"
         image = read_picture(self.folder / "images" / self.name, cv2.IMREAD_COLOR_RGB)
         product = _read_product(self.folder / "products" / stem)
         if product.shape[:2] != image.shape[:2]:
             raise UserError(f"{self.folder}: image and product of {self.name} differ in size")
-        return Sample(image, product, self._map("depth"), self._map("saliency"))
+        return FeedbackPicture(image, product, self._map("depth"), self._map("saliency"))
 
     def map_file(self, kind: str) -> Path:
         """Where a map that comes with the data lies, if it does; `kind`: depth or saliency."""

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from rfft.errors import UserError
-from rfft.feedback.folder import Pixels, Record, Sample, read_picture
+from rfft.feedback.folder import FeedbackPicture, Pixels, Record, read_picture
 from rfft.utils.atomic_io import new_file
 
 Network = Callable[[Tensor], Tensor]  # [B,3,H,W] in [0,1] -> [B,1,H,W] in [0,1]
 
 
-class Maps:
+class MapStore:
     """One kind of map for every record."""
 
     def __init__(self, kind: str, mark: str, cache: str | None = None, known: bool = True) -> None:
@@ -27,7 +27,7 @@ class Maps:
         what is made, None for the data's own; `known`: use what comes with the data."""
         self.kind, self.mark, self.cache, self.known = kind, mark, cache, known
 
-    def load(self, record: Record, sample: Sample) -> Pixels:
+    def load(self, record: Record, sample: FeedbackPicture) -> Pixels:
         """[H,W]"""
         found: Pixels | None = getattr(sample, self.kind) if self.known else None
         return read_picture(self.made_file(record), cv2.IMREAD_GRAYSCALE) if found is None else found
@@ -49,7 +49,9 @@ class Maps:
 
 
 @torch.no_grad()
-def write_maps(maps: Maps, records: Sequence[Record], network: Network, device: torch.device | str) -> None:
+def write_maps(
+    maps: MapStore, records: Sequence[Record], network: Network, device: torch.device | str
+) -> None:
     """Make and write the maps of a few records, each at its picture's own size."""
     loaded = [(record, record.load().image) for record in records]
     for _, group in groupby(loaded, key=lambda pair: pair[1].shape):

@@ -69,7 +69,7 @@ _SELECT = "SELECT name, label, caption, prompt, " + ", ".join(
 
 
 @dataclass(frozen=True)
-class Row:
+class IndexRow:
     """A sample, and where its pictures lie."""
 
     name: str
@@ -98,7 +98,7 @@ class Index:
         """Name and reason of every label line that leads nowhere."""
         yield from self._db.execute("SELECT name, reason FROM problem")
 
-    def rows(self, start: int, stop: int) -> Iterator[Row]:
+    def rows(self, start: int, stop: int) -> Iterator[IndexRow]:
         """Samples number start to stop - 1, in a fixed order."""
         query = f"""{_SELECT} FROM sample
             JOIN file i ON i.id = image JOIN file o ON o.id = product
@@ -110,7 +110,7 @@ class Index:
             )
             assert image and product  # as the join says
             known = {kind: entry for kind, entry in zip(MAPS, maps, strict=True) if entry}
-            yield Row(name, label, caption, prompt, image, product, known)
+            yield IndexRow(name, label, caption, prompt, image, product, known)
 
 
 def build_index(source: Source, file: Path, listed: Callable[[int], object]) -> None:

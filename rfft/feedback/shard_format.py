@@ -31,7 +31,7 @@ from rfft.data.pictures import (
     resize,
 )
 from rfft.errors import UserError
-from rfft.feedback.folder import Sample
+from rfft.feedback.folder import FeedbackPicture
 from rfft.types import LABELS
 from rfft.utils.atomic_io import new_file
 
@@ -49,7 +49,7 @@ class Feedback:
     label: int  # class, an index into LABELS
     caption: str
     prompt: str
-    sample: Sample  # with both maps
+    sample: FeedbackPicture  # with both maps
 
 
 @dataclass
@@ -167,10 +167,10 @@ def decode_sample(members: dict[str, Any], size: int | None = None) -> Feedback:
         raise UserError(f"{place} is damaged: {error!r}") from None
 
 
-def _from_raw(data: bytes, size: int | None) -> Sample:
+def _from_raw(data: bytes, size: int | None) -> FeedbackPicture:
     pixels = _array(data)
     parts = pixels[..., :3], pixels[..., 3:7], pixels[..., 7], pixels[..., 8]
-    return Sample(*(resize(part, (size, size)) if size else part for part in parts))
+    return FeedbackPicture(*(resize(part, (size, size)) if size else part for part in parts))
 
 
 def _array(data: bytes) -> Pixels:
@@ -185,7 +185,7 @@ def _array(data: bytes) -> Pixels:
     return np.frombuffer(data, np.uint8, offset=stream.tell()).reshape(shape)
 
 
-def _from_files(members: dict[str, Any], size: int | None) -> Sample:
+def _from_files(members: dict[str, Any], size: int | None) -> FeedbackPicture:
     files = {name.split(".")[0]: data for name, data in members.items()}
     target = (size, size) if size else None
-    return Sample(*(decode(read_header(files[kind]), mode, target) for kind, mode in MODES.items()))
+    return FeedbackPicture(*(decode(read_header(files[kind]), mode, target) for kind, mode in MODES.items()))

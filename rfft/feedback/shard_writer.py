@@ -18,8 +18,8 @@ from torch import nn
 
 from rfft.data.pictures import EXTENSIONS, BrokenFile, decode, read_header
 from rfft.errors import UserError
-from rfft.feedback.folder import Pixels, Sample
-from rfft.feedback.rf1m_index import MAPS, Row
+from rfft.feedback.folder import FeedbackPicture, Pixels
+from rfft.feedback.rf1m_index import MAPS, IndexRow
 from rfft.feedback.shard_format import MODES, Feedback, Shard, encode_sample
 from rfft.feedback.sources import Source
 from rfft.models.pretrained import find_folder
@@ -44,7 +44,7 @@ class Problem:
 class Loaded:
     """A sample on its way into the shard."""
 
-    row: Row
+    row: IndexRow
     image: Pixels
     product: Pixels
     maps: dict[str, Pixels]
@@ -88,7 +88,7 @@ class MapMaker:
 
 
 def write_shard(
-    path: Path, rows: Iterable[Row], source: Source, maps: MapMaker, size: int | None, raw: bool
+    path: Path, rows: Iterable[IndexRow], source: Source, maps: MapMaker, size: int | None, raw: bool
 ) -> tuple[Shard, list[Problem]]:
     """Write a shard aside and rename it; `size` and `raw` as in rf1m.Settings."""
     problems: list[Problem] = []
@@ -129,12 +129,12 @@ def _samples(chunks: Iterable[list[Loaded]], maps: MapMaker) -> Iterator[Loaded]
 
 def _feedback(loaded: Loaded) -> Feedback:
     row = loaded.row
-    sample = Sample(loaded.image, loaded.product, loaded.maps["depth"], loaded.maps["saliency"])
+    sample = FeedbackPicture(loaded.image, loaded.product, loaded.maps["depth"], loaded.maps["saliency"])
     return Feedback(row.name, row.label, row.caption, row.prompt, sample)
 
 
 def _chunks(
-    rows: Iterable[Row], source: Source, size: int | None, problems: list[Problem]
+    rows: Iterable[IndexRow], source: Source, size: int | None, problems: list[Problem]
 ) -> Iterator[list[Loaded]]:
     """Samples with their pictures, as many at a time as memory may hold."""
     chunk: list[Loaded] = []
@@ -153,7 +153,7 @@ def _chunks(
         yield chunk
 
 
-def _load(row: Row, source: Source, size: int | None) -> Loaded:
+def _load(row: IndexRow, source: Source, size: int | None) -> Loaded:
     """Read, check and decode all pictures of a sample; raises BrokenFile with the file's name."""
     target = (size, size) if size else None
     shape: tuple[int, int] | None = None

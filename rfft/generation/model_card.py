@@ -17,16 +17,16 @@ SHOWN = ("model.", "reward.", "rollout.", "objective.", "optimizer.", "trainer.b
 
 
 @dataclass(frozen=True)
-class CardFigures:
+class CardMetrics:
     """What an evaluation measured, as the card shows it."""
 
-    rows: Sequence[Any] = ()  # evaluation.store.Row: a line of the table each
+    rows: Sequence[Any] = ()  # evaluation.store.MetricRow: a line of the table each
     images: int = 0  # pictures of each state
     painted: str = ""  # how they differ from a model's plain first pictures
 
 
 def write_card(
-    file: Path, config: dict[str, Any], format: str, step: int, pipeline: str, figures: CardFigures
+    file: Path, config: dict[str, Any], format: str, step: int, pipeline: str, metrics: CardMetrics
 ) -> None:
     """Write the card of the weights beside `file`.
 
@@ -42,9 +42,9 @@ def write_card(
         step=step,
         usage="\n".join(usage(format, config, pipeline)),
         objective=describe_objective(config),
-        rows=figures.rows,
-        images=figures.images,
-        painted=figures.painted,
+        rows=metrics.rows,
+        images=metrics.images,
+        painted=metrics.painted,
     )
     file.write_text(card, encoding="utf-8")
 

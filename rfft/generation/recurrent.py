@@ -140,7 +140,7 @@ def _paint_all(
 
     The processes share an attempt's batches, which do not depend on how many processes there are.
     """
-    settings, pictures = config.evaluate, Pictures(folder, samples, config.data.max_pixels)
+    settings, pictures = config.evaluate, KeptPictures(folder, samples, config.data.max_pixels)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[share]}"))
 
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
@@ -175,7 +175,7 @@ def _paint_all(
     return rows
 
 
-class Pictures:
+class KeptPictures:
     """The kept pictures: at full size in a folder, small for the contact sheet; this process's alone."""
 
     def __init__(self, folder: Path, samples: list[Sample], max_pixels: int) -> None:

@@ -1,4 +1,4 @@
-"""Figures of a classifier. N samples, K classes; class 0 is "available"."""
+"""Metrics of a classifier. N samples, K classes; class 0 is "available"."""
 
 from collections.abc import Sequence
 from typing import Any

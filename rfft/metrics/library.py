@@ -1,4 +1,4 @@
-"""torchmetrics, which only some figures need."""
+"""torchmetrics, which only some metrics need."""
 
 import importlib
 from typing import Any

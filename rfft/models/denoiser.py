@@ -25,10 +25,10 @@ class Denoiser(nn.Module):
         self.register_buffer("alpha_bar", scheduler.alphas_cumprod.clone(), persistent=False)
 
     def forward(self, x: Tensor, t: Tensor, cond: Conditioning, edges: Tensor) -> Tensor:
-        said = {"encoder_hidden_states": cond.hidden, "added_cond_kwargs": cond.added or None}
-        down, mid = self.controlnet(x, t, controlnet_cond=edges, return_dict=False, **said)
+        kwargs = {"encoder_hidden_states": cond.hidden, "added_cond_kwargs": cond.added or None}
+        down, mid = self.controlnet(x, t, controlnet_cond=edges, return_dict=False, **kwargs)
         residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-        out: Tensor = self.unet(x, t, return_dict=False, **said, **residuals)[0]
+        out: Tensor = self.unet(x, t, return_dict=False, **kwargs, **residuals)[0]
         if not self.v_prediction:
             return out
         ab = self.alpha_bar.take(t).to(x.dtype)  # [t] would look at its value, which a count of costs has not

@@ -85,10 +85,10 @@ def _text(kind: Any, source: str, subfolder: str) -> Any:
 def skeleton_batch(bundle: Bundle, size: int, count: int, caption: int) -> Batch:
     """A batch of `count` pictures of size x size pixels and captions of so many tokens."""
     h = size // bundle.latent_factor
-    said = _conditioning(bundle, count)
+    conditioning = _conditioning(bundle, count)
     return Batch(
-        z=said,
-        null=said,
+        z=conditioning,
+        null=conditioning,
         edges=torch.zeros(count, 3, size, size),
         product=torch.zeros(count, 4, size, size),
         x_o=torch.zeros(count, 4, h, h),

@@ -38,8 +38,8 @@ def encode(pipe: Any, prompts: list[str], size: int) -> tuple[Conditioning, list
     second = pipe.text_encoder_2(second_ids.to(device), output_hidden_states=True)
     hidden, pooled = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second[0]
     if pipe.config.force_zeros_for_empty_prompt:
-        said = torch.tensor([bool(prompt) for prompt in prompts], device=device).to(hidden.dtype)
-        hidden, pooled = hidden * said[:, None, None], pooled * said[:, None]
+        not_empty = torch.tensor([bool(prompt) for prompt in prompts], device=device).to(hidden.dtype)
+        hidden, pooled = hidden * not_empty[:, None, None], pooled * not_empty[:, None]
     added = {"text_embeds": pooled, "time_ids": _time_ids(size, len(prompts)).to(hidden)}
     return Conditioning(hidden, added), cut
 

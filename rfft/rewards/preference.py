@@ -42,10 +42,10 @@ class WeightedRewards(nn.Module):
         total = image.new_zeros(len(image))
         scalars: dict[str, Tensor] = {}
         for name, weight, reward in self.terms:
-            loss, said = reward(image, *texts)
+            loss, found = reward(image, *texts)
             total = total + weight * loss
             # Numbers, or tensors made on the CPU, are none to be stacked with the others.
-            values = {key: torch.as_tensor(value).to(total) for key, value in said.items()}
+            values = {key: torch.as_tensor(value).to(total) for key, value in found.items()}
             scalars |= {f"{name.rpartition(':')[2].lower()}/{key}": value for key, value in values.items()}
         return total, scalars
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from rfft.errors import UserError
 from rfft.models.pretrained import ASSETS, tokenizer_of
 from rfft.rewards.rfnet import RFNet, RFNetConfig
-from rfft.rfnet.config import ImageEncoder, RFNetTraining, TextEncoder
+from rfft.rfnet.config import ImageEncoderConfig, RFNetTrainingConfig, TextEncoderConfig
 from rfft.types import COARSE_LABELS, LABELS
 
 RESNET = ("embedding_size", "hidden_sizes", "depths", "layer_type", "hidden_act", "downsample_in_bottleneck")
@@ -23,7 +23,7 @@ TEXT = (
 TEXT_KINDS = ("bert", "roberta", "xlm-roberta")
 
 
-def build_tokenizer(text: TextEncoder) -> Any:
+def build_tokenizer(text: TextEncoderConfig) -> Any:
     source = text.tokenizer or text.weights or ""
     tokenizer = tokenizer_of(ASSETS / source if (ASSETS / source).is_dir() else source)
     if tokenizer.pad_token_id is None:
@@ -32,7 +32,7 @@ def build_tokenizer(text: TextEncoder) -> Any:
     return tokenizer
 
 
-def build_rfnet(config: RFNetTraining, tokenizer: Any) -> RFNet:
+def build_rfnet(config: RFNetTrainingConfig, tokenizer: Any) -> RFNet:
     """The network with its first weights: published encoders where they are named, random ones elsewhere."""
     torch.manual_seed(config.run.seed)
     model = RFNet(network_config(config, tokenizer))
@@ -40,7 +40,7 @@ def build_rfnet(config: RFNetTraining, tokenizer: Any) -> RFNet:
     return model
 
 
-def network_config(config: RFNetTraining, tokenizer: Any) -> RFNetConfig:
+def network_config(config: RFNetTrainingConfig, tokenizer: Any) -> RFNetConfig:
     """Its shape; of published encoders just the configs are read."""
     settings = config.rfnet
     return RFNetConfig(
@@ -57,7 +57,7 @@ def network_config(config: RFNetTraining, tokenizer: Any) -> RFNetConfig:
     )
 
 
-def _image_shape(encoder: ImageEncoder) -> dict[str, Any]:
+def _image_shape(encoder: ImageEncoderConfig) -> dict[str, Any]:
     if encoder.weights is None:
         names = ("embedding_size", "hidden_sizes", "depths", "layer_type")
         return {name: getattr(encoder, name) for name in names}
@@ -65,7 +65,7 @@ def _image_shape(encoder: ImageEncoder) -> dict[str, Any]:
     return {name: getattr(published, name) for name in RESNET}
 
 
-def _text_shape(encoder: TextEncoder, tokenizer: Any) -> dict[str, Any]:
+def _text_shape(encoder: TextEncoderConfig, tokenizer: Any) -> dict[str, Any]:
     padding = tokenizer.pad_token_id
     if encoder.weights is not None:
         shape = {name: getattr(_published(encoder.weights, TEXT_KINDS), name) for name in TEXT}

@@ -8,11 +8,11 @@ import torch
 
 from rfft.rewards.rfnet import RFNet
 from rfft.rfnet.build import build_tokenizer, network_config
-from rfft.rfnet.config import RFNetTraining
+from rfft.rfnet.config import RFNetTrainingConfig
 from rfft.rfnet.data import are_shards, build_maps, open_both, split_records
 
 
-def describe(config: RFNetTraining) -> dict[str, str]:
+def describe(config: RFNetTrainingConfig) -> dict[str, str]:
     """Facts by name; a UserError for anything that is missing or broken. No weights are loaded."""
     tokenizer = build_tokenizer(config.rfnet.text_encoder)
     with torch.device("meta"):
@@ -39,7 +39,7 @@ def describe(config: RFNetTraining) -> dict[str, str]:
     }
 
 
-def _pictures(config: RFNetTraining) -> tuple[int, int, str]:
+def _pictures(config: RFNetTrainingConfig) -> tuple[int, int, str]:
     """How many there are for training and for validation, and what their maps are."""
     data, size = config.data, config.data.image_size or config.rfnet.image_size
     if are_shards([*data.train, *data.validation]):

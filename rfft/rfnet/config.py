@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rfft.config.schema import Run, Tracker, read_config, setting
+from rfft.config.schema import RunConfig, TrackerConfig, read_config, setting
 from rfft.errors import require
 from rfft.rewards.rfnet import CAPTION, CHANNELS
 
@@ -18,7 +18,7 @@ MODALITIES = (*CHANNELS, CAPTION)
 
 
 @dataclass
-class ImageEncoder:
+class ImageEncoderConfig:
     """A ResNet: a published one with its weights, or random weights of the shape given here (ResNet-50)."""
 
     weights: str | None = None  # folder or hub id; its own shape then counts, not the one below
@@ -29,7 +29,7 @@ class ImageEncoder:
 
 
 @dataclass
-class TextEncoder:
+class TextEncoderConfig:
     """RoBERTa or BERT: a published one with its weights, or random weights of the shape given here (base)."""
 
     weights: str | None = None  # folder or hub id; its own shape then counts, not the one below
@@ -44,7 +44,7 @@ class TextEncoder:
 
 
 @dataclass
-class Network:
+class RFNetNetworkConfig:
     image_size: int = setting(384, least=16)  # pixels, square
     width: int = setting(384, least=1)
     heads: int = setting(8, least=1)
@@ -52,12 +52,12 @@ class Network:
     n2: int = setting(3, least=1)  # self-attention layers, eq (4)
     dropout: float = setting(0.1, least=0, most=1)
     drop: list[str] = setting([])  # modalities left out, of o, g, d, s, c: the ablation
-    image_encoder: ImageEncoder = field(default_factory=ImageEncoder)
-    text_encoder: TextEncoder = field(default_factory=TextEncoder)
+    image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
 
 
 @dataclass
-class Data:
+class RFNetDataConfig:
     """Folders in RF1M's form (rfft/feedback/folder.py), or of shards (`rfft data prepare-rf1m`)."""
 
     train: list[str] = setting([])
@@ -69,7 +69,7 @@ class Data:
 
 
 @dataclass
-class Maps:
+class MapsConfig:
     """Depth and saliency: made once by frozen networks where the data has none, and kept."""
 
     depth: str = "rf-tiny-depth"  # as reward.depth and reward.saliency in rfft/config/schema.py
@@ -79,14 +79,14 @@ class Maps:
 
 
 @dataclass
-class Objective:
+class RFNetObjectiveConfig:
     labels: Literal["fine", "coarse"] = "fine"  # five classes, or available or not
     class_weights: Literal["balanced", "none"] = "balanced"
     label_smoothing: float = setting(0.0, least=0, most=1)
 
 
 @dataclass
-class Optimizer:
+class RFNetOptimizerConfig:
     """AdamW; the rate rises linearly for `warmup` steps and is multiplied by drop_factor at some epochs."""
 
     lr: float = setting(1e-4, above=0)
@@ -99,7 +99,7 @@ class Optimizer:
 
 
 @dataclass
-class Trainer:
+class RFNetTrainerConfig:
     epochs: int = setting(10, least=1)
     steps: int | None = setting(None, least=1)  # stop after so many optimizer steps, whatever `epochs` says
     max_minutes: float | None = setting(None, above=0)  # stop training in time
@@ -114,15 +114,15 @@ class Trainer:
 
 
 @dataclass
-class RFNetTraining:
-    run: Run = field(default_factory=Run)
-    rfnet: Network = field(default_factory=Network)
-    data: Data = field(default_factory=Data)
-    maps: Maps = field(default_factory=Maps)
-    objective: Objective = field(default_factory=Objective)
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    trainer: Trainer = field(default_factory=Trainer)
-    tracker: Tracker = field(default_factory=Tracker)
+class RFNetTrainingConfig:
+    run: RunConfig = field(default_factory=RunConfig)
+    rfnet: RFNetNetworkConfig = field(default_factory=RFNetNetworkConfig)
+    data: RFNetDataConfig = field(default_factory=RFNetDataConfig)
+    maps: MapsConfig = field(default_factory=MapsConfig)
+    objective: RFNetObjectiveConfig = field(default_factory=RFNetObjectiveConfig)
+    optimizer: RFNetOptimizerConfig = field(default_factory=RFNetOptimizerConfig)
+    trainer: RFNetTrainerConfig = field(default_factory=RFNetTrainerConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
 
 # A run may be continued with other values of these; any other difference makes it another run.
@@ -135,12 +135,12 @@ MAY_CHANGE = (
 )
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RFNetTraining:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RFNetTrainingConfig:
     """Read, complete and check a config. A path that does not exist may name a shipped one ("rfnet_tiny")."""
-    return read_config(RFNetTraining, check_config, path, overrides)
+    return read_config(RFNetTrainingConfig, check_config, path, overrides)
 
 
-def check_config(config: RFNetTraining) -> None:
+def check_config(config: RFNetTrainingConfig) -> None:
     """Combinations that cannot work; each error names the fix."""
     require(config.data.train, "data.train is empty: name folders in RF1M's form, as in data.train=[scenes]")
     unknown = sorted(set(config.rfnet.drop) - set(MODALITIES))
@@ -152,7 +152,7 @@ def check_config(config: RFNetTraining) -> None:
     _check_encoders(config.rfnet)
 
 
-def _check_encoders(network: Network) -> None:
+def _check_encoders(network: RFNetNetworkConfig) -> None:
     image, text = network.image_encoder, network.text_encoder
     require(
         network.width % network.heads == 0,

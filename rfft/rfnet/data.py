@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from rfft.data.conditions import product_for
 from rfft.errors import UserError
-from rfft.feedback.dataset import PICTURES, Item, Labelled, Reading, mirrored, split_by_caption
+from rfft.feedback.dataset import PICTURES, FeedbackDataset, Item, Reading, mirrored, split_by_caption
 from rfft.feedback.folder import Record, read_feedback
-from rfft.feedback.maps import Maps, write_maps
+from rfft.feedback.maps import MapStore, write_maps
 from rfft.feedback.shard_format import read_manifest
 from rfft.feedback.shard_stream import ShardPictures, holds_shards
 from rfft.models.pretrained import find_folder
@@ -46,7 +46,7 @@ def are_shards(folders: Sequence[str]) -> bool:
     return True in kinds
 
 
-def open_shards(folders: Sequence[str], size: int, maps: config.Maps, coarse: bool) -> ShardPictures:
+def open_shards(folders: Sequence[str], size: int, maps: config.MapsConfig, coarse: bool) -> ShardPictures:
     """Shards carry their maps: where the networks' own are wanted, they must have been made by these."""
     wanted = {"known_maps": False, "depth": maps.depth, "saliency": maps.saliency}
     for folder in folders:
@@ -60,7 +60,7 @@ def open_shards(folders: Sequence[str], size: int, maps: config.Maps, coarse: bo
 
 
 def open_both(
-    data: config.Data, size: int, maps: config.Maps, coarse: bool
+    data: config.RFNetDataConfig, size: int, maps: config.MapsConfig, coarse: bool
 ) -> tuple[ShardPictures, ShardPictures]:
     """Training and validation, where both are shards."""
     if not data.validation:
@@ -68,7 +68,7 @@ def open_both(
     return open_shards(data.train, size, maps, coarse), open_shards(data.validation, size, maps, coarse)
 
 
-def split_records(data: config.Data) -> tuple[list[Record], list[Record]]:
+def split_records(data: config.RFNetDataConfig) -> tuple[list[Record], list[Record]]:
     """Training and validation."""
     records = read_folders(data.train)
     if data.validation:
@@ -82,10 +82,10 @@ def split_records(data: config.Data) -> tuple[list[Record], list[Record]]:
     return training, validation
 
 
-def build_maps(settings: config.Maps, drop: Sequence[str]) -> dict[str, Maps]:
+def build_maps(settings: config.MapsConfig, drop: Sequence[str]) -> dict[str, MapStore]:
     """By kind, for the modalities that are not dropped."""
     return {
-        kind: Maps(kind, _mark(kind, getattr(settings, kind)), settings.cache, settings.known)
+        kind: MapStore(kind, _mark(kind, getattr(settings, kind)), settings.cache, settings.known)
         for modality, kind in KINDS.items()
         if modality not in drop
     }
@@ -106,9 +106,9 @@ def _mark(kind: str, network: str) -> str:
 
 
 def fill_maps(
-    maps: Mapping[str, Maps],
+    maps: Mapping[str, MapStore],
     records: Sequence[Record],
-    settings: config.Maps,
+    settings: config.MapsConfig,
     device: torch.device,
     part: slice = slice(None),
 ) -> None:
@@ -126,15 +126,15 @@ def fill_maps(
 class FolderPictures:
     """Pictures of plain folders (see Pictures)."""
 
-    def __init__(self, items: Labelled, coarse: bool = False) -> None:
+    def __init__(self, items: FeedbackDataset, coarse: bool = False) -> None:
         self.items = items
         classes = len(COARSE_LABELS if coarse else LABELS)
         self.counts: list[int] = np.bincount(items.labels, minlength=classes).tolist()
 
     def endless(self, reading: Reading, first: int, seed: int, mirror: bool) -> DataLoader[Item]:
-        places = Places(first, reading.batch_size, reading.process, reading.processes)
+        positions = Positions(first, reading.batch_size, reading.process, reading.processes)
         items = Shuffled(self.items, seed, mirror)
-        return DataLoader(items, batch_sampler=places, num_workers=reading.workers)
+        return DataLoader(items, batch_sampler=positions, num_workers=reading.workers)
 
     def once(self, reading: Reading) -> DataLoader[Item]:
         own = Subset(self.items, range(reading.process, len(self.items), reading.processes))
@@ -147,16 +147,16 @@ class Shuffled(Dataset[Item]):
     A function of seed and place alone: neither a resume nor the number of processes changes what comes next.
     """
 
-    def __init__(self, items: Labelled, seed: int, mirror: bool) -> None:
+    def __init__(self, items: FeedbackDataset, seed: int, mirror: bool) -> None:
         self.items, self.seed, self.mirror = items, seed, mirror
 
-    def __getitem__(self, place: int) -> Item:
-        item = self.items[product_for(self.seed, place, len(self.items))]
-        flip = self.mirror and np.random.default_rng([self.seed, place, MIRROR]).random() < 0.5
+    def __getitem__(self, position: int) -> Item:
+        item = self.items[product_for(self.seed, position, len(self.items))]
+        flip = self.mirror and np.random.default_rng([self.seed, position, MIRROR]).random() < 0.5
         return mirrored(item) if flip else item
 
 
-class Places:
+class Positions:
     """The places of one process's micro-batches, from micro-batch `first` on, without end."""
 
     def __init__(self, first: int, batch_size: int, process: int = 0, processes: int = 1) -> None:

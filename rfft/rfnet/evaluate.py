@@ -1,4 +1,4 @@
-"""What an RFNet is worth on labelled pictures: figures per class, confusion matrix, table and picture.
+"""What an RFNet is worth on labelled pictures: metrics per class, confusion matrix, table and picture.
 
 Shapes: N pictures, K classes.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rfft.build import caption_tokenizer
 from rfft.errors import UserError
-from rfft.feedback.dataset import Labelled, Pictures, Reading
+from rfft.feedback.dataset import FeedbackDataset, FeedbackSource, Reading
 from rfft.metrics.classification import classification_report
 from rfft.models.pretrained import CONFIG_NAME
 from rfft.rewards.rfnet import RFNet
@@ -56,35 +56,35 @@ def predict(
 
 
 def report(probabilities: Tensor, labels: Tensor) -> Report:
-    """Figures of verdicts [N,K] on labels [N]; `loss` is the plain cross-entropy."""
+    """Metrics of verdicts [N,K] on labels [N]; `loss` is the plain cross-entropy."""
     chosen = probabilities.gather(1, labels[:, None]).clamp_min(1e-12)
-    figures = classification_report(
+    metrics = classification_report(
         probabilities.numpy(), labels.numpy(), label_names(probabilities.shape[1])
     )
     return {
         "pictures": len(labels),
-        "ap_available": figures["classes"]["available"]["ap"],
-        **figures,
+        "ap_available": metrics["classes"]["available"]["ap"],
+        **metrics,
         "loss": float(-chosen.log().mean()),
     }
 
 
-def scalars(figures: Report) -> dict[str, float]:
-    """The figures under the names that trackers and metrics.jsonl have them by."""
-    flat = {name: figures[name] for name in ("ap_available", "macro_f1", "accuracy", "loss")}
-    for label, values in figures["classes"].items():
+def scalars(metrics: Report) -> dict[str, float]:
+    """The metrics under the names that trackers and metrics.jsonl have them by."""
+    flat = {name: metrics[name] for name in ("ap_available", "macro_f1", "accuracy", "loss")}
+    for label, values in metrics["classes"].items():
         flat |= {f"{name}_{label}": values[name] for name in ("precision", "recall", "f1", "ap")}
     return {f"eval/{name}": value for name, value in flat.items()}
 
 
-def write(folder: Path, figures: Report) -> None:
+def write(folder: Path, metrics: Report) -> None:
     """evaluation.json and confusion.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / EVALUATION, json.dumps(figures, indent=2) + "\n")
-    confusion_picture(figures).savefig(folder / CONFUSION, dpi=120)
+    write_atomically(folder / EVALUATION, json.dumps(metrics, indent=2) + "\n")
+    confusion_picture(metrics).savefig(folder / CONFUSION, dpi=120)
 
 
-def table(figures: Report) -> Table:
+def table(metrics: Report) -> Table:
     shown = Table(
         "class",
         "precision",
@@ -96,20 +96,20 @@ def table(figures: Report) -> Table:
     )
     for column in shown.columns[1:]:
         column.justify = "right"
-    for label, values in figures["classes"].items():
+    for label, values in metrics["classes"].items():
         rates = [f"{100 * values[name]:.1f}" for name in ("precision", "recall", "f1", "ap")]
         shown.add_row(label.replace("_", " "), *rates, str(values["support"]))
     shown.caption = (
-        f"AP(available) {figures['ap_available']:.1%}, macro F1 {figures['macro_f1']:.1%}, "
-        f"accuracy {figures['accuracy']:.1%}"
+        f"AP(available) {metrics['ap_available']:.1%}, macro F1 {metrics['macro_f1']:.1%}, "
+        f"accuracy {metrics['accuracy']:.1%}"
     )
     return shown
 
 
-def confusion_picture(figures: Report) -> Figure:
+def confusion_picture(metrics: Report) -> Figure:
     """Rows: true classes; the shade is the share of the row, the number the pictures."""
-    names = [label.replace("_", " ") for label in figures["classes"]]
-    counts = np.asarray(figures["confusion"])
+    names = [label.replace("_", " ") for label in metrics["classes"]]
+    counts = np.asarray(metrics["confusion"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(1.6 + 0.9 * len(names), 1.2 + 0.8 * len(names)), layout="constrained")
     axes = figure.add_subplot()
@@ -132,25 +132,25 @@ def evaluate(source: Path, data: Path, out: Path | None, changes: dict[str, Any]
     """
     is_run = (source / EXPORT / CONFIG_NAME).is_file()
     if out is None and not is_run:
-        raise UserError(f"{source} is no run of `rfft rfnet train`: say with --out where the figures go")
-    trained = config.load_config(source / "config.yaml") if is_run else config.RFNetTraining()
+        raise UserError(f"{source} is no run of `rfft rfnet train`: say with --out where the metrics go")
+    trained = config.load_config(source / "config.yaml") if is_run else config.RFNetTrainingConfig()
     folder, maps = source / EXPORT if is_run else source, replace(trained.maps, **changes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = RFNet.from_pretrained(folder).to(device)
     size, coarse = trained.data.image_size or model.config.image_size, model.config.num_labels == 2
-    pictures: Pictures
+    pictures: FeedbackSource
     if are_shards([str(data)]):
         pictures = open_shards([str(data)], size, maps, coarse)
     else:
         records = read_folders([str(data)])
         known = build_maps(maps, model.config.drop)
         fill_maps(known, records, maps, device)
-        pictures = FolderPictures(Labelled(records, size, known, coarse), coarse)
+        pictures = FolderPictures(FeedbackDataset(records, size, known, coarse), coarse)
     console, found = messages(), batches(pictures.once(Reading(batch_size)))
     total = -(-sum(pictures.counts) // batch_size)
     shown = track(found, "judging", total=total, console=console, transient=True)
-    figures = {"data": str(data), **report(*predict(model, shown, caption_tokenizer(str(folder)), device))}
-    write(out or source, figures)
-    console.print(table(figures))
+    metrics = {"data": str(data), **report(*predict(model, shown, caption_tokenizer(str(folder)), device))}
+    write(out or source, metrics)
+    console.print(table(metrics))
     console.print(f"written: {(out or source) / EVALUATION}, {(out or source) / CONFUSION}", soft_wrap=True)
-    return figures
+    return metrics

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rfft.errors import UserError
 from rfft.rewards.rfnet import RFNet
-from rfft.rfnet.config import Optimizer, RFNetTraining
+from rfft.rfnet.config import RFNetOptimizerConfig, RFNetTrainingConfig
 from rfft.rfnet.data import network_inputs
 from rfft.training import optimization
 from rfft.utils.checkpoint import Stateful, load_objects, load_weights
@@ -47,14 +47,14 @@ def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: fl
     return (weights[labels] * losses).mean()
 
 
-def rate_factor(step: int, steps_per_epoch: int, settings: Optimizer) -> float:
+def rate_factor(step: int, steps_per_epoch: int, settings: RFNetOptimizerConfig) -> float:
     """Of the learning rate: a linear warm-up, and drop_factor for every epoch of drop_at that is over."""
     drops = sum(step >= epoch * steps_per_epoch for epoch in settings.drop_at)
     return min(1.0, (step + 1) / max(1, settings.warmup)) * settings.drop_factor**drops
 
 
 @dataclass
-class Counters(optimization.Counters):
+class RFNetCounters(optimization.StepCounters):
     pictures: int = 0
     best_ap: float = -1.0  # of "available" on the validation split
     best_step: int = 0
@@ -66,11 +66,16 @@ class RFNetLearner:
     """All that changes while training, and the optimizer step."""
 
     def __init__(
-        self, config: RFNetTraining, accelerator: Any, model: RFNet, tokenizer: Any, counts: Sequence[int]
+        self,
+        config: RFNetTrainingConfig,
+        accelerator: Any,
+        model: RFNet,
+        tokenizer: Any,
+        counts: Sequence[int],
     ) -> None:
         """`counts`: training pictures of each class."""
         self.config, self.accelerator, self.tokenizer = config, accelerator, tokenizer
-        self.counters = Counters()
+        self.counters = RFNetCounters()
         self.signals = StopSignals()
         trainer, optimizer = config.trainer, config.optimizer
         balanced = config.objective.class_weights == "balanced"

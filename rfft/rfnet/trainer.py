@@ -15,9 +15,9 @@ from torch import Tensor
 from rfft.config.schema import to_yaml
 from rfft.errors import Interrupted, UserError
 from rfft.evaluation.store import SUMMARY, read_json
-from rfft.feedback.dataset import Labelled, Pictures, Reading
+from rfft.feedback.dataset import FeedbackDataset, FeedbackSource, Reading
 from rfft.rfnet.build import build_rfnet, build_tokenizer
-from rfft.rfnet.config import MAY_CHANGE, RFNetTraining
+from rfft.rfnet.config import MAY_CHANGE, RFNetTrainingConfig
 from rfft.rfnet.data import (
     FolderPictures,
     are_shards,
@@ -50,14 +50,14 @@ ADVICE = "In a new run (run.name), lower optimizer.lr or set trainer.mixed_preci
 NOBODY = -1  # the label of a row that only fills up a process's part
 
 
-def train(config: RFNetTraining) -> Path:
+def train(config: RFNetTrainingConfig) -> Path:
     """Train, or go on with, the run that the config describes; returns its folder."""
     advice = "Set half of trainer.batch_size and twice trainer.accumulation: the same command goes on"
     with explained(lambda: advice), StopSignals() as signals:
         return _train(config, Path(config.run.out) / config.run.name, signals)
 
 
-def _train(config: RFNetTraining, run: Path, signals: StopSignals) -> Path:
+def _train(config: RFNetTrainingConfig, run: Path, signals: StopSignals) -> Path:
     if uses_deepspeed() or uses_fsdp():
         raise UserError("RFNet is small and trains under DDP alone: take launch/multi_gpu.yaml")
     accelerator = start(config, run, broadcast_buffers=True)  # batch norm's
@@ -73,22 +73,22 @@ def _train(config: RFNetTraining, run: Path, signals: StopSignals) -> Path:
     checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
     resume(learner, checkpoints)
     require_agreement(accelerator, run, learner.counters.step, [str(count) for count in training.counts])
-    watch = Watch(run, learner, checkpoints, validation)
+    callbacks = RFNetCallbacks(run, learner, checkpoints, validation)
     learner.signals = signals
     signals.deferred = True
     try:
-        with watch.display:
-            loop(learner, watch, training_batches(learner, training))
+        with callbacks.display:
+            loop(learner, callbacks, training_batches(learner, training))
     except Interrupted:  # in all processes at one place, see RFNetLearner.heed
-        watch.stop()
+        callbacks.stop()
         leave(accelerator)
         raise
-    watch.after()
+    callbacks.after()
     leave(accelerator)
     return run
 
 
-def build_data(config: RFNetTraining, accelerator: Any) -> tuple[Pictures, Pictures]:
+def build_data(config: RFNetTrainingConfig, accelerator: Any) -> tuple[FeedbackSource, FeedbackSource]:
     """Training and validation pictures, with all their maps."""
     size, coarse = config.data.image_size or config.rfnet.image_size, config.objective.labels == "coarse"
     if are_shards([*config.data.train, *config.data.validation]):
@@ -99,17 +99,19 @@ def build_data(config: RFNetTraining, accelerator: Any) -> tuple[Pictures, Pictu
     for some in records:
         fill_maps(maps, some, config.maps, accelerator.device, part)
     accelerator.wait_for_everyone()
-    training, validation = (FolderPictures(Labelled(some, size, maps, coarse), coarse) for some in records)
+    training, validation = (
+        FolderPictures(FeedbackDataset(some, size, maps, coarse), coarse) for some in records
+    )
     return training, validation
 
 
-def reading(config: RFNetTraining, accelerator: Any) -> Reading:
+def reading(config: RFNetTrainingConfig, accelerator: Any) -> Reading:
     """This process's part of the pictures."""
     part = accelerator.process_index, accelerator.num_processes
     return Reading(config.trainer.batch_size, config.data.workers, *part)
 
 
-def training_batches(learner: RFNetLearner, training: Pictures) -> Iterator[dict[str, Any]]:
+def training_batches(learner: RFNetLearner, training: FeedbackSource) -> Iterator[dict[str, Any]]:
     """This process's micro-batches from the learner's step on, without end."""
     config = learner.config
     first = learner.counters.step * config.trainer.accumulation
@@ -117,46 +119,48 @@ def training_batches(learner: RFNetLearner, training: Pictures) -> Iterator[dict
     return batches(training.endless(own, first, config.run.seed, config.data.mirror))
 
 
-def loop(learner: RFNetLearner, watch: Watch, source: Iterator[dict[str, Any]]) -> None:
+def loop(learner: RFNetLearner, callbacks: RFNetCallbacks, source: Iterator[dict[str, Any]]) -> None:
     """Step until finished."""
-    watch.look()  # a signal may have kept the run from it
+    callbacks.validate_if_due()  # a signal may have kept the run from it
     while not learner.finished():
-        figures = learner.step(source)
+        metrics = learner.step(source)
         learner.counters.check_skipped(learner.accelerator.scaler, ADVICE)
-        watch.after_step(figures)
+        callbacks.after_step(metrics)
         learner.heed()  # between steps alone: batch norm remembers every forward
 
 
-class Watch:
+class RFNetCallbacks:
     """What is done beside training: all processes validate, the main one writes and shows."""
 
     def __init__(
-        self, run: Path, learner: RFNetLearner, checkpoints: Checkpoints, validation: Pictures
+        self, run: Path, learner: RFNetLearner, checkpoints: Checkpoints, validation: FeedbackSource
     ) -> None:
         self.run, self.learner, self.checkpoints, self.validation = run, learner, checkpoints, validation
         self.is_main = learner.accelerator.is_main_process
         self.console = messages(quiet=not self.is_main)
-        self.metrics = MetricsFile(run / "metrics.jsonl", learner.counters.step) if self.is_main else None
+        self.metrics_file = (
+            MetricsFile(run / "metrics.jsonl", learner.counters.step) if self.is_main else None
+        )
         self.tracker = Tracker(learner.accelerator, learner.config.tracker.kind, run, asdict(learner.config))
         counters, limit = learner.counters, learner.config.trainer.max_minutes
         left = None if limit is None else 60 * limit - counters.seconds
         self.display = TrainingDisplay(learner.steps, "", counters.step, self.console, seconds=left)
 
-    def after_step(self, figures: dict[str, float]) -> None:
+    def after_step(self, metrics: dict[str, float]) -> None:
         learner, trainer = self.learner, self.learner.config.trainer
         step = learner.counters.step
-        self.record(step, figures)
+        self.record(step, metrics)
         if learner.counters.skipped_in_a_row:
             self.console.print(f"step {step} is skipped: its loss or gradient is not finite", style="red")
-        shown = f"loss {figures['train/loss']:.3f}  accuracy {figures['train/accuracy']:.0%}"
+        shown = f"loss {metrics['train/loss']:.3f}  accuracy {metrics['train/accuracy']:.0%}"
         best = learner.counters.best_ap
         self.display.show(step, shown + (f"  best AP {best:.1%}" if best >= 0 else ""))
-        self.look()
+        self.validate_if_due()
         # Last: what comes before it in a step is repeated by a run that is resumed from the one before.
         if self.is_main and (step % trainer.checkpoint_every == 0 or learner.finished()):
             self.save(step)
 
-    def look(self) -> None:
+    def validate_if_due(self) -> None:
         """Validate, where it is this step's turn and not done yet."""
         learner, step = self.learner, self.learner.counters.step
         every = learner.config.trainer.validate_every or learner.steps_per_epoch
@@ -164,8 +168,8 @@ class Watch:
             self.validate(step)
 
     def save(self, step: int) -> None:
-        if self.metrics is not None:
-            self.metrics.sync()
+        if self.metrics_file is not None:
+            self.metrics_file.sync()
         self.checkpoints.save(step, self.learner.weights(), self.learner.objects())
 
     def stop(self) -> None:
@@ -178,28 +182,28 @@ class Watch:
         self.close()
 
     def close(self) -> None:
-        if self.metrics is not None:
-            self.metrics.close()
+        if self.metrics_file is not None:
+            self.metrics_file.close()
         self.tracker.close()
 
-    def record(self, step: int, figures: dict[str, float]) -> None:
-        if self.metrics is not None:
-            self.metrics.write(step, figures)
-            self.tracker.log(figures, step)
+    def record(self, step: int, metrics: dict[str, float]) -> None:
+        if self.metrics_file is not None:
+            self.metrics_file.write(step, metrics)
+            self.tracker.log(metrics, step)
 
     def validate(self, step: int) -> None:
         """Judge the validation pictures, each process a part; keep the network if its AP is the best yet."""
-        figures = report(*self.judge())
-        best = self.learner.judged(figures["ap_available"])
-        self.record(step, scalars(figures))
+        metrics = report(*self.judge())
+        best = self.learner.judged(metrics["ap_available"])
+        self.record(step, scalars(metrics))
         self.console.print(
-            f"step {step}: AP(available) {figures['ap_available']:.1%}, macro F1 {figures['macro_f1']:.1%}"
+            f"step {step}: AP(available) {metrics['ap_available']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
             + ("" if best else f" (best AP {self.learner.counters.best_ap:.1%})"),
             highlight=False,
         )
         if best and self.is_main:
             self.export()
-            write(self.run, {"data": "validation", "step": step, **figures})
+            write(self.run, {"data": "validation", "step": step, **metrics})
             picture = read_png(self.run / CONFUSION)
             self.tracker.pictures("confusion", picture[None], {"step": [step]}, step)
 

@@ -30,7 +30,7 @@ SAMPLES, SAMPLE_SEED, SAMPLE_COLUMNS = 16, 20240801, 8  # grids of pictures, alw
 EXPORT = "diffusers"
 
 
-class Watch:
+class TrainingCallbacks:
     """What the main process does beside training: metrics, display, samples, checkpoints, evaluation."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Watch:
         (run / "samples").mkdir(exist_ok=True)
         done, trainer = learner.counters, self.config.trainer
         self.sampled = done.step if self.sheet(done.step).exists() else None  # by the run that is resumed
-        self.metrics = MetricsFile(run / "metrics.jsonl", done.step)
+        self.metrics_file = MetricsFile(run / "metrics.jsonl", done.step)
         kind = self.config.tracker.kind
         self.tracker = Tracker(learner.accelerator, kind, run, asdict(self.config))
         left = None if trainer.max_minutes is None else 60 * trainer.max_minutes - done.seconds
@@ -60,7 +60,7 @@ class Watch:
 
     def after_step(self, scalars: dict[str, float]) -> None:
         trainer, step = self.config.trainer, self.learner.counters.step
-        self.metrics.write(step, scalars)
+        self.metrics_file.write(step, scalars)
         self.tracker.log(scalars, step)
         if self.learner.counters.skipped_in_a_row:
             self.console.print(f"step {step} is skipped: its loss or gradient is not finite", style="red")
@@ -69,7 +69,7 @@ class Watch:
         if self.learner.due(trainer.checkpoint_every) or self.learner.finished():
             self.save()
 
-    def look(self) -> None:
+    def sample_and_evaluate(self) -> None:
         """Samples and evaluation, where this step is one for them.
 
         They come after its checkpoint, as they may take long; a resumed run makes up for what is missing.
@@ -86,7 +86,7 @@ class Watch:
         self.close()
 
     def close(self) -> None:
-        self.metrics.close()
+        self.metrics_file.close()
         self.tracker.close()
 
     def keep(self) -> None:
@@ -96,7 +96,7 @@ class Watch:
             self.save()
 
     def save(self) -> None:
-        self.metrics.sync()
+        self.metrics_file.sync()
         self.checkpoints.save(self.learner.counters.step, self.learner.weights, self.learner.objects())
 
     def after(self) -> None:
@@ -126,7 +126,7 @@ class Watch:
         if self.learner.stopped:
             which = "of the last step, as none" if best is None else f"of step {step_of(best)}, the best that"
             told = (
-                f"stopped at a red line after step {counters.step}: the weights are those {which} was above"
+                f"stopped at a guardrail after step {counters.step}: the weights are those {which} was above"
             )
             self.console.print(told, style="red", highlight=False, soft_wrap=True)
 
@@ -156,12 +156,12 @@ class Watch:
     def evaluate_base(self, evaluator: Evaluator) -> None:
         if store.recorded(self.run, "base") is None:
             self._evaluate(evaluator, "base")
-        self._write_figures("base", 0)
+        self._write_metrics("base", 0)
 
     def evaluate_tuned(self, evaluator: Evaluator) -> None:
         self._evaluate(evaluator, "tuned")
         self.evaluate_base(evaluator)  # again, if the grid is another one than when the run was begun
-        self._write_figures("tuned", self.learner.counters.step)
+        self._write_metrics("tuned", self.learner.counters.step)
 
     def _evaluate(self, evaluator: Evaluator, state: str) -> None:
         broadcast(state)  # the other processes take part, see trainer.meet
@@ -175,27 +175,27 @@ class Watch:
             found = evaluator(reference=state == "base", report=report)
         evaluator.record(self.run, state, found)
 
-    def _write_figures(self, state: str, step: int) -> None:
-        if step not in self.metrics.evaluated:
+    def _write_metrics(self, state: str, step: int) -> None:
+        if step not in self.metrics_file.evaluated:
             scalars = store.scalars(store.recorded(self.run, state) or {})
-            self.metrics.write(step, scalars)
+            self.metrics_file.write(step, scalars)
             self.tracker.log(scalars, step)
 
     def evaluate_now(self, evaluator: Evaluator) -> None:
-        """In the middle of training: keep the best above the red lines; below one warn, or stop the run."""
+        """In the middle of training: keep the best above the guardrails; below one warn, or stop the run."""
         settings, step = self.config.evaluate, self.learner.counters.step
-        if step not in self.metrics.evaluated:
+        if step not in self.metrics_file.evaluated:
             broadcast("tuned")
             with self.learner.averaged():
-                scalars = store.scalars(evaluator(report=lambda *_: self.learner.heed()).figures)
-            self.metrics.write(step, scalars)
+                scalars = store.scalars(evaluator(report=lambda *_: self.learner.heed()).metrics)
+            self.metrics_file.write(step, scalars)
             self.tracker.log(scalars, step)
-        row = {name.removeprefix("eval/"): value for name, value in self.metrics.evaluated[step].items()}
+        row = {name.removeprefix("eval/"): value for name, value in self.metrics_file.evaluated[step].items()}
         base = store.recorded(self.run, "base") or {}
-        warnings = store.red_lines(base, row, settings.min_alignment, settings.min_diversity)
+        warnings = store.guardrails(base, row, settings.min_alignment, settings.min_diversity)
         for warning in warnings:
             self.console.print(f"step {step}: {warning}", style="red")
-        self.learner.stopped = bool(warnings) and settings.stop_at_red_line
+        self.learner.stopped = bool(warnings) and settings.stop_at_guardrail
         if not warnings:
             rate = row["available_rate_rfnet"]
             self.checkpoints.save_best(rate, step, self.learner.weights, self.learner.objects())

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from rfft.config.schema import Tracker
+from rfft.config.schema import TrackerConfig
 from rfft.errors import UserError
 from rfft.training.distributed import check_launch, uses_deepspeed
 from rfft.utils.checkpoint import Checkpoints
@@ -34,7 +34,7 @@ class JobConfig(Protocol):
     def trainer(self) -> TrainerSettings: ...
 
     @property
-    def tracker(self) -> Tracker: ...
+    def tracker(self) -> TrackerConfig: ...
 
 
 class Resumable(Protocol):

@@ -38,8 +38,8 @@ REGULARIZERS = {"cc": "l_cc", "kl": "l_kl", "none": ""}
 
 
 @dataclass
-class Counters(optimization.Counters):
-    place: int = 0  # samples drawn: where in their order the next step begins
+class TrainingCounters(optimization.StepCounters):
+    position: int = 0  # samples drawn: where in their order the next step begins
     grad_samples: int = 0  # pictures that a gradient came from
     forwards: int = 0  # batched calls of the denoiser
 
@@ -59,8 +59,8 @@ class Learner:
         """`extra`: the rewards beside `reward`."""
         self.config, self.accelerator = config, accelerator
         self.bundle, self.reward, self.conditions = bundle, reward, conditions
-        self.counters = Counters()
-        self.stopped = False  # at a red line; the same in all processes
+        self.counters = TrainingCounters()
+        self.stopped = False  # at a guardrail; the same in all processes
         self.signals = StopSignals()
         self.schedule = bundle.schedule(config.rollout.steps)
         objective, rollout, optimizer = config.objective, config.rollout, config.optimizer
@@ -170,16 +170,18 @@ class Learner:
         """This process's samples: the place in the order of all samples decides product and noise."""
         trainer, processes = self.config.trainer, self.accelerator.num_processes
         part = micro * processes + self.accelerator.process_index
-        first = self.counters.place + part * trainer.batch_size
-        places = range(first, first + trainer.batch_size)
+        first = self.counters.position + part * trainer.batch_size
+        positions = range(first, first + trainer.batch_size)
         seed = self.config.run.seed
-        chosen = self.conditions.index([product_for(seed, place, len(self.conditions)) for place in places])
-        return replace(chosen, noise=noise_for(seed, list(places), tuple(chosen.x_o.shape[1:])))
+        chosen = self.conditions.index(
+            [product_for(seed, position, len(self.conditions)) for position in positions]
+        )
+        return replace(chosen, noise=noise_for(seed, list(positions), tuple(chosen.x_o.shape[1:])))
 
     def _count(self, outputs: list[StepOutput], finite: bool, seconds: float) -> None:
         counters, processes = self.counters, self.accelerator.num_processes
         counters.count(finite, seconds)
-        counters.place += self.samples_per_step
+        counters.position += self.samples_per_step
         counters.grad_samples += processes * sum(output.logits[..., 0].numel() for output in outputs)
         counters.forwards += processes * sum(output.forwards for output in outputs)
 
@@ -190,7 +192,7 @@ class Learner:
         return trainer.batch_size * trainer.accumulation * self.accelerator.num_processes
 
     def finished(self) -> bool:
-        """All steps done, the time over, or stopped at a red line? The same in all processes."""
+        """All steps done, the time over, or stopped at a guardrail? The same in all processes."""
         trainer, counters = self.config.trainer, self.counters
         late = counters.seconds >= 60 * (trainer.max_minutes or math.inf)
         return late or self.stopped or counters.step >= trainer.steps
@@ -244,9 +246,9 @@ class Learner:
         load_objects(checkpoint, self.objects())
         self.collect()
         done = self.counters
-        if done.place != done.step * self.samples_per_step and self.accelerator.is_main_process:
+        if done.position != done.step * self.samples_per_step and self.accelerator.is_main_process:
             log.warning(
                 "%d samples were drawn in %d steps, now it is %d a step; to keep their number, keep "
                 "processes x trainer.accumulation x trainer.batch_size",
-                *(done.place, done.step, self.samples_per_step),
+                *(done.position, done.step, self.samples_per_step),
             )

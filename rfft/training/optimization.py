@@ -27,7 +27,7 @@ def adamw(parameters: Iterable[nn.Parameter], settings: AdamWSettings) -> torch.
 
 
 @dataclass
-class Counters:
+class StepCounters:
     """What a run has done so far, in all processes together."""
 
     step: int = 0  # optimizer steps

@@ -12,7 +12,7 @@ from rfft.config.schema import MAY_CHANGE, Config, to_yaml
 from rfft.data.samples import Skipped
 from rfft.errors import Interrupted
 from rfft.evaluation.evaluator import Evaluator
-from rfft.training.callbacks import SAMPLES, Watch, paint_samples
+from rfft.training.callbacks import SAMPLES, TrainingCallbacks, paint_samples
 from rfft.training.costs import costs
 from rfft.training.job import leave, resume, start
 from rfft.training.learner import Learner
@@ -52,15 +52,15 @@ def _train(config: Config, run: Path, signals: StopSignals) -> Path:
     resume(learner, checkpoints)
     require_agreement(accelerator, run, learner.counters.step, [sample.id for sample in samples])
     main = accelerator.is_main_process
-    watch = Watch(run, learner, checkpoints, evaluator, samples[:SAMPLES]) if main else None
+    callbacks = TrainingCallbacks(run, learner, checkpoints, evaluator, samples[:SAMPLES]) if main else None
     learner.signals = signals
     signals.deferred = True
     try:
-        tune(learner, watch, evaluator, checkpoints)
+        tune(learner, callbacks, evaluator, checkpoints)
     except Interrupted:  # in all processes at one place, see Learner.heed
         learner.collect()
-        if watch is not None:
-            watch.stop()
+        if callbacks is not None:
+            callbacks.stop()
         leave(accelerator)
         raise
     leave(accelerator)
@@ -68,19 +68,22 @@ def _train(config: Config, run: Path, signals: StopSignals) -> Path:
 
 
 def tune(
-    learner: Learner, watch: Watch | None, evaluator: Evaluator | None, checkpoints: Checkpoints
+    learner: Learner,
+    callbacks: TrainingCallbacks | None,
+    evaluator: Evaluator | None,
+    checkpoints: Checkpoints,
 ) -> None:
     """From the base model's evaluation to the report; `watch` in the main process."""
-    if watch is not None:
-        watch.before()
+    if callbacks is not None:
+        callbacks.before()
     meet(learner, evaluator)
-    look(learner, watch, evaluator)  # a signal may have kept the run from it
-    with nullcontext() if watch is None else watch.display:
-        loop(learner, watch, evaluator)
+    sample_and_evaluate(learner, callbacks, evaluator)  # a signal may have kept the run from it
+    with nullcontext() if callbacks is None else callbacks.display:
+        loop(learner, callbacks, evaluator)
     if learner.stopped and (best := broadcast(checkpoints.best())):
         learner.load_weights(best)
-    if watch is not None:
-        watch.after()
+    if callbacks is not None:
+        callbacks.after()
     meet(learner, evaluator)
 
 
@@ -109,25 +112,27 @@ def memory_advice(config: Config) -> str:
     )
 
 
-def loop(learner: Learner, watch: Watch | None, evaluator: Evaluator | None) -> None:
+def loop(learner: Learner, callbacks: TrainingCallbacks | None, evaluator: Evaluator | None) -> None:
     """Step until finished; `watch` in the main process."""
     while not learner.finished():
         scalars = learner.step()
         if learner.to_be_saved():
             learner.collect()
         learner.counters.check_skipped(learner.accelerator.scaler, ADVICE)
-        if watch is not None:
-            watch.after_step(scalars)
-        look(learner, watch, evaluator)
-    if watch is not None:
-        watch.keep()
+        if callbacks is not None:
+            callbacks.after_step(scalars)
+        sample_and_evaluate(learner, callbacks, evaluator)
+    if callbacks is not None:
+        callbacks.keep()
 
 
-def look(learner: Learner, watch: Watch | None, evaluator: Evaluator | None) -> None:
-    """Samples and evaluation, where this step is one for them; a red line may stop the run."""
+def sample_and_evaluate(
+    learner: Learner, callbacks: TrainingCallbacks | None, evaluator: Evaluator | None
+) -> None:
+    """Samples and evaluation, where this step is one for them; a guardrail may stop the run."""
     if not learner.to_be_shown():
         return
-    if watch is not None:
-        watch.look()
+    if callbacks is not None:
+        callbacks.sample_and_evaluate()
     meet(learner, evaluator)
     learner.stopped = broadcast(learner.stopped)

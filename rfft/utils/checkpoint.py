@@ -1,7 +1,7 @@
 """Checkpoints: named stateful objects in a folder that is whole or not there.
 
 checkpoints/step-000020/                       the newest ones
-            best-0.8542-step-000040/           the highest available rate above the red lines
+            best-0.8542-step-000040/           the highest available rate above the guardrails
                 adapter.safetensors           trained weights
                 ema.safetensors               their moving average, where one is kept
                 state.pt                      state_dict of every named object

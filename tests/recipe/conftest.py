@@ -35,7 +35,7 @@ def run_command(
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["rfft", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit:
-            main.main()
+            main()
         out, err = capsys.readouterr()
         return int(exit.value.code or 0), out, err
 

@@ -21,4 +21,4 @@ def step_and_save(self: Learner) -> dict[str, float]:
 
 if __name__ == "__main__":
     Learner.step = step_and_save  # type: ignore[method-assign]
-    main.main()
+    main()

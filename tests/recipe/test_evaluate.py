@@ -65,27 +65,27 @@ def evaluator_of(config: Config) -> Evaluator:
     return Evaluator(config, build.build_bundle(config, "cpu"), build.build_reward(config, "cpu"))
 
 
-def test_figures(config: Config) -> None:
+def test_metrics(config: Config) -> None:
     evaluator = evaluator_of(config)
     found = evaluator()
-    figures = found.figures
+    metrics = found.metrics
     assert found.images.shape == (6, 2, 3, 64, 64) and found.images.dtype == torch.uint8
-    assert figures["images"] == 12
+    assert metrics["images"] == 12
     for network in ("rfnet", "judge"):
-        rate = figures["available_rate"][network]
+        rate = metrics["available_rate"][network]
         verdicts = found.probabilities[network].argmax(-1)
         assert rate["rate"] == pytest.approx(float((verdicts == 0).float().mean()))
         assert rate["low"] - 1e-9 <= rate["rate"] <= rate["high"] + 1e-9
-        failures = [value["rate"] for value in figures["failures"][network].values()]
+        failures = [value["rate"] for value in metrics["failures"][network].values()]
         assert len(failures) == 4 and rate["rate"] + sum(failures) == pytest.approx(1)
-    assert 1 <= figures["attempts"] <= 3
-    assert figures["success_at"] == sorted(figures["success_at"]) and len(figures["success_at"]) == 3
-    assert figures["diversity"] > 0 and figures["vendi"] >= 1 and figures["colourfulness"] > 0
-    assert set(figures["alignment_by"]) == {"surface", "place", "prop", "light"}
-    assert np.isfinite([figures["kid"], figures["kid_std"]]).all()
+    assert 1 <= metrics["attempts"] <= 3
+    assert metrics["success_at"] == sorted(metrics["success_at"]) and len(metrics["success_at"]) == 3
+    assert metrics["diversity"] > 0 and metrics["vendi"] >= 1 and metrics["colourfulness"] > 0
+    assert set(metrics["alignment_by"]) == {"surface", "place", "prop", "light"}
+    assert np.isfinite([metrics["kid"], metrics["kid_std"]]).all()
     for name in ("attempts", "alignment", "diversity", "vendi", "colourfulness", "kid"):
-        low, high = figures[f"{name}_interval"]
-        assert low <= figures[name] <= high, name
+        low, high = metrics[f"{name}_interval"]
+        assert low <= metrics[name] <= high, name
 
 
 def test_the_grid_is_always_the_same(config: Config) -> None:
@@ -94,7 +94,7 @@ def test_the_grid_is_always_the_same(config: Config) -> None:
     config.evaluate.batch_size = 5
     second = evaluator_of(config)()
     assert (first.images.int() - second.images.int()).abs().max() <= 1
-    assert first.figures["available_rate"] == second.figures["available_rate"]
+    assert first.metrics["available_rate"] == second.metrics["available_rate"]
 
 
 def test_props_count_only_where_asked_for(config: Config) -> None:
@@ -103,11 +103,11 @@ def test_props_count_only_where_asked_for(config: Config) -> None:
     assert 0 < asked < len(evaluator.samples)
     for sample in evaluator.samples:
         sample.attributes["prop"] = "none"
-    assert "prop" not in evaluator().figures["alignment_by"]
+    assert "prop" not in evaluator().metrics["alignment_by"]
 
 
 def test_more_attempts_only_where_refused(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor is the product's fidelity looked at in those: its figures are those of the grid."""
+    """Nor is the product's fidelity looked at in those: its metrics are those of the grid."""
     config.evaluate.fidelity = True
     evaluator = evaluator_of(config)
     painted: list[tuple[int, int]] = []
@@ -147,13 +147,13 @@ def test_only_accepted_pictures(config: Config) -> None:
     assert torch.equal(after[accepted], before[accepted]) and (after >= before).all()
     same = (found.images == plain.images).flatten(2).all(dim=2)
     assert torch.equal(same, after == before) and not same[at_last & ~accepted].any()
-    assert found.figures["available_rate"]["rfnet"]["rate"] == pytest.approx(at_last.float().mean().item())
-    assert found.figures["attempts"] == first.figures["attempts"]
+    assert found.metrics["available_rate"]["rfnet"]["rate"] == pytest.approx(at_last.float().mean().item())
+    assert found.metrics["attempts"] == first.metrics["attempts"]
     assert len(found.images.flatten(0, 1).flatten(1).unique(dim=0)) == 12
 
 
 def test_evaluate_command(rfft: Callable[..., str], run: Path) -> None:
-    (run / "report.html").write_text("that of older figures")
+    (run / "report.html").write_text("that of older metrics")
     shown = rfft("evaluate", run)
     assert "before and after" in shown and "available (RFNet)" in shown and "evaluation.json" in shown
     assert "Before and after, same seeds" in (run / "report.html").read_text()
@@ -162,7 +162,7 @@ def test_evaluate_command(rfft: Callable[..., str], run: Path) -> None:
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert summary["steps"] == 2
     for state in STATES:
-        assert summary[state] == evaluation[state]["figures"]
+        assert summary[state] == evaluation[state]["metrics"]
         assert {"available_rate", "diversity", "alignment", "kid", "attempts"} <= summary[state].keys()
         assert len(evaluation[state]["probabilities"]["rfnet"]) == len(evaluation["cells"]) == 12
     assert summary["base"] != summary["tuned"]
@@ -256,30 +256,30 @@ def test_the_base_of_a_run_is_the_untrained_model(
     rfft: Callable[..., str], run: Path, config: Config
 ) -> None:
     rfft("evaluate", run)
-    assert store.recorded(run, "base") == evaluator_of(config)().figures
+    assert store.recorded(run, "base") == evaluator_of(config)().metrics
 
 
 def figures_of(alignment: float, diversity: float) -> dict[str, Any]:
     return {"alignment": alignment, "diversity": diversity}
 
 
-def test_red_lines() -> None:
+def test_guardrails() -> None:
     base = figures_of(0.8, 0.3)
-    assert store.red_lines(base, figures_of(0.73, 0.28), 0.9, 0.9) == []
-    assert store.red_lines(base, figures_of(0.68, 0.1), 0.9, 0.9) == [
-        "alignment fell to 85% of the base model's; the red line is 90%",
-        "diversity fell to 33% of the base model's; the red line is 90%",
+    assert store.guardrails(base, figures_of(0.73, 0.28), 0.9, 0.9) == []
+    assert store.guardrails(base, figures_of(0.68, 0.1), 0.9, 0.9) == [
+        "alignment fell to 85% of the base model's, below the 90% allowed",
+        "diversity fell to 33% of the base model's, below the 90% allowed",
     ]
-    assert store.red_lines({}, {}, 0.9, 0.9) == []
+    assert store.guardrails({}, {}, 0.9, 0.9) == []
 
 
-def test_red_lines_without_a_probe() -> None:
+def test_guardrails_without_a_probe() -> None:
     """CLIP score stands for alignment; where both are measured, alignment alone counts."""
     base, tuned = {"clip_score": 30.0}, {"clip_score": 24.0}
-    told = ["CLIP score fell to 80% of the base model's; the red line is 90%"]
-    assert store.red_lines(base, tuned, 0.9, 0.9) == told
+    told = ["CLIP score fell to 80% of the base model's, below the 90% allowed"]
+    assert store.guardrails(base, tuned, 0.9, 0.9) == told
     aligned = figures_of(0.8, 0.3)
-    assert store.red_lines(base | aligned, tuned | aligned, 0.9, 0.9) == []
+    assert store.guardrails(base | aligned, tuned | aligned, 0.9, 0.9) == []
 
 
 def test_references_of_a_folder(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def run(world: Path, tmp_path: Path) -> Path:
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["rfft", "export", *map(str, arguments)])
     with pytest.raises(SystemExit) as exit:
-        main.main()
+        main()
     return int(exit.value.code or 0)
 
 

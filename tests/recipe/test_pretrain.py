@@ -21,7 +21,7 @@ from rfft.errors import UserError
 from rfft.rewards.judge import Judge
 from rfft.rewards.rfnet import RFNet
 from rfft.training.pretrain import assess, base, judge, maps, probe, rfnet, vae, verdicts
-from rfft.training.pretrain.fit import FitConfig, Run, fit
+from rfft.training.pretrain.fit import FitConfig, PretrainRun, fit
 
 NETWORKS = {"rfnet": rfnet, "judge": judge, "probe": probe}
 
@@ -40,7 +40,7 @@ def test_a_saved_state_belongs_to_its_steps_and_seed(tmp_path: Path) -> None:
         def loss(step: int, rng: np.random.Generator) -> torch.Tensor:
             return layer(torch.ones(1, 2)).square().sum()
 
-        run = Run(tmp_path / "out", tmp_path / "state", steps, seed)
+        run = PretrainRun(tmp_path / "out", tmp_path / "state", steps, seed)
         return fit(layer, loss, FitConfig(lr=0.1), run, "a")
 
     first = trained(2, seed=0).state_dict()

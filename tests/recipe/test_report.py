@@ -30,7 +30,7 @@ def share(rate: float) -> dict[str, float]:
     return {"rate": rate, "low": max(0.0, rate - 0.1), "high": min(1.0, rate + 0.1)}
 
 
-def figures(rate: float) -> dict[str, Any]:
+def metrics(rate: float) -> dict[str, Any]:
     failures = {"space_mismatch": share((1 - rate) / 2), "size_mismatch": share((1 - rate) / 2)}
     return {
         "images": COUNT * SEEDS,
@@ -77,7 +77,7 @@ def run(tmp_path: Path) -> Path:
     generator = torch.Generator().manual_seed(0)
     for state, rate in (("base", 0.5), ("tuned", 0.9)):
         probabilities = torch.rand(len(cells), 5, generator=generator).softmax(-1)
-        store.record(folder, state, cells, figures(rate), {"rfnet": probabilities.tolist()}, {})
+        store.record(folder, state, cells, metrics(rate), {"rfnet": probabilities.tolist()}, {})
         small = torch.rand(COUNT * SEEDS, 3, 8, 8, generator=generator)
         images = torch.nn.functional.interpolate(small, 64, mode="bilinear").mul(255).byte()
         store.save_pictures(folder, state, images.unflatten(0, (COUNT, SEEDS)))
@@ -162,7 +162,7 @@ def test_a_base_model_alone(run: Path) -> None:
     (run / "metrics.jsonl").unlink()
     evaluation = json.loads((run / store.EVALUATION).read_text())
     special = {"only_accepted": True, "max_attempts": 3, "quality_words": "sharp"}
-    evaluation["base"]["figures"] |= special
+    evaluation["base"]["metrics"] |= special
     (run / store.EVALUATION).write_text(json.dumps(evaluation))
     store.finish_base(run)
     page = Page(write_report(run).read_text())

@@ -74,7 +74,7 @@ def rows(run: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in Path("runs", run, "metrics.jsonl").read_text().splitlines()]
 
 
-def figures(folder: str) -> dict:
+def metrics(folder: str) -> dict:
     return json.loads(Path(folder, "evaluation.json").read_text())
 
 
@@ -97,12 +97,12 @@ def test_a_run_from_one_end_to_the_other(rfft: Rfft, settings: Path, scenes: Pat
     assert (summary["steps"], summary["pictures"]) == (4, 16)
     assert "AP(available)" in told and "shape hallucination" in told and "runs/small/rfnet" in told
 
-    # The same figures again, from the exported folder alone and through the run.
-    validated = figures("runs/small")
+    # The same metrics again, from the exported folder alone and through the run.
+    validated = metrics("runs/small")
     assert tuple(validated["classes"]) == LABELS and validated["pictures"] == 11
     code, told = rfft("rfnet", "evaluate", "runs/small", "--data", str(scenes / "val"))
     assert code == 0 and "macro F1" in told, told
-    again = figures("runs/small")
+    again = metrics("runs/small")
     assert again["confusion"] == validated["confusion"]
     assert again["loss"] == pytest.approx(validated["loss"], rel=1e-5)
     assert sum(map(sum, again["confusion"])) == 11
@@ -111,15 +111,15 @@ def test_a_run_from_one_end_to_the_other(rfft: Rfft, settings: Path, scenes: Pat
 def test_an_embedded_network_is_evaluated(rfft: Rfft, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("rfnet", "evaluate", "rf-tiny-rfnet", "--data", str(scenes / "val"), "--no-known-maps")
     code, told = rfft(*arguments)
-    assert code == 2 and "say with --out where the figures go" in told
+    assert code == 2 and "say with --out where the metrics go" in told
     with monkeypatch.context() as patched:
         patched.setattr(evaluate, "predict", no_memory)
         code, told = rfft(*arguments, "--out", "nothing")
     assert code == 2 and "rfft: out of memory (CUDA out of memory). Try fewer" in told, told
-    code, told = rfft(*arguments, "--out", "figures", "--maps-cache", "cache")
+    code, told = rfft(*arguments, "--out", "metrics", "--maps-cache", "cache")
     assert code == 0, told
-    assert figures("figures")["accuracy"] > 0.4  # a guess has 0.2
-    assert Path("figures/confusion.png").exists() and list(Path("cache").rglob("*.png"))
+    assert metrics("metrics")["accuracy"] > 0.4  # a guess has 0.2
+    assert Path("metrics/confusion.png").exists() and list(Path("cache").rglob("*.png"))
 
 
 def test_resumed_is_uninterrupted_bit_for_bit(rfft: Rfft, settings: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_signal_saves_and_stops(rfft: Rfft, settings: Path, monkeypatch: pytes
 def test_a_coarse_network_without_depth_as_a_reward(rfft: Rfft, settings: Path, world: Path) -> None:
     code, told = rfft("rfnet", "train", str(settings), "objective.labels=coarse", "rfnet.drop=[d]")
     assert code == 0, told
-    assert tuple(figures("runs/small")["classes"]) == COARSE_LABELS
+    assert tuple(metrics("runs/small")["classes"]) == COARSE_LABELS
     network = RFNet.from_pretrained("runs/small/rfnet")
     assert (network.config.num_labels, network.config.drop) == (2, ["d"])
     assert not list(Path(settings.parent).rglob("made-depth-*"))
@@ -224,14 +224,14 @@ def test_a_checkpoint_that_this_machine_lacks(
 
 @pytest.mark.slow
 def test_two_processes_validate_as_one(rfft: Rfft, settings: Path, scenes: Path, tmp_path: Path) -> None:
-    """Batch statistics are each process's own, so the weights differ from one process's; the figures hold."""
+    """Batch statistics are each process's own, so the weights differ from one process's; the metrics hold."""
     two_processes(tmp_path, "rfnet", "train", str(settings), "trainer.steps=2")
-    validated = figures("runs/small")
+    validated = metrics("runs/small")
     assert [row["step"] for row in rows("small")] == [1, 2, 2] and validated["pictures"] == 11
     assert json.loads(Path("runs/small/summary.json").read_text())["pictures"] == 2 * 4 * 2
     assert rfft("rfnet", "evaluate", "runs/small", "--data", str(scenes / "val"))[0] == 0
-    assert figures("runs/small")["confusion"] == validated["confusion"]
-    assert figures("runs/small")["loss"] == pytest.approx(validated["loss"], rel=1e-5)
+    assert metrics("runs/small")["confusion"] == validated["confusion"]
+    assert metrics("runs/small")["loss"] == pytest.approx(validated["loss"], rel=1e-5)
 
 
 def test_from_shards_a_resume_is_exact_too(rfft: Rfft, settings: Path, scenes: Path) -> None:
@@ -253,11 +253,11 @@ def test_from_shards_a_resume_is_exact_too(rfft: Rfft, settings: Path, scenes: P
         assert code == 0, told
     for name in ("metrics.jsonl", "checkpoints/step-000004/rfnet.safetensors", "evaluation.json"):
         assert Path("runs/whole", name).read_bytes() == Path("runs/parts", name).read_bytes(), name
-    assert figures("runs/whole")["pictures"] == 11
+    assert metrics("runs/whole")["pictures"] == 11
 
     code, told = rfft("rfnet", "evaluate", "runs/whole", "--data", "val", "--out", "again")
     assert code == 0, told
-    assert figures("again")["confusion"] == figures("runs/whole")["confusion"]
+    assert metrics("again")["confusion"] == metrics("runs/whole")["confusion"]
     code, told = rfft(*every, "data.train=[train]", "data.validation=[]", "run.name=new")
     assert code == 2 and "name others for validation with data.validation" in told
     code, told = rfft(*every, *data, "maps.depth=rf-tiny-depth", "run.name=new")
@@ -273,7 +273,7 @@ def test_two_processes_share_shards(rfft: Rfft, settings: Path, scenes: Path, tm
         assert code == 0, told
     data = ["data.train=[train]", "data.validation=[val]", "maps.known=true"]
     two_processes(tmp_path, "rfnet", "train", str(settings), "trainer.steps=2", *data)
-    assert figures("runs/small")["pictures"] == 11
+    assert metrics("runs/small")["pictures"] == 11
     assert json.loads(Path("runs/small/summary.json").read_text())["pictures"] == 2 * 4 * 2
 
 

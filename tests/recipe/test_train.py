@@ -196,13 +196,13 @@ def test_gradients_that_are_no_numbers(rfft: Rfft, monkeypatch: pytest.MonkeyPat
     assert any(not torch.equal(tensor, third[name]) for name, tensor in first.items())
 
 
-def test_a_red_line_stops_the_run(
+def test_a_guardrail_stops_the_run(
     rfft: Rfft, run_command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is exported then, and evaluated, is the best above it; there may be none."""
     found: list[float] = []  # of the base model, after each step, of what is exported
-    monkeypatch.setattr(summary, "diversity_figures", lambda _: {"vendi": 2.0, "diversity": found.pop(0)})
-    settings = [*SMALL_GRID, "evaluate.every=1", "evaluate.stop_at_red_line=true", "trainer.steps=9"]
+    monkeypatch.setattr(summary, "diversity_metrics", lambda _: {"vendi": 2.0, "diversity": found.pop(0)})
+    settings = [*SMALL_GRID, "evaluate.every=1", "evaluate.stop_at_guardrail=true", "trainer.steps=9"]
     found[:] = 0.2, 0.19, 0.1, 0.19
     code, told = rfft(*settings)
     assert code == 0 and "step 2: diversity fell to 50% of the base model's" in told, told

@@ -27,5 +27,5 @@ def test_figures_are_kept_beside_each_other(tmp_path: Path) -> None:
     for steps, dropped in ((100, "d"), (200, "s"), (300, "d")):
         add_ablation(tmp_path / ABLATION, dropped, steps, reports)
     found = json.loads((tmp_path / ABLATION).read_text())
-    assert {dropped: figures["steps"] for dropped, figures in found.items()} == {"d": 300, "s": 200}
+    assert {dropped: metrics["steps"] for dropped, metrics in found.items()} == {"d": 300, "s": 200}
     assert found["s"]["vae"] == {"macro_f1": 0.5, "ap": 0.6}

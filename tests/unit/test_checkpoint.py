@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rfft.errors import UserError
 from rfft.training.ema import Ema
-from rfft.training.learner import Counters
+from rfft.training.learner import TrainingCounters
 from rfft.utils import checkpoint
 from rfft.utils.checkpoint import Checkpoints, load_objects, load_weights
 
@@ -23,13 +23,13 @@ def trained(steps: int) -> tuple[nn.Module, dict[str, checkpoint.Stateful]]:
     layer = nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
     warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 4))
-    counters = Counters()
+    counters = TrainingCounters()
     for _ in range(steps):
         advance(layer, optimizer, warmup, counters)
     return layer, {"optimizer": optimizer, "warmup": warmup, "counters": counters}
 
 
-def advance(layer: nn.Module, optimizer: object, warmup: object, counters: Counters) -> None:
+def advance(layer: nn.Module, optimizer: object, warmup: object, counters: TrainingCounters) -> None:
     layer(torch.ones(1, 3)).square().sum().backward()
     optimizer.step()  # type: ignore[attr-defined]
     warmup.step()  # type: ignore[attr-defined]
@@ -50,7 +50,7 @@ def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
     for name, tensor in load_weights(path, "adapter").items():
         weights(again)[name].copy_(tensor)
     load_objects(path, fresh)
-    assert fresh["counters"] == objects["counters"] == Counters(step=3)
+    assert fresh["counters"] == objects["counters"] == TrainingCounters(step=3)
     for module, state in ((layer, objects), (again, fresh)):
         for _ in range(3):
             advance(module, state["optimizer"], state["warmup"], state["counters"])  # type: ignore[arg-type]
@@ -103,7 +103,7 @@ def test_a_damaged_one_is_passed_over(
 ) -> None:
     checkpoints = Checkpoints(tmp_path, keep=3)
     for step in (1, 2):
-        checkpoints.save(step, {"adapter": {"w": torch.ones(64)}}, {"counters": Counters(step)})
+        checkpoints.save(step, {"adapter": {"w": torch.ones(64)}}, {"counters": TrainingCounters(step)})
     victim = tmp_path / "step-000002" / file
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1

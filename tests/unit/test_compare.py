@@ -11,10 +11,10 @@ import pytest
 from rfft.config.schema import load_config
 from rfft.errors import UserError
 from rfft.evaluation.compare import compare, labels, method_of
-from rfft.evaluation.ranking import Row
+from rfft.evaluation.ranking import ComparedState
 
 
-def figures(rate: float, prop: float) -> dict:
+def metrics(rate: float, prop: float) -> dict:
     share = {"low": 0.0, "high": 1.0}
     return {
         "available_rate": {"rfnet": {"rate": rate, **share}, "judge": {"rate": rate - 0.1, **share}},
@@ -30,7 +30,7 @@ def write_run(folder, regularizer: str, beta: float, rate: float, prop: float):
     folder.mkdir()
     objective = f"objective: {{regularizer: {regularizer}, beta: {beta}}}"
     (folder / "config.yaml").write_text(f"run: {{name: {folder.name}}}\n{objective}\n")
-    summary = {"base": figures(0.5, 0.3), "tuned": figures(rate, prop), "steps": 60}
+    summary = {"base": metrics(0.5, 0.3), "tuned": metrics(rate, prop), "steps": 60}
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
@@ -69,7 +69,7 @@ def test_runs_on_other_grids_are_named(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("objective", "state", "figures", "name"),
+    ("objective", "state", "metrics", "name"),
     [
         ({"regularizer": "none", "guidance_scale": 1.0}, "tuned", {}, "ReFL"),
         ({"regularizer": "none", "guidance_scale": None}, "tuned", {}, "none"),
@@ -87,14 +87,14 @@ def test_runs_on_other_grids_are_named(tmp_path, capsys, monkeypatch):
         ),
     ],
 )
-def test_methods_have_the_papers_names(objective, state, figures, name):
+def test_methods_have_the_papers_names(objective, state, metrics, name):
     config = {"objective": objective, "rollout": {"grad_steps": 4}}
-    assert method_of(config, state, figures) == name
+    assert method_of(config, state, metrics) == name
 
 
 def test_runs_of_one_method_are_told_apart(tmp_path):
     runs = {"a": "cc, beta 0.03", "b": "kl, beta 100", "fast": "cc, beta 0.03"}
-    rows = [Row(name, method, "cc", "", {}, tmp_path, "tuned") for name, method in runs.items()]
+    rows = [ComparedState(name, method, "cc", "", {}, tmp_path, "tuned") for name, method in runs.items()]
     assert labels(rows) == ["a", "kl, beta 100", "fast"]
 
 

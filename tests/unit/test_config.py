@@ -127,10 +127,10 @@ def test_a_wrong_file_is_named_with_its_line(tmp_path, text, message):
         (["model.lora.target_modules=[to_q, {}]"], "it must be a list of single values"),
         (["run.name=../elsewhere"], "plain folder name"),
         (["evaluate.judge=rf-tiny-rfnet"], "evaluate.judge=null"),
-        (["evaluate.stop_at_red_line=true"], "set evaluate.every"),
-        (["evaluate.stop_at_red_line=true", "evaluate.every=9", "evaluate.seeds=1"], "evaluate.seeds=2"),
+        (["evaluate.stop_at_guardrail=true"], "set evaluate.every"),
+        (["evaluate.stop_at_guardrail=true", "evaluate.every=9", "evaluate.seeds=1"], "evaluate.seeds=2"),
         (
-            ["evaluate.stop_at_red_line=true", "evaluate.every=9", "evaluate.enabled=false"],
+            ["evaluate.stop_at_guardrail=true", "evaluate.every=9", "evaluate.enabled=false"],
             "evaluate.enabled=true",
         ),
     ],

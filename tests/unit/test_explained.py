@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from rfft.cli.main import main
+from rfft.cli import main
 from rfft.errors import ProcessLost, UserError
 from rfft.utils.faults import painting
 

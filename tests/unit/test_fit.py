@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rfft.training.pretrain.fit import FitConfig, Run, fit
+from rfft.training.pretrain.fit import FitConfig, PretrainRun, fit
 
 
 def test_cut_off_and_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_cut_off_and_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path) -> Non
             x = torch.from_numpy(rng.normal(size=(4, 3))).float()
             return (model(x) + torch.randn(4, 1)).pow(2).mean()
 
-        run = Run(tmp_path, tmp_path / state, steps=4)
+        run = PretrainRun(tmp_path, tmp_path / state, steps=4)
         return fit(model, loss_fn, FitConfig(lr=0.1, save_every_s=0), run, "net").state_dict()
 
     whole = train("whole")

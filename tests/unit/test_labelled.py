@@ -13,13 +13,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from rfft.errors import UserError
-from rfft.feedback.dataset import Labelled, mirrored, split_by_caption, square
+from rfft.feedback.dataset import FeedbackDataset, mirrored, split_by_caption, square
 from rfft.feedback.folder import Record, read_feedback
-from rfft.feedback.maps import Maps, write_maps
+from rfft.feedback.maps import MapsConfig, write_maps
 from rfft.rewards.maps import MapNet, MapNetConfig
-from rfft.rfnet.config import Data
-from rfft.rfnet.config import Maps as MapSettings
-from rfft.rfnet.data import Places, Shuffled, batches, build_maps, fill_maps, split_records
+from rfft.rfnet.config import MapsConfig as MapSettings
+from rfft.rfnet.config import RFNetDataConfig
+from rfft.rfnet.data import Positions, Shuffled, batches, build_maps, fill_maps, split_records
 
 CODES = (1, 3, 4, 5, 6)
 
@@ -49,7 +49,7 @@ def constant(value: float):
 
 
 def test_items_are_square_bytes_with_blank_maps_where_none_are_wanted(folder: Path) -> None:
-    items = Labelled(read_feedback(folder), 16, {})
+    items = FeedbackDataset(read_feedback(folder), 16, {})
     item = items[1]
     assert {name: tuple(item[name].shape) for name in ("image", "product", "depth", "saliency")} == {
         "image": (3, 16, 16),
@@ -62,7 +62,7 @@ def test_items_are_square_bytes_with_blank_maps_where_none_are_wanted(folder: Pa
     assert item["depth"].sum() == 0
     assert (item["caption"], item["label"]) == ("caption 0", 1)
     assert items.labels == [0, 1, 2, 3, 4] * 2
-    assert Labelled(items.records, 16, {}, coarse=True).labels == [0, 1, 1, 1, 1] * 2
+    assert FeedbackDataset(items.records, 16, {}, coarse=True).labels == [0, 1, 1, 1, 1] * 2
 
 
 def test_no_hidden_colour_bleeds_into_a_resized_product() -> None:
@@ -76,21 +76,21 @@ def test_no_hidden_colour_bleeds_into_a_resized_product() -> None:
 
 def test_known_maps_are_used_and_missing_ones_made_once(folder: Path, tmp_path: Path) -> None:
     records = read_feedback(folder)
-    maps = Maps("depth", "abc")
+    maps = MapsConfig("depth", "abc")
     missing = maps.missing(records)
     assert [record.name for record in missing] == [f"{i}.png" for i in range(1, 10)]
     write_maps(maps, missing, constant(0.4), "cpu")
     assert maps.missing(records) == []
-    items = Labelled(records, 16, {"depth": maps})
+    items = FeedbackDataset(records, 16, {"depth": maps})
     assert [int(items[i]["depth"].max()) for i in (0, 1, 2)] == [77, 102, 102]
     assert cv2.imread(str(folder / "made-depth-abc/1.png"), cv2.IMREAD_GRAYSCALE).shape == (24, 16)
-    assert len(Maps("depth", "other").missing(records)) == 9  # another network's maps are others
-    assert len(Maps("depth", "abc", known=False).missing(records)) == 1
+    assert len(MapsConfig("depth", "other").missing(records)) == 9  # another network's maps are others
+    assert len(MapsConfig("depth", "abc", known=False).missing(records)) == 1
 
 
 def test_made_maps_can_live_elsewhere(folder: Path, tmp_path: Path) -> None:
     records = read_feedback(folder)[:1]
-    maps = Maps("depth", "abc", cache=str(tmp_path / "cache"), known=False)
+    maps = MapsConfig("depth", "abc", cache=str(tmp_path / "cache"), known=False)
     write_maps(maps, records, constant(1.0), "cpu")
     assert not list(folder.glob("made-*"))
     assert maps.load(records[0], records[0].load()).max() == 255
@@ -107,7 +107,7 @@ def test_maps_of_a_network_folder(folder: Path) -> None:
 
 
 def test_mirror_flips_the_pictures_together(folder: Path) -> None:
-    item = Labelled(read_feedback(folder), 16, {})[2]
+    item = FeedbackDataset(read_feedback(folder), 16, {})[2]
     flipped = mirrored(item)
     assert flipped["image"][0, 5].tolist() == [40] * 8 + [0] * 8
     assert torch.equal(flipped["product"], item["product"].flip(-1))
@@ -115,7 +115,7 @@ def test_mirror_flips_the_pictures_together(folder: Path) -> None:
 
 
 def test_every_epoch_has_every_picture_once_in_another_order(folder: Path) -> None:
-    items = Shuffled(Labelled(read_feedback(folder), 16, {}), seed=1, mirror=True)
+    items = Shuffled(FeedbackDataset(read_feedback(folder), 16, {}), seed=1, mirror=True)
     seen = [items[place] for place in range(20)]
     names = [int(item["image"].max()) for item in seen]
     assert Counter(names[:10]) == Counter(names[10:]) == Counter(20 * i for i in range(10))
@@ -126,9 +126,9 @@ def test_every_epoch_has_every_picture_once_in_another_order(folder: Path) -> No
 
 
 def test_processes_share_the_same_order() -> None:
-    both = [list(islice(iter(Places(3, 2, process, 2)), 2)) for process in (0, 1)]
+    both = [list(islice(iter(Positions(3, 2, process, 2)), 2)) for process in (0, 1)]
     assert both == [[[12, 13], [16, 17]], [[14, 15], [18, 19]]]
-    assert list(islice(iter(Places(6, 2)), 4)) == [[12, 13], [14, 15], [16, 17], [18, 19]]
+    assert list(islice(iter(Positions(6, 2)), 4)) == [[12, 13], [14, 15], [16, 17], [18, 19]]
 
 
 def test_a_split_keeps_a_caption_on_one_side() -> None:
@@ -142,12 +142,12 @@ def test_a_split_keeps_a_caption_on_one_side() -> None:
 def test_a_split_without_a_side_is_refused(folder: Path) -> None:
     (folder / "label.txt").write_text("0.png\t1\tone caption\n")
     with pytest.raises(UserError, match=r"name folders with data\.validation"):
-        split_records(Data(train=[str(folder)]))
+        split_records(RFNetDataConfig(train=[str(folder)]))
 
 
 def test_a_broken_picture_is_one_line_also_from_a_worker(folder: Path) -> None:
     (folder / "images/3.png").write_bytes(b"nothing")
-    items = Labelled(read_feedback(folder), 16, {})
+    items = FeedbackDataset(read_feedback(folder), 16, {})
     for workers in (0, 1):
         with pytest.raises(UserError, match=r"^[^\n]*images/3\.png: not a readable picture \(JPEG[^\n]*\)$"):
             list(batches(DataLoader(items, 4, num_workers=workers)))

@@ -5,22 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2] / "rfft"
-# From the ground up.
-ROOMS = (
-    *(
-        "types",
-        "errors",
-        "config",
-        "metrics",
-        "diffusion",
-        "models",
-        "utils",
-        "objectives",
-        "rewards",
-        "data",
-    ),
-    *("feedback", "build", "generation", "adworld", "evaluation", "training", "rfnet", "cli", "__main__"),
-)
+ROOMS = """
+types errors config metrics diffusion models utils objectives rewards data feedback build generation adworld
+evaluation training rfnet cli __main__
+""".split()  # noqa: SIM905  from the ground up
 THIRD_PARTY = {  # where alone a library may be imported
     "diffusers": ("models", "training/pretrain", "generation/export.py"),
     "accelerate": ("training", "rfnet"),

@@ -71,17 +71,17 @@ def test_jackknife_tells_how_far_figures_spread(groups: int, monkeypatch: pytest
     rng, n = np.random.default_rng(0), 16
     reference, scales = rng.normal(size=(40, 4)), np.array([3, 2, 1, 1])
     grids = scales * (0.4 + rng.normal(size=(60, n, 1, 4)) + 0.3 * rng.normal(size=(60, n, 2, 4)))
-    figures, widths = [], []
+    metrics, widths = [], []
     for grid in grids:
         pictures = torch.from_numpy(grid)
         own = [mmd2(grid.reshape(-1, 4), reference), vendi_score(pictures.flatten(0, 1))]
-        figures.append(own)
+        metrics.append(own)
         of_vendi = jackknife_interval(
             own[1], lambda rows, pictures=pictures: vendi_score(pictures[rows].flatten(0, 1)), n
         )
         widths.append(np.diff([kid_interval(own[0], grid, reference), of_vendi])[:, 0])
     errors = np.mean(widths, axis=0) / (2 * Z_95)
-    np.testing.assert_allclose(errors, np.std(figures, axis=0), rtol=0.3)
+    np.testing.assert_allclose(errors, np.std(metrics, axis=0), rtol=0.3)
 
 
 def test_mean_pairwise_distance() -> None:

@@ -1,4 +1,4 @@
-"""Figures for real bases: FID, product fidelity, rankings, by hand or against a formula of another form."""
+"""Metrics for real bases: FID, product fidelity, rankings, by hand or against a formula of another form."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from rfft.build import caption_tokenizer
 from rfft.errors import UserError
 from rfft.feedback.folder import CODE_OF_CLASS
 from rfft.rfnet.build import build_rfnet, build_tokenizer
-from rfft.rfnet.config import RFNetTraining, load_config
+from rfft.rfnet.config import RFNetTrainingConfig, load_config
 from rfft.rfnet.learner import RFNetLearner
 
 CAPTION = "实木书架 oak bookcase 180 cm"
@@ -53,8 +53,8 @@ def published(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def settings(published: Path) -> RFNetTraining:
-    config = RFNetTraining()
+def settings(published: Path) -> RFNetTrainingConfig:
+    config = RFNetTrainingConfig()
     network = config.rfnet
     network.image_size, network.width, network.heads = 32, 16, 2
     network.image_encoder.weights = str(published / "resnet")

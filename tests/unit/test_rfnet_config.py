@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rfft.config.schema import schema as generator_config
+from rfft.config import schema as generator_config
 from rfft.config.schema import to_yaml
 from rfft.errors import UserError
 from rfft.rfnet.config import load_config

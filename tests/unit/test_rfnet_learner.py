@@ -15,9 +15,9 @@ from torch import Tensor
 
 from rfft.errors import UserError
 from rfft.rewards.rfnet import RFNet, RFNetConfig
-from rfft.rfnet.config import Optimizer, RFNetTraining
+from rfft.rfnet.config import RFNetOptimizerConfig, RFNetTrainingConfig
 from rfft.rfnet.learner import RFNetLearner, class_weights, rate_factor, weighted_loss
-from rfft.rfnet.trainer import Watch
+from rfft.rfnet.trainer import RFNetCallbacks
 from rfft.utils.checkpoint import Checkpoints
 
 
@@ -48,10 +48,10 @@ def test_halves_of_a_batch_average_to_the_whole() -> None:
 
 def test_the_papers_learning_rate() -> None:
     """1e-4 for five epochs of 100 steps, then a tenth; with warm-up and a second drop the same rule."""
-    paper = Optimizer()
+    paper = RFNetOptimizerConfig()
     rates = [paper.lr * rate_factor(step, 100, paper) for step in (0, 499, 500, 999)]
     assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5])
-    other = Optimizer(drop_at=[1, 3], drop_factor=0.5, warmup=4)
+    other = RFNetOptimizerConfig(drop_at=[1, 3], drop_factor=0.5, warmup=4)
     factors = [rate_factor(step, 10, other) for step in (0, 1, 3, 9, 10, 29, 30)]
     assert factors == pytest.approx([0.25, 0.5, 1, 1, 0.5, 0.5, 0.25])
 
@@ -59,7 +59,7 @@ def test_the_papers_learning_rate() -> None:
 @pytest.fixture
 def learner() -> Iterator[RFNetLearner]:
     AcceleratorState._reset_state(reset_partial_state=True)
-    config = RFNetTraining()
+    config = RFNetTrainingConfig()
     config.trainer.patience, config.trainer.batch_size = 2, 2
     image = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
     model = RFNet(RFNetConfig.tiny(16, image_size=32, width=8, heads=2, image_encoder=image, drop=["c"]))
@@ -69,7 +69,7 @@ def learner() -> Iterator[RFNetLearner]:
 
 def test_the_display_knows_when_time_is_up(learner: RFNetLearner, tmp_path: Path) -> None:
     learner.config.trainer.max_minutes, learner.counters.seconds = 2, 90
-    display = Watch(tmp_path, learner, Checkpoints(tmp_path, 1), None).display  # type: ignore[arg-type]
+    display = RFNetCallbacks(tmp_path, learner, Checkpoints(tmp_path, 1), None).display  # type: ignore[arg-type]
     display._done, display._began = 1, display._began - 20  # 19 more steps would take 380 seconds
     assert display._steps == 20 and display.time_left() == "0:10"
 
@@ -92,9 +92,9 @@ def test_a_skipped_step_leaves_no_trace(
     monkeypatch.setattr(learner, "micro_batch", overflow)
     before = {name: tensor.clone() for name, tensor in learner.rfnet.state_dict().items()}
     assert any("running_mean" in name for name in before)
-    figures = learner.step(repeat({}))
-    assert figures["train/skipped"] == 1
-    Watch(tmp_path, learner, Checkpoints(tmp_path, 1), None).after_step(figures)  # type: ignore[arg-type]
+    metrics = learner.step(repeat({}))
+    assert metrics["train/skipped"] == 1
+    RFNetCallbacks(tmp_path, learner, Checkpoints(tmp_path, 1), None).after_step(metrics)  # type: ignore[arg-type]
     assert "step 1 is skipped" in capsys.readouterr().err
     assert all(tensor.equal(before[name]) for name, tensor in learner.rfnet.state_dict().items())
 

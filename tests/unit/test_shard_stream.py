@@ -18,10 +18,10 @@ import webdataset
 
 from rfft.errors import UserError
 from rfft.feedback.dataset import Reading
-from rfft.feedback.folder import Sample
+from rfft.feedback.folder import FeedbackPicture
 from rfft.feedback.shard_format import Feedback, Manifest, Shard, encode_sample
 from rfft.feedback.shard_stream import ShardPictures
-from rfft.rfnet.config import Maps
+from rfft.rfnet.config import MapsConfig
 from rfft.rfnet.data import are_shards, batches, open_shards
 from rfft.types import LABELS
 
@@ -34,7 +34,7 @@ def feedback(number: int) -> Feedback:
     image[:, 8:] = 8 * number
     grey = [np.full((16, 16), value, np.uint8) for value in (10, 20)]
     product = np.full((16, 16, 4), 255, np.uint8)
-    return Feedback(f"{number}.png", number % 5, f"{number}", "", Sample(image, product, *grey))
+    return Feedback(f"{number}.png", number % 5, f"{number}", "", FeedbackPicture(image, product, *grey))
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_mistakes(folder: Path, tmp_path: Path) -> None:
         are_shards([str(folder), "elsewhere"])
     assert are_shards([str(folder)]) and not are_shards(["elsewhere"])
     with pytest.raises(UserError, match="prepare it with --no-known-maps --depth rf-tiny-depth"):
-        open_shards([str(folder)], 16, Maps(known=False), coarse=False)
+        open_shards([str(folder)], 16, MapsConfig(known=False), coarse=False)
 
     (folder / "shard-0.tar").write_bytes((folder / "shard-0.tar").read_bytes()[:1000])
     for workers in (0, 1):
@@ -190,7 +190,7 @@ def test_an_items_pixels_are_the_samples(folder: Path) -> None:
     image, product, depth, saliency = (
         rng.integers(0, 256, (16, 16, *channels), dtype=np.uint8) for channels in ((3,), (4,), (), ())
     )
-    sample = Feedback("a.png", 2, "vase", "", Sample(image, product, depth, saliency))
+    sample = Feedback("a.png", 2, "vase", "", FeedbackPicture(image, product, depth, saliency))
     item = ShardPictures([str(folder)], 16).item(encode_sample("a", sample, True, {}))
     for kind, pixels in (("image", image), ("product", product)):
         assert np.array_equal(item[kind].permute(1, 2, 0), pixels)

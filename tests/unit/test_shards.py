@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rfft.errors import UserError
-from rfft.feedback.folder import Sample
+from rfft.feedback.folder import FeedbackPicture
 from rfft.feedback.shard_format import (
     Feedback,
     Manifest,
@@ -24,7 +24,7 @@ from rfft.types import LABELS
 def feedback(number, side=16):
     rng = np.random.default_rng(number)
     pixels = [rng.integers(0, 256, (side, side, *rest), dtype=np.uint8) for rest in ((3,), (4,), (), ())]
-    return Feedback(f"{number}.png", number % 5, f"vase ü {number}", "in a park", Sample(*pixels))
+    return Feedback(f"{number}.png", number % 5, f"vase ü {number}", "in a park", FeedbackPicture(*pixels))
 
 
 @pytest.fixture
@@ -73,7 +73,9 @@ def test_originals_go_in_untouched():
 
 def test_pictures_are_read_at_any_size():
     grey = np.full((16, 16), 60, np.uint8)
-    flat = Sample(np.full((16, 16, 3), 60, np.uint8), np.full((16, 16, 4), 255, np.uint8), grey, grey)
+    flat = FeedbackPicture(
+        np.full((16, 16, 3), 60, np.uint8), np.full((16, 16, 4), 255, np.uint8), grey, grey
+    )
     for raw in (True, False):
         sample = decode_sample(encode_sample("k", replace(feedback(0), sample=flat), raw, {}), 8).sample
         assert sample.image.shape == (8, 8, 3) and sample.product.shape == (8, 8, 4)

@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
 from rfft.data.cutout import edges
-from rfft.training.pretrain.fit import FitConfig, Run, device, fit, on_device
+from rfft.training.pretrain.fit import FitConfig, PretrainRun, device, fit, on_device
 from rfft.utils.atomic_io import new_file
 
 BATCH, STEPS, SCENES = 48, 3000, 30_000
@@ -102,7 +102,7 @@ def sampling_chances(labels: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(available, AVAILABLE / available.sum(), (1 - AVAILABLE) / (~available).sum())
 
 
-def train(run: Run) -> None:
+def train(run: PretrainRun) -> None:
     """Complete run.out/rf-tiny, which must have its vae/; goes on from the U-Net that is there, if any."""
     run.builds_on("vae")
     out = run.out / "rf-tiny"

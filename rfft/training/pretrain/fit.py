@@ -32,7 +32,7 @@ Compilable = TypeVar("Compilable", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Run:
+class PretrainRun:
     """Folders of the weights and of the resumable state; a later run that goes on takes another seed."""
 
     out: Path
@@ -87,7 +87,7 @@ def start(kind: type[Own], folder: Path, config: Any) -> Own:
     return on_device(net).train()
 
 
-def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, run: Run, name: str) -> nn.Module:
+def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, run: PretrainRun, name: str) -> nn.Module:
     """Minimise `loss_fn(step, rng)` over the model's parameters; returns it with its averaged (EMA) weights.
 
     The generator depends on seeds and step alone, so a run that was cut off goes on as if it had not been.

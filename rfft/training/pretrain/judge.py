@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from rfft.adworld.assets import RESIZED
 from rfft.rewards.judge import Judge, JudgeConfig
 from rfft.training.pretrain.degraded import VARIANTS
-from rfft.training.pretrain.fit import FitConfig, Run, device, fit, start
+from rfft.training.pretrain.fit import FitConfig, PretrainRun, device, fit, start
 from rfft.training.pretrain.verdicts import (
     COUNTS,
     EVENLY,
     REPORT,
-    Labelled,
     LabelledBatch,
     LogitsOf,
+    VariantScenes,
     attribute_reader,
     mixture,
     test_probabilities,
@@ -28,10 +28,12 @@ BATCH, SEED, STEPS = 48, 2, 3000
 NAME = "rf-tiny-judge"
 
 
-def train(run: Run) -> None:
+def train(run: PretrainRun) -> None:
     run.builds_on("base")
     tokenizer = tokenizer_for(run.out, NAME)
-    parts = [Labelled((RESIZED, COUNTS[variant], SEED), variant, run.out, tokenizer) for variant in VARIANTS]
+    parts = [
+        VariantScenes((RESIZED, COUNTS[variant], SEED), variant, run.out, tokenizer) for variant in VARIANTS
+    ]
     torch.manual_seed(SEED)
     folder = run.out / NAME
     model = start(Judge, folder, JudgeConfig(vocab_size=len(tokenizer)))

@@ -10,14 +10,14 @@ from torch import Tensor
 from rfft.adworld.scenes import Scenes, load_scenes
 from rfft.rewards.maps import MapNet, MapNetConfig
 from rfft.training.pretrain.degraded import load_variant
-from rfft.training.pretrain.fit import FitConfig, Run, console, device, fit, start
+from rfft.training.pretrain.fit import FitConfig, PretrainRun, console, device, fit, start
 
 BATCH, SCENES, STEPS = 32, 10_000, 1000
 TEST_SCENES = 512
 VARIANTS = ("render", "vae")
 
 
-def train(kind: str, run: Run) -> None:
+def train(kind: str, run: PretrainRun) -> None:
     """Train the network for kind "depth" or "saliency" on renders and their VAE round trips."""
     run.builds_on("base")
     scenes = load_scenes("train", SCENES, seed=1)

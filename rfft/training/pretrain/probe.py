@@ -10,14 +10,14 @@ from rfft.adworld.scenes import ATTRIBUTES
 from rfft.rewards.probe import Probe, ProbeConfig
 from rfft.training.pretrain.augment import mirror
 from rfft.training.pretrain.degraded import VARIANTS
-from rfft.training.pretrain.fit import FitConfig, Run, device, fit, start
+from rfft.training.pretrain.fit import FitConfig, PretrainRun, device, fit, start
 from rfft.training.pretrain.verdicts import (
     COUNTS,
     EVENLY,
     REPORT,
     TEST,
-    Labelled,
     LabelledBatch,
+    VariantScenes,
     attribute_loss,
     mixture,
     tokenizer_for,
@@ -28,10 +28,12 @@ BATCH, SEED, STEPS = 48, 2, 2000
 NAME = "rf-tiny-probe"
 
 
-def train(run: Run) -> None:
+def train(run: PretrainRun) -> None:
     run.builds_on("base")
     tokenizer = tokenizer_for(run.out, "rf-tiny")  # not used: the probe sees no caption
-    parts = [Labelled(("train", COUNTS[variant], SEED), variant, run.out, tokenizer) for variant in VARIANTS]
+    parts = [
+        VariantScenes(("train", COUNTS[variant], SEED), variant, run.out, tokenizer) for variant in VARIANTS
+    ]
     torch.manual_seed(3)
     classes = {name: list(values) for name, values in ATTRIBUTES.items()}
     folder = run.out / NAME
@@ -59,7 +61,7 @@ def accuracies(model: Probe, out: Path) -> dict[str, dict[str, float]]:
     report = {}
     for split in ("val", "test"):
         for variant in VARIANTS:
-            data = Labelled((split, *TEST[1:]), variant, out, tokenizer_for(out, "rf-tiny"))
+            data = VariantScenes((split, *TEST[1:]), variant, out, tokenizer_for(out, "rf-tiny"))
             hits = []
             for chunk in np.array_split(np.arange(len(data)), len(data) // 100):
                 batch = data.batch(chunk)

@@ -14,13 +14,13 @@ from rfft.adworld.assets import RESIZED
 from rfft.rewards.maps import MapNet
 from rfft.rewards.rfnet import RFNet, RFNetConfig
 from rfft.training.pretrain.degraded import VARIANTS
-from rfft.training.pretrain.fit import FitConfig, Run, device, fit, on_device, start
+from rfft.training.pretrain.fit import FitConfig, PretrainRun, device, fit, on_device, start
 from rfft.training.pretrain.verdicts import (
     COUNTS,
     REPORT,
-    Labelled,
     LabelledBatch,
     LogitsOf,
+    VariantScenes,
     attribute_reader,
     mixture,
     test_probabilities,
@@ -32,7 +32,7 @@ from rfft.training.pretrain.verdicts import (
 
 BATCH, STEPS = 48, 4000
 NAME = "rf-tiny-rfnet"
-ABLATION = "ablation.json"  # figures of networks that went without an input
+ABLATION = "ablation.json"  # metrics of networks that went without an input
 CONTROL = "none"  # the ablation's other arm: as many further steps with every input
 Reports = dict[str, dict]
 PLACES = {
@@ -47,12 +47,12 @@ SHARES = (0.35, 0.15, 0.5)  # of the batches: most are of what it will be asked 
 ENCODER = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 2, 2], "layer_type": "basic"}
 
 
-def train(run: Run) -> None:
-    """Train RFNet; with `run.drop` (some of o, g, d, s, c, or none) an ablation: only figures are kept."""
+def train(run: PretrainRun) -> None:
+    """Train RFNet; with `run.drop` (some of o, g, d, s, c, or none) an ablation: only metrics are kept."""
     run.builds_on("base", "depth", "saliency")
     out, name = run.out, NAME + "".join(f"-no-{m}" for m in run.drop)
     tokenizer = tokenizer_for(out, NAME)
-    parts = [Labelled((RESIZED, SCENES[variant], 1), variant, out, tokenizer) for variant in VARIANTS]
+    parts = [VariantScenes((RESIZED, SCENES[variant], 1), variant, out, tokenizer) for variant in VARIANTS]
     inputs = run.compiled(inputs_with_maps(out))
     model = start(RFNet, out / NAME, RFNetConfig.tiny(len(tokenizer), image_size=128, image_encoder=ENCODER))
     if run.drop:
@@ -87,13 +87,13 @@ def without(model: RFNet, drop: tuple[str, ...]) -> RFNet:
 
 
 def add_ablation(path: Path, dropped: str, steps: int, reports: Reports) -> None:
-    """Beside the figures of the other ablations: macro F1 and AP(available) for each variant."""
+    """Beside the metrics of the other ablations: macro F1 and AP(available) for each variant."""
     found = json.loads(path.read_text()) if path.exists() else {}
-    figures = {
+    metrics = {
         variant: {"macro_f1": values["macro_f1"], "ap": values["classes"]["available"]["ap"]}
         for variant, values in reports.items()
     }
-    path.write_text(json.dumps(found | {dropped: {"steps": steps} | figures}, indent=1))
+    path.write_text(json.dumps(found | {dropped: {"steps": steps} | metrics}, indent=1))
 
 
 def features(model: RFNet, *inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from rfft.adworld.scenes import Scenes, load_scenes
-from rfft.training.pretrain.fit import FitConfig, Run, console, device, fit, on_device
+from rfft.training.pretrain.fit import FitConfig, PretrainRun, console, device, fit, on_device
 
 CROP, BATCH, STEPS, SCENES = 32, 32, 3000, 30_000
 TEST_SCENES = 512
@@ -40,7 +40,7 @@ def reconstruction_loss(decoded: Tensor, pixels: Tensor) -> Tensor:
     return F.l1_loss(decoded, pixels) + 0.5 * edges + 2.0 * colour
 
 
-def train(run: Run) -> None:
+def train(run: PretrainRun) -> None:
     """Write run.out/rf-tiny/vae; goes on from the weights that are there, if any."""
     scenes = load_scenes("train", SCENES, seed=1)
     folder = run.out / "rf-tiny" / "vae"

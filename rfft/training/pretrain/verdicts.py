@@ -24,7 +24,7 @@ CAPTION_LENGTH = 24
 COUNTS = {"render": 30_000, "vae": 5_000, "x0_hat": 5_000}  # scenes to train on
 ATTRIBUTE_CLASSES = [*map(len, ATTRIBUTES.values()), len(ROUND_CM)]
 EVENLY = (1 / 3, 1 / 3, 1 / 3)  # shares of the variants
-REPORT = "report.json"  # figures on the test split, beside the weights they belong to
+REPORT = "report.json"  # metrics on the test split, beside the weights they belong to
 DEPENDENCE = "dependence.json"  # RFNet's macro F1 when an input is another scene's
 
 
@@ -43,7 +43,7 @@ class LabelledBatch:
     attributes: Tensor
 
 
-Looks = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Augmentation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 LogitsOf = Callable[[LabelledBatch], Tensor]
 Source = tuple[str, int, int]  # split, count, seed
 TEST: Source = ("test", 800, 9)
@@ -56,7 +56,7 @@ def tokenizer_for(folder: Path, name: str) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(own if known else folder / "rf-tiny" / "tokenizer")
 
 
-class Labelled:
+class VariantScenes:
     """The scenes of one split and seed in one variant."""
 
     def __init__(self, source: Source, variant: str, folder: Path, tokenizer: CLIPTokenizer) -> None:
@@ -71,13 +71,13 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def batch(self, index: NDArray[np.int64], looks: Looks | None = None) -> LabelledBatch:
+    def batch(self, index: NDArray[np.int64], augmentation: Augmentation | None = None) -> LabelledBatch:
         """`looks` changes picture and product; with it the product's name gets strange words, too."""
         image = torch.from_numpy(self.images[index]).permute(0, 3, 1, 2).float().div(255)
         product = self.scenes.pixels("product", index)
         ids = self.ids[index]
-        if looks is not None:
-            image, product = looks(image, product)
+        if augmentation is not None:
+            image, product = augmentation(image, product)
             ids = strange_names(ids, self.comma, self.vocab_size)
         labels = torch.from_numpy(self.scenes.label[index])
         attributes = torch.from_numpy(self.attributes[index])
@@ -94,13 +94,13 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> tuple[Tensor, Ten
 
 
 def mixture(
-    parts: list[Labelled], size: int, shares: Sequence[float], looks: Looks = augment
+    parts: list[VariantScenes], size: int, shares: Sequence[float], augmentation: Augmentation = augment
 ) -> Callable[[np.random.Generator], LabelledBatch]:
     """Augmented batches, each of one part, which is drawn by its share."""
 
     def draw(rng: np.random.Generator) -> LabelledBatch:
         part = parts[rng.choice(len(parts), p=shares)]
-        return part.batch(rng.integers(len(part), size=size), looks)
+        return part.batch(rng.integers(len(part), size=size), augmentation)
 
     return draw
 
@@ -131,7 +131,7 @@ def test_probabilities(logits_of: LogitsOf, folder: Path, name: str) -> dict[str
     """What network `name` says of unseen products and places, [N, 5] for each variant."""
     found = {}
     for variant in VARIANTS:
-        data = Labelled(TEST, variant, folder, tokenizer_for(folder, name))
+        data = VariantScenes(TEST, variant, folder, tokenizer_for(folder, name))
         chunks = np.array_split(np.arange(len(data)), len(data) // 100)
         parts = [logits_of(data.batch(chunk)).float().softmax(-1).cpu() for chunk in chunks]
         found[variant] = torch.cat(parts).numpy()
