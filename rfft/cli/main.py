@@ -48,7 +48,7 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
 @app.command()
 def check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Check a config, of `rfft train` or `rfft rfnet train`, and show what it would run, without training."""
-    from rfft.config.schema import is_rfnet
+    from rfft.config.load import is_rfnet
 
     for name, value in (_facts_of_rfnet if is_rfnet(config) else _facts)(config, overrides).items():
         typer.echo(f"{name:36}{value}")
@@ -146,7 +146,7 @@ def compare(
 
 
 def _load(path: Path, overrides: list[str] | None) -> Config:
-    from rfft.config.schema import load_config
+    from rfft.config.load import load_config
 
     return load_config(path, overrides or [])
 

@@ -1,59 +1,68 @@
-"""Read a dataclass of settings from a YAML file and `a.b=c` overrides, with errors a person can act on."""
+"""Load a config: from a file with overrides for the command line, from a mapping for Python."""
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import Field, fields, is_dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 
+from rfft.config import read
+from rfft.config.checks import check_config, check_limits, check_run
+from rfft.config.schema import Config
 from rfft.errors import UserError
 
-T = TypeVar("T")
-COMMAND_LINE = "command line"
-TRUTHS = ("no", "yes", "on", "off", "true", "false")
-LARGEST = 2**63 - 1
-# What PyYAML and OmegaConf let through: `!!bool x`, `!!timestamp x`, {} for a list, numbers beyond a float.
-VALUE_ERRORS = (OmegaConfBaseException, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+Settings = TypeVar("Settings")
 
 
-def load(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
-    """Defaults of the schema, then the file, then the overrides; UserError names place, key and fix."""
-    node, tree = _parse(path)
-    lines: dict[str, int] = {}
-    for key, line, value in _settings(node):
-        lines[key] = line
-        hint = _check_key(schema, key, isinstance(value, yaml.MappingNode), f"{path}:{line}")
-        if isinstance(value, yaml.ScalarNode):
-            _keep_word(hint, tree, key, value.value)
-    OmegaConf.clear_resolver("oc.env")  # a config is shown and sent to trackers: it reads no environment
-    settings = OmegaConf.structured(schema)
-    settings = _merge(settings, tree, lambda key: f"{path}:{lines[key]}" if key in lines else str(path))
-    for override in overrides:
-        place = partial(_place_of_override, override)
-        settings = _merge(settings, _parse_override(schema, override), place)
-    try:
-        result = OmegaConf.to_object(settings)
-    except (*VALUE_ERRORS, RecursionError) as error:  # an interpolation that leads nowhere, or to itself
-        raise UserError(f"{path}: {_first_line(error)}") from None
-    _check_limits(result)
-    return result  # type: ignore[return-value]
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read, complete and check the config of a training by RFFT.
+
+    `path` is a YAML file, or the name of a shipped config ("tiny"); `overrides` are settings of the form
+    `a.b=c`. Every mistake is a UserError of one line that names the thing and the fix.
+    """
+    return load_as(Config, check_config, path, overrides)
 
 
-def groups(path: Path) -> list[str]:
-    """Names at the top level of a file, whatever its schema."""
-    return [key for key, _, _ in _settings(_parse(path)[0]) if "." not in key]
+def config_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Return the default config changed by a mapping, {"trainer": {"steps": 2}}, and checked like a file.
+
+    Keys may be dotted, too: {"trainer.steps": 2}. Without a run.name the run is called "run".
+    """
+    config = read.read_mapping(Config, settings, overrides)
+    return _checked(config, check_config, name="run")
+
+
+def load_as(
+    schema: type[Settings], check: Callable[[Settings], None], path: str | Path, overrides: Sequence[str]
+) -> Settings:
+    """Read a config of any schema that has a `run` and an `optimizer`; `check` refuses what is wrong."""
+    path = find_config(path)
+    return _checked(read.read_file(schema, path, overrides), check, name=path.stem)
+
+
+def find_config(path: str | Path) -> Path:
+    """Return the file itself, or configs/NAME.yaml beside the sources or inside the installed package."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():  # in runs/, `tiny` is a folder
+        return path
+    here = Path(__file__).parent.parent
+    for folder in (here / "configs", here.parent / "configs"):
+        candidate = folder / f"{path.stem}.yaml"
+        if len(path.parts) <= 2 and path.parent.name in ("", "configs") and candidate.exists():
+            return candidate
+    raise UserError(f"{path}: no such config file")
+
+
+def is_rfnet(path: str | Path) -> bool:
+    """Tell whether a config is one of `rfft rfnet train`, not of `rfft train`."""
+    return "rfnet" in read.groups(find_config(path))
 
 
 def read_resolved(file: Path) -> dict[str, Any]:
-    """The config.yaml in a run's folder, as it stands there; UserError where somebody has broken it."""
+    """Return the config.yaml of a run's folder as it stands there; a UserError if somebody has broken it."""
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -63,8 +72,13 @@ def read_resolved(file: Path) -> dict[str, Any]:
     return found
 
 
+def to_yaml(config: object) -> str:
+    """Return the complete config as YAML, which `load_config` reads back to an equal one."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
 def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a.b": value} of nested mappings."""
+    """Return nested mappings as one: {"a": {"b": 1}} becomes {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -74,143 +88,10 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _parse(path: Path) -> tuple[yaml.Node | None, Any]:
-    """The YAML node tree (for line numbers) and the values."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise UserError(f"{path}: anchors and aliases (&, *) are not for configs; write it out")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is not None and not isinstance(node, yaml.MappingNode):
-            raise UserError(f"{path}: expected settings like `run:` with `name: ...` below it")
-        return node, OmegaConf.create(
-            text if node else "{}"
-        )  # a safe loader, too, that refuses repeated keys
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or _first_line(error)
-        raise UserError(f"{place}: not valid YAML: {problem}") from None
-    except RecursionError:
-        raise UserError(f"{path}: not valid YAML: nested too deeply") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a UTF-8 text file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot read this config: {error.strerror}") from None
-    except VALUE_ERRORS as error:
-        raise UserError(f"{path}: a value that cannot be read: {_first_line(error)}") from None
-
-
-def _settings(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int, yaml.Node]]:
-    """Dotted key, line number and value of every setting in the file."""
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key_node, value_node in node.value:
-        key = f"{prefix}{key_node.value}"
-        yield key, key_node.start_mark.line + 1, value_node
-        yield from _settings(value_node, f"{key}.")
-
-
-def _parse_override(schema: type, override: str) -> DictConfig:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"{COMMAND_LINE}: {override!r} is no setting; write it as group.name=value")
-    hint = _check_key(schema, key, value.startswith("{"), COMMAND_LINE)
-    try:
-        settings = OmegaConf.from_dotlist([override])
-        _keep_word(hint, settings, key, value)
-    except (yaml.YAMLError, *VALUE_ERRORS, RecursionError):
-        raise UserError(f"{COMMAND_LINE}: cannot read the value in {override!r}") from None
-    return settings
-
-
-def _keep_word(hint: Any, settings: DictConfig, key: str, word: str) -> None:
-    """Where the hint wants a text, put back the word that YAML 1.1 took for a truth value."""
-    text = str in (hint, *get_args(hint)) or get_origin(hint) is Literal
-    if text and word.lower() in TRUTHS:
-        OmegaConf.update(settings, key, word)
-
-
-def _merge(settings: Any, new: DictConfig, place: Callable[[str], str]) -> Any:
-    try:
-        return OmegaConf.merge(settings, new)
-    except (*VALUE_ERRORS, RecursionError) as error:
-        key = getattr(error, "full_key", None) or ""  # {} where a list belongs, for one, comes without a key
-        named = f"{place(key)}: {key}" if key else place(key)
-        raise UserError(f"{named}: {_first_line(error)}") from None
-
-
-def _place_of_override(override: str, key: str) -> str:
-    return COMMAND_LINE if key else f"{COMMAND_LINE}: {override}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-def _check_key(schema: type, key: str, is_group: bool, place: str) -> Any:
-    """The type that a dotted key has in the schema; where it has none, offer the nearest name."""
-    level: Any = schema
-    done: list[str] = []
-    for name in key.split("."):
-        names = list(get_type_hints(level)) if is_dataclass(level) else []
-        if name not in names:
-            group = f"in {'.'.join(done)}" if done else "at the top level"
-            raise UserError(f"{place}: unknown key {key!r}; {_suggestion(schema, names, done, name, group)}")
-        level = get_type_hints(level)[name]
-        done.append(name)
-    if is_dataclass(level) and not is_group:
-        raise UserError(
-            f"{place}: {key} is a group, not one setting; in it: {', '.join(get_type_hints(level))}"
-        )
-    return level
-
-
-def _suggestion(schema: type, names: list[str], done: list[str], name: str, group: str) -> str:
-    for near in difflib.get_close_matches(name, names, n=1):
-        return f"did you mean {'.'.join([*done, near])!r}?"
-    everywhere = list(_all_keys(schema))
-    for key in everywhere:
-        if key.rpartition(".")[2] == name:
-            return f"did you mean {key!r}?"
-    if names:
-        return f"known {group}: {', '.join(names)}"
-    return f"{'.'.join(done)!r} is a single setting"
-
-
-def _all_keys(schema: Any, prefix: str = "") -> Iterator[str]:
-    for name, hint in get_type_hints(schema).items():
-        yield f"{prefix}{name}"
-        if is_dataclass(hint):
-            yield from _all_keys(hint, f"{prefix}{name}.")
-
-
-def _check_limits(settings: Any, prefix: str = "") -> None:
-    """The limits that stand beside each field in the schema."""
-    for entry in fields(settings):
-        value = getattr(settings, entry.name)
-        if is_dataclass(value):
-            _check_limits(value, f"{prefix}{entry.name}.")
-        elif isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
-            # OmegaConf lets them pass, whatever the schema has in the list.
-            raise UserError(f"{prefix}{entry.name} is {value}; it must be a list of single values")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            problem = _limit_problem(value, entry)
-            if problem:
-                shown = "too large" if isinstance(value, int) and abs(value) > LARGEST else value
-                raise UserError(f"{prefix}{entry.name} is {shown}; it must be {problem}")
-
-
-def _limit_problem(value: float, entry: Field[Any]) -> str:
-    limits = entry.metadata
-    if isinstance(value, int) and abs(value) > LARGEST:
-        return f"at most {LARGEST}"
-    if not math.isfinite(value):
-        return "a finite number"
-    if "above" in limits and value <= limits["above"]:
-        return f"above {limits['above']}"
-    if "least" in limits and value < limits["least"]:
-        return f"at least {limits['least']}"
-    if "most" in limits and value > limits["most"]:
-        return f"at most {limits['most']}"
-    return ""
+def _checked(config: Any, check: Callable[[Any], None], name: str) -> Any:
+    """Give the run its name if it has none, and check the config."""
+    config.run.name = config.run.name or name
+    check_limits(config)
+    check_run(config)
+    check(config)
+    return config

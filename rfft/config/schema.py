@@ -1,24 +1,16 @@
 """The configuration: every setting, its type, its meaning and its default, in one place.
 
-`load_config(path, overrides)` reads YAML, applies `a.b=c` overrides, checks types, names and combinations,
-and returns plain dataclasses. Every mistake is a `UserError` of one line that names the thing and the fix.
+load.py reads a config into these classes, checks.py refuses combinations that cannot work.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from omegaconf import MISSING, OmegaConf
-
-from rfft.config import load
-from rfft.errors import UserError, require
+from omegaconf import MISSING
 
 TrainMode = Literal["unet_lora", "controlnet_lora", "controlnet"]
-Settings = TypeVar("Settings")
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
@@ -213,131 +205,3 @@ MAY_CHANGE = (
     *("trainer.batch_size", "trainer.accumulation", "rollout.shared_draw"),
     *("trainer.decode_batch", "model.gradient_checkpointing"),
 )
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read, complete and check a config. A path that does not exist may name a shipped one ("tiny")."""
-    return read_config(Config, check_config, path, overrides)
-
-
-def read_config(
-    schema: type[Settings], check: Callable[[Settings], None], path: str | Path, overrides: Sequence[str]
-) -> Settings:
-    """For the configs of both trainings: each has a `run` and an `optimizer`."""
-    path = find_config(path)
-    config: Any = load.load(schema, path, overrides)
-    config.run.name = config.run.name or path.stem
-    require(
-        re.fullmatch(r"\w[\w.-]*", config.run.name),
-        f"run.name {config.run.name!r} must be a plain folder name: letters, digits, '-', '_' and '.'",
-    )
-    betas = config.optimizer.betas
-    require(
-        len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
-        f"optimizer.betas={betas} must be two numbers in [0, 1), as in [0.9, 0.999]",
-    )
-    check(config)
-    return config
-
-
-def find_config(path: str | Path) -> Path:
-    """The file itself, or configs/NAME.yaml beside the sources or inside the installed package."""
-    path = Path(path)
-    if path.exists() and not path.is_dir():  # in runs/, `tiny` is a folder
-        return path
-    here = Path(__file__).parent.parent
-    for folder in (here / "configs", here.parent / "configs"):
-        candidate = folder / f"{path.stem}.yaml"
-        if len(path.parts) <= 2 and path.parent.name in ("", "configs") and candidate.exists():
-            return candidate
-    raise UserError(f"{path}: no such config file")
-
-
-def is_rfnet(path: str | Path) -> bool:
-    """Is it a config of `rfft rfnet train`, and not of `rfft train`?"""
-    return "rfnet" in load.groups(find_config(path))
-
-
-def check_config(config: Config) -> None:
-    """Combinations that cannot work; each error names the fix."""
-    model, rollout, data = config.model, config.rollout, config.data
-    _check_trained_parts(model)
-    _check_fid(config.evaluate)
-    _check_guardrails(config.evaluate)
-    require(
-        model.dtype == "float32" or config.trainer.mixed_precision != "no",
-        f"model.dtype={model.dtype} needs autocast: set trainer.mixed_precision=bf16, or model.dtype=float32",
-    )
-    require(
-        model.dtype == "float32" or not config.objective.fp32,
-        f"objective.fp32 needs full weights, not model.dtype={model.dtype}: set objective.fp32=false",
-    )
-    require(
-        rollout.last <= rollout.steps,
-        f"rollout.last={rollout.last} is more than rollout.steps={rollout.steps}: lower rollout.last",
-    )
-    require(
-        rollout.grad_steps <= rollout.last,
-        f"rollout.grad_steps={rollout.grad_steps} is more than rollout.last={rollout.last}: lower grad_steps",
-    )
-    require(
-        config.objective.through != "draft" or config.objective.regularizer == "none",
-        "objective.through=draft has no regularizer: set objective.regularizer=none",
-    )
-    require(
-        data.image_size % 8 == 0,
-        f"data.image_size={data.image_size} is no multiple of 8: {data.image_size // 8 * 8} is",
-    )
-    require(
-        data.canny_low < data.canny_high,
-        f"data.canny_low={data.canny_low} must be below data.canny_high={data.canny_high}",
-    )
-    require(
-        config.evaluate.judge != config.reward.rfnet,
-        "evaluate.judge is the network of reward.rfnet itself: name another one, or evaluate.judge=null",
-    )
-
-
-def _check_fid(evaluate: EvaluateConfig) -> None:
-    require(
-        evaluate.fid == "none" or evaluate.reference,
-        "evaluate.fid compares with held-out pictures: name them with evaluate.reference, or set it to none",
-    )
-    require(
-        evaluate.fid != "clip" or evaluate.clip,
-        "evaluate.fid=clip needs a CLIP model: name it with evaluate.clip, or set evaluate.fid=efficientnet",
-    )
-
-
-def _check_guardrails(evaluate: EvaluateConfig) -> None:
-    if not evaluate.stop_at_guardrail:
-        return
-    require(
-        evaluate.enabled and evaluate.every,
-        "evaluate.stop_at_guardrail looks at the model on the way: set evaluate.every, evaluate.enabled=true",
-    )
-    require(
-        evaluate.seeds > 1 or evaluate.min_diversity == 0,
-        "evaluate.stop_at_guardrail needs diversity, which takes two pictures of a prompt: set "
-        "evaluate.seeds=2, "
-        "or evaluate.min_diversity=0",
-    )
-
-
-def _check_trained_parts(model: ModelConfig) -> None:
-    parts = model.train
-    require(parts, "model.train is empty: name what to train, for example model.train=[unet_lora]")
-    require(len(set(parts)) == len(parts), f"model.train names a part twice: {', '.join(parts)}")
-    require(
-        not {"controlnet", "controlnet_lora"} <= set(parts),
-        "model.train has both controlnet and controlnet_lora: choose all of it or its LoRA",
-    )
-    require(
-        model.lora.target_modules or parts == ["controlnet"],
-        "model.lora.target_modules is empty: name the modules that get an adapter, for example [to_q, to_v]",
-    )
-
-
-def to_yaml(config: object) -> str:
-    """The complete config; the `load_config` of its kind reads it back to an equal one."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rfft import build
-from rfft.config.load import read_resolved
-from rfft.config.schema import MAY_CHANGE, Config, load_config, to_yaml
+from rfft.config.load import load_config, read_resolved, to_yaml
+from rfft.config.schema import MAY_CHANGE, Config
 from rfft.errors import UserError
 from rfft.evaluation import store
 from rfft.evaluation.evaluator import Evaluator, show, show_result

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rfft.config.schema import RunConfig, TrackerConfig, read_config, setting
+from rfft.config.load import load_as
+from rfft.config.schema import RunConfig, TrackerConfig, setting
 from rfft.errors import require
 from rfft.rewards.rfnet import CAPTION, CHANNELS
 
@@ -137,7 +138,7 @@ MAY_CHANGE = (
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RFNetTrainingConfig:
     """Read, complete and check a config. A path that does not exist may name a shipped one ("rfnet_tiny")."""
-    return read_config(RFNetTrainingConfig, check_config, path, overrides)
+    return load_as(RFNetTrainingConfig, check_config, path, overrides)
 
 
 def check_config(config: RFNetTrainingConfig) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from accelerate.utils import broadcast
 from torch import Tensor
 
-from rfft.config.schema import to_yaml
+from rfft.config.load import to_yaml
 from rfft.errors import Interrupted, UserError
 from rfft.evaluation.store import SUMMARY, read_json
 from rfft.feedback.dataset import FeedbackDataset, FeedbackSource, Reading

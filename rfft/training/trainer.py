@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from rfft import build
-from rfft.config.schema import MAY_CHANGE, Config, to_yaml
+from rfft.config.load import to_yaml
+from rfft.config.schema import MAY_CHANGE, Config
 from rfft.data.samples import Skipped
 from rfft.errors import Interrupted
 from rfft.evaluation.evaluator import Evaluator

@@ -23,7 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from rfft import build
-from rfft.config.schema import Config, load_config
+from rfft.config.load import load_config
+from rfft.config.schema import Config
 from rfft.generation.export import export_bundle
 from rfft.models.pipeline import Bundle
 from rfft.training.learner import Learner

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rfft.adworld.draw import draw_dataset
-from rfft.config.schema import load_config
+from rfft.config.load import load_config
 from rfft.evaluation import evaluator
 from rfft.training import costs
 from rfft.utils.estimate import Cost

@@ -15,7 +15,8 @@ from PIL import Image
 from transformers import CLIPModel
 
 from rfft import build
-from rfft.config.schema import Config, load_config, to_yaml
+from rfft.config.load import load_config, to_yaml
+from rfft.config.schema import Config
 from rfft.errors import UserError
 from rfft.evaluation import evaluator, store
 from rfft.evaluation.evaluator import Evaluator, reference_images

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 from rfft import build
 from rfft.cli.main import main
-from rfft.config.schema import load_config, to_yaml
+from rfft.config.load import load_config, to_yaml
 from rfft.errors import UserError
 from rfft.generation.export import export_bundle
 from rfft.generation.model_card import usage

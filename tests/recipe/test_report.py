@@ -16,7 +16,7 @@ import torch
 import yaml
 from PIL import Image
 
-from rfft.config.schema import load_config, to_yaml
+from rfft.config.load import load_config, to_yaml
 from rfft.evaluation import store
 from rfft.evaluation.report import smooth, write_report
 from rfft.utils.log import MetricsFile, write_environment

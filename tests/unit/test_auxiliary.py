@@ -19,7 +19,7 @@ from transformers import (
 
 from rfft.adworld.draw import draw_dataset
 from rfft.build import build_reward
-from rfft.config.schema import load_config
+from rfft.config.load import load_config
 from rfft.errors import UserError
 from rfft.feedback.folder import read_feedback
 from rfft.rewards import maps

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from rfft.config.schema import load_config
+from rfft.config.load import load_config
 from rfft.errors import UserError
 from rfft.evaluation.compare import compare, labels, method_of
 from rfft.evaluation.ranking import ComparedState

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from rfft.config.schema import Config, check_config, find_config, load_config, to_yaml
+from rfft.config.checks import check_config
+from rfft.config.load import config_from, find_config, load_config, to_yaml
+from rfft.config.schema import Config
 from rfft.errors import UserError
 from rfft.evaluation.report import write_report
 from rfft.utils.log import open_run
@@ -46,6 +48,26 @@ def test_overrides_win_over_the_file_in_their_order(tmp_path):
     )
     assert (config.trainer.steps, config.optimizer.lr) == (7, 5e-4)
     assert config.model.train == ["controlnet"]
+
+
+def test_a_mapping_is_read_like_a_file(tmp_path):
+    settings = {"trainer": {"steps": 5}, "run.seed": 3, "run.out": tmp_path, "model.train": ["controlnet"]}
+    text = f"trainer: {{steps: 6}}\nrun: {{seed: 3, out: {tmp_path}}}\nmodel: {{train: [controlnet]}}"
+    config = config_from(settings, ["trainer.steps=6"])
+    assert config.run.name == "run"
+    assert config == load_config(write(tmp_path, text), ["run.name=run"])
+    for wrong, message in [
+        ({"trainer": {"step": 3}}, "settings: unknown key 'trainer.step'; did you mean 'trainer.steps'?"),
+        ({"trainer": 3}, "settings: trainer is a group"),
+        ({"trainer.steps": "many"}, "settings: trainer.steps: Value 'many'"),
+        ({"run.seed": object()}, "settings: run.seed: "),
+        ({"trainer": {"steps": 0}}, "trainer.steps is 0; it must be at least 1"),
+        ({"run.name": "../x"}, "plain folder name"),
+        ({"rollout": {"last": 41}}, "lower rollout.last"),
+    ]:
+        with pytest.raises(UserError, match=r"^[^\n]+$") as error:
+            config_from(wrong)
+        assert message in str(error.value)
 
 
 def test_words_that_yaml_takes_for_truth_values_stay_words_where_a_text_is_wanted(tmp_path):

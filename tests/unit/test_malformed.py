@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rfft.config.schema import load_config
+from rfft.config.load import load_config
 from rfft.data.products import read_products, read_prompts
 from rfft.errors import UserError
 from rfft.feedback.folder import read_feedback

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rfft.config import schema as generator_config
-from rfft.config.schema import to_yaml
+from rfft.config import load as generator_config
+from rfft.config.load import to_yaml
 from rfft.errors import UserError
 from rfft.rfnet.config import load_config
 from rfft.rfnet.evaluate import EXPORT

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from rfft.build import build_bundle
-from rfft.config.schema import load_config
+from rfft.config.load import load_config
 from rfft.errors import UserError
 from rfft.generation.sample import paint
 from rfft.models.pipeline import Bundle, load_tiny_vae

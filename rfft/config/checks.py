@@ -1,0 +1,137 @@
+"""Checks of a config: the limits beside each setting, and combinations that cannot work."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import Field, fields, is_dataclass
+from typing import Any
+
+from rfft.config.schema import Config, EvaluateConfig, ModelConfig
+from rfft.errors import UserError, require
+
+LARGEST = 2**63 - 1
+
+
+def check_run(config: Any) -> None:
+    """Raise a UserError for what the configs of both trainings have in common: a run and an optimizer."""
+    name, betas = config.run.name, config.optimizer.betas
+    require(
+        re.fullmatch(r"\w[\w.-]*", name),
+        f"run.name {name!r} must be a plain folder name: letters, digits, '-', '_' and '.'",
+    )
+    require(
+        len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+        f"optimizer.betas={betas} must be two numbers in [0, 1), as in [0.9, 0.999]",
+    )
+
+
+def check_config(config: Config) -> None:
+    """Raise a UserError that names the fix for a combination of settings that cannot work."""
+    model, rollout, data = config.model, config.rollout, config.data
+    _check_trained_parts(model)
+    _check_fid(config.evaluate)
+    _check_guardrails(config.evaluate)
+    require(
+        model.dtype == "float32" or config.trainer.mixed_precision != "no",
+        f"model.dtype={model.dtype} needs autocast: set trainer.mixed_precision=bf16, or model.dtype=float32",
+    )
+    require(
+        model.dtype == "float32" or not config.objective.fp32,
+        f"objective.fp32 needs full weights, not model.dtype={model.dtype}: set objective.fp32=false",
+    )
+    require(
+        rollout.last <= rollout.steps,
+        f"rollout.last={rollout.last} is more than rollout.steps={rollout.steps}: lower rollout.last",
+    )
+    require(
+        rollout.grad_steps <= rollout.last,
+        f"rollout.grad_steps={rollout.grad_steps} is more than rollout.last={rollout.last}: lower grad_steps",
+    )
+    require(
+        config.objective.through != "draft" or config.objective.regularizer == "none",
+        "objective.through=draft has no regularizer: set objective.regularizer=none",
+    )
+    require(
+        data.image_size % 8 == 0,
+        f"data.image_size={data.image_size} is no multiple of 8: {data.image_size // 8 * 8} is",
+    )
+    require(
+        data.canny_low < data.canny_high,
+        f"data.canny_low={data.canny_low} must be below data.canny_high={data.canny_high}",
+    )
+    require(
+        config.evaluate.judge != config.reward.rfnet,
+        "evaluate.judge is the network of reward.rfnet itself: name another one, or evaluate.judge=null",
+    )
+
+
+def _check_fid(evaluate: EvaluateConfig) -> None:
+    require(
+        evaluate.fid == "none" or evaluate.reference,
+        "evaluate.fid compares with held-out pictures: name them with evaluate.reference, or set it to none",
+    )
+    require(
+        evaluate.fid != "clip" or evaluate.clip,
+        "evaluate.fid=clip needs a CLIP model: name it with evaluate.clip, or set evaluate.fid=efficientnet",
+    )
+
+
+def _check_guardrails(evaluate: EvaluateConfig) -> None:
+    if not evaluate.stop_at_guardrail:
+        return
+    require(
+        evaluate.enabled and evaluate.every,
+        "evaluate.stop_at_guardrail looks at the model on the way: set evaluate.every, evaluate.enabled=true",
+    )
+    require(
+        evaluate.seeds > 1 or evaluate.min_diversity == 0,
+        "evaluate.stop_at_guardrail needs diversity, which takes two pictures of a prompt: set "
+        "evaluate.seeds=2, "
+        "or evaluate.min_diversity=0",
+    )
+
+
+def _check_trained_parts(model: ModelConfig) -> None:
+    parts = model.train
+    require(parts, "model.train is empty: name what to train, for example model.train=[unet_lora]")
+    require(len(set(parts)) == len(parts), f"model.train names a part twice: {', '.join(parts)}")
+    require(
+        not {"controlnet", "controlnet_lora"} <= set(parts),
+        "model.train has both controlnet and controlnet_lora: choose all of it or its LoRA",
+    )
+    require(
+        model.lora.target_modules or parts == ["controlnet"],
+        "model.lora.target_modules is empty: name the modules that get an adapter, for example [to_q, to_v]",
+    )
+
+
+def check_limits(settings: Any, prefix: str = "") -> None:
+    """Raise a UserError for a value beyond the limits that stand beside its field in the schema."""
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        if is_dataclass(value):
+            check_limits(value, f"{prefix}{entry.name}.")
+        elif isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
+            # OmegaConf lets them pass, whatever the schema has in the list.
+            raise UserError(f"{prefix}{entry.name} is {value}; it must be a list of single values")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            problem = _limit_problem(value, entry)
+            if problem:
+                shown = "too large" if isinstance(value, int) and abs(value) > LARGEST else value
+                raise UserError(f"{prefix}{entry.name} is {shown}; it must be {problem}")
+
+
+def _limit_problem(value: float, entry: Field[Any]) -> str:
+    limits = entry.metadata
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return f"at most {LARGEST}"
+    if not math.isfinite(value):
+        return "a finite number"
+    if "above" in limits and value <= limits["above"]:
+        return f"above {limits['above']}"
+    if "least" in limits and value < limits["least"]:
+        return f"at least {limits['least']}"
+    if "most" in limits and value > limits["most"]:
+        return f"at most {limits['most']}"
+    return ""

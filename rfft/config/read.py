@@ -1,0 +1,198 @@
+"""Read settings into a dataclass: from a YAML file, a mapping, and overrides of the form `a.b=c`.
+
+Every mistake is a UserError of one line that names the place, the key and the fix.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rfft.errors import UserError
+
+T = TypeVar("T")
+COMMAND_LINE, MAPPING = "command line", "settings"
+TRUTHS = ("no", "yes", "on", "off", "true", "false")
+# What PyYAML and OmegaConf let through: `!!bool x`, `!!timestamp x`, {} for a list, numbers beyond a float.
+VALUE_ERRORS = (OmegaConfBaseException, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+
+
+def read_file(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
+    """Return the schema's defaults, changed by a YAML file and then by overrides."""
+    node, tree = _parse(path)
+    lines: dict[str, int] = {}
+    for key, line, value in _settings(node):
+        lines[key] = line
+        hint = _check_key(schema, key, isinstance(value, yaml.MappingNode), f"{path}:{line}")
+        if isinstance(value, yaml.ScalarNode):
+            _keep_word(hint, tree, key, value.value)
+    settings = _merge(
+        _defaults(schema), tree, lambda key: f"{path}:{lines[key]}" if key in lines else str(path)
+    )
+    return _complete(schema, settings, overrides, str(path))
+
+
+def read_mapping(schema: type[T], mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> T:
+    """Return the schema's defaults, changed by a nested mapping and then by overrides.
+
+    The mapping may also have dotted keys: {"trainer": {"steps": 2}} and {"trainer.steps": 2} are the same.
+    """
+    settings = _defaults(schema)
+    for key, value in _leaves(schema, mapping):
+        tree = OmegaConf.create()
+        try:
+            OmegaConf.update(tree, key, value)
+        except VALUE_ERRORS as error:
+            raise UserError(f"{MAPPING}: {key}: {_first_line(error)}") from None
+        settings = _merge(settings, tree, lambda _: MAPPING)
+    return _complete(schema, settings, overrides, MAPPING)
+
+
+def groups(path: Path) -> list[str]:
+    """Return the names at the top level of a YAML file, whatever its schema."""
+    return [key for key, _, _ in _settings(_parse(path)[0]) if "." not in key]
+
+
+def _defaults(schema: type) -> DictConfig:
+    OmegaConf.clear_resolver("oc.env")  # a config is shown and sent to trackers: it reads no environment
+    return OmegaConf.structured(schema)
+
+
+def _complete(schema: type[T], settings: DictConfig, overrides: Sequence[str], source: str) -> T:
+    """Apply the overrides, and make the schema's dataclass of the settings."""
+    for override in overrides:
+        settings = _merge(settings, _parse_override(schema, override), partial(_place_of_override, override))
+    try:
+        return OmegaConf.to_object(settings)  # type: ignore[return-value]
+    except (*VALUE_ERRORS, RecursionError) as error:  # an interpolation that leads nowhere, or to itself
+        raise UserError(f"{source}: {_first_line(error)}") from None
+
+
+def _leaves(schema: type, mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every setting in a nested mapping."""
+    for name, value in mapping.items():
+        key = f"{prefix}{name}"
+        is_group = isinstance(value, Mapping)
+        if is_dataclass(_check_key(schema, key, is_group, MAPPING)):
+            yield from _leaves(schema, value, f"{key}.")
+        else:
+            yield key, str(value) if isinstance(value, Path) else value
+
+
+def _parse(path: Path) -> tuple[yaml.Node | None, Any]:
+    """The YAML node tree (for line numbers) and the values."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise UserError(f"{path}: anchors and aliases (&, *) are not for configs; write it out")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None and not isinstance(node, yaml.MappingNode):
+            raise UserError(f"{path}: expected settings like `run:` with `name: ...` below it")
+        return node, OmegaConf.create(
+            text if node else "{}"
+        )  # a safe loader, too, that refuses repeated keys
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or _first_line(error)
+        raise UserError(f"{place}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid YAML: nested too deeply") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a UTF-8 text file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this config: {error.strerror}") from None
+    except VALUE_ERRORS as error:
+        raise UserError(f"{path}: a value that cannot be read: {_first_line(error)}") from None
+
+
+def _settings(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int, yaml.Node]]:
+    """Dotted key, line number and value of every setting in the file."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key_node, value_node in node.value:
+        key = f"{prefix}{key_node.value}"
+        yield key, key_node.start_mark.line + 1, value_node
+        yield from _settings(value_node, f"{key}.")
+
+
+def _parse_override(schema: type, override: str) -> DictConfig:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"{COMMAND_LINE}: {override!r} is no setting; write it as group.name=value")
+    hint = _check_key(schema, key, value.startswith("{"), COMMAND_LINE)
+    try:
+        settings = OmegaConf.from_dotlist([override])
+        _keep_word(hint, settings, key, value)
+    except (yaml.YAMLError, *VALUE_ERRORS, RecursionError):
+        raise UserError(f"{COMMAND_LINE}: cannot read the value in {override!r}") from None
+    return settings
+
+
+def _keep_word(hint: Any, settings: DictConfig, key: str, word: str) -> None:
+    """Where the hint wants a text, put back the word that YAML 1.1 took for a truth value."""
+    text = str in (hint, *get_args(hint)) or get_origin(hint) is Literal
+    if text and word.lower() in TRUTHS:
+        OmegaConf.update(settings, key, word)
+
+
+def _merge(settings: Any, new: DictConfig, place: Callable[[str], str]) -> Any:
+    try:
+        return OmegaConf.merge(settings, new)
+    except (*VALUE_ERRORS, RecursionError) as error:
+        key = getattr(error, "full_key", None) or ""  # {} where a list belongs, for one, comes without a key
+        named = f"{place(key)}: {key}" if key else place(key)
+        raise UserError(f"{named}: {_first_line(error)}") from None
+
+
+def _place_of_override(override: str, key: str) -> str:
+    return COMMAND_LINE if key else f"{COMMAND_LINE}: {override}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _check_key(schema: type, key: str, is_group: bool, place: str) -> Any:
+    """The type that a dotted key has in the schema; where it has none, offer the nearest name."""
+    level: Any = schema
+    done: list[str] = []
+    for name in key.split("."):
+        names = list(get_type_hints(level)) if is_dataclass(level) else []
+        if name not in names:
+            group = f"in {'.'.join(done)}" if done else "at the top level"
+            raise UserError(f"{place}: unknown key {key!r}; {_suggestion(schema, names, done, name, group)}")
+        level = get_type_hints(level)[name]
+        done.append(name)
+    if is_dataclass(level) and not is_group:
+        raise UserError(
+            f"{place}: {key} is a group, not one setting; in it: {', '.join(get_type_hints(level))}"
+        )
+    return level
+
+
+def _suggestion(schema: type, names: list[str], done: list[str], name: str, group: str) -> str:
+    for near in difflib.get_close_matches(name, names, n=1):
+        return f"did you mean {'.'.join([*done, near])!r}?"
+    everywhere = list(_all_keys(schema))
+    for key in everywhere:
+        if key.rpartition(".")[2] == name:
+            return f"did you mean {key!r}?"
+    if names:
+        return f"known {group}: {', '.join(names)}"
+    return f"{'.'.join(done)!r} is a single setting"
+
+
+def _all_keys(schema: Any, prefix: str = "") -> Iterator[str]:
+    for name, hint in get_type_hints(schema).items():
+        yield f"{prefix}{name}"
+        if is_dataclass(hint):
+            yield from _all_keys(hint, f"{prefix}{name}.")
