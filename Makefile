@@ -41,9 +41,9 @@ ablation: setup  ## no regulariser, KL and CC compared: a table and a figure in 
 # to all of them, CONFIG may be any base's with the CC term: beta of the last one is its own.
 CONFIG ?= configs/tiny.yaml
 METHODS := refl:objective.regularizer=none:objective.guidance_scale=1 \
-           draft:objective.through=draft:objective.regularizer=none:rollout.grad_steps=4 \
+           draft:objective.use=draft:objective.regularizer=none:rollout.grad_steps=4 \
            kl:objective.regularizer=kl:objective.beta=100 cc:objective.regularizer=cc \
-           drtune-cc:objective.through=drtune:objective.regularizer=cc
+           drtune-cc:objective.use=drtune:objective.regularizer=cc
 WORDS := a sharp professional product photo, high quality
 UNWANTED := floating, wrong size, cluttered, deformed, extra legs
 SETTINGS :=

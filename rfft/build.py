@@ -12,14 +12,19 @@ from rfft.config.schema import Config
 from rfft.data.conditions import encode_samples
 from rfft.data.samples import Framing, Sample, Skipped, load_samples
 from rfft.errors import UserError
-from rfft.models.pipeline import Bundle, load_bundle, load_tiny_vae
+from rfft.models.bundle import Bundle, load_bundle, load_tiny_vae
 from rfft.models.pretrained import find_folder, read_config, tokenizer_of
-from rfft.rewards.availability import RewardModel
+from rfft.objectives import OBJECTIVES
+from rfft.objectives.base import Objective, ObjectiveSettings
+from rfft.objectives.regularizers import REGULARIZERS
+from rfft.rewards.availability import Availability, RFNetWithMaps
 from rfft.rewards.maps import load_depth, load_saliency
-from rfft.rewards.preference import PickScore, TextMatch, WeightedRewards, load_extra
+from rfft.rewards.preference import PickScore, TextMatch
 from rfft.rewards.rfnet import RFNet
-from rfft.types import Batch
+from rfft.rewards.weighted import REWARDS, WeightedRewards
+from rfft.types import Batch, Reward
 from rfft.utils.checkpoint import Checkpoints, load_weights, step_of
+from rfft.utils.registry import construct
 
 EVALUATION_SEED = 0  # the grid is the same for all runs, whatever run.seed
 
@@ -27,7 +32,7 @@ EVALUATION_SEED = 0  # the grid is the same for all runs, whatever run.seed
 def build_bundle(config: Config, device: torch.device | str, trained: bool = True) -> Bundle:
     """The generator on its device; `trained`: with fresh adapters, or whatever else model.train says."""
     model = config.model
-    bundle = load_bundle(model.bundle, getattr(torch, model.dtype), model.controlnet)
+    bundle = load_bundle(model.bundle, getattr(torch, model.dtype), model.controlnet, model.family)
     if trained:
         if model.tiny_vae is not None:
             bundle.set_tiny_vae(load_tiny_vae(model.tiny_vae, getattr(torch, model.dtype)))
@@ -54,22 +59,44 @@ def load_trained(
     return bundle, step_of(checkpoint)
 
 
-def build_reward(config: Config, device: torch.device | str) -> RewardModel:
+def build_rfnet(config: Config, device: torch.device | str) -> RFNetWithMaps | None:
+    """Load RFNet with its networks, frozen; None where the config has none (reward.rfnet: null)."""
     reward = config.reward
-    networks = load_depth(reward.depth), load_saliency(reward.saliency)
-    model = RewardModel(RFNet.from_pretrained(reward.rfnet), *networks, reward.auxiliary_grad)
+    if reward.rfnet is None:
+        return None
+    networks = load_depth(reward.depth), load_saliency(reward.saliency), caption_tokenizer(reward.rfnet)
+    model = RFNetWithMaps(RFNet.from_pretrained(reward.rfnet), *networks, reward.auxiliary_grad)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def build_extra_rewards(
-    config: Config, samples: list[Sample], device: torch.device | str
-) -> WeightedRewards | None:
-    """The rewards beside RFNet, for these samples; None if the config names none."""
-    if not config.reward.extra:
-        return None
-    terms = [(term.use, term.weight, load_extra(term.use, term.options)) for term in config.reward.extra]
-    texts = [sample.caption for sample in samples], [sample.prompt for sample in samples]
-    return WeightedRewards(terms, *texts).to(device)
+def build_reward(config: Config, rfnet: RFNetWithMaps | None, device: torch.device | str) -> WeightedRewards:
+    """Make the reward of the objective: the weighted sum of reward.terms, of which `rfnet` may be one."""
+    terms: list[tuple[str, float, Reward]] = []
+    for term in config.reward.terms:
+        if term.use == "rfnet" and rfnet is not None:  # its scalars are the paper's: f_ac, available, ...
+            terms.append(("", term.weight, Availability(rfnet)))
+            continue
+        reward = construct("reward.terms", term.use, term.options, REWARDS)
+        terms.append((f"{term.use.rpartition(':')[2].lower()}/", term.weight, reward))
+    return WeightedRewards(terms).to(device)
+
+
+def build_objective(config: Config) -> Objective:
+    """Make the objective with its regularizer."""
+    settings, regularizer = config.objective, None
+    if settings.regularizer != "none":
+        regularizer = construct("objective.regularizer", settings.regularizer, {}, REGULARIZERS)
+    common = ObjectiveSettings(
+        settings.guidance_scale or config.rollout.guidance_scale,
+        regularizer,
+        settings.beta,
+        settings.precision,
+        config.trainer.decode_batch,
+    )
+    objective: Objective = construct(
+        "objective.use", settings.use, {"settings": common, **settings.options}, OBJECTIVES
+    )
+    return objective
 
 
 def build_scorers(config: Config, device: torch.device | str) -> dict[str, TextMatch]:
@@ -131,4 +158,4 @@ def build_samples(
 def build_conditions(config: Config, bundle: Bundle, samples: list[Sample]) -> Batch:
     """All samples encoded, on the CPU (see conditions.encode_samples)."""
     canny = config.data.canny_low, config.data.canny_high
-    return encode_samples(bundle, caption_tokenizer(config.reward.rfnet), samples, canny)
+    return encode_samples(bundle, samples, canny)

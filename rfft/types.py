@@ -1,15 +1,17 @@
 """Data passed between the parts of RFFT.
 
-Shapes: B batch, C channels, h w latent, H W pixels, L tokens, D features, S DDIM steps, K trained steps.
+Shapes: B batch, C channels, h w latent, H W pixels, L tokens, D features, S sampling steps, K trained steps.
 Pictures are in [0, 1]; latents are already multiplied by the VAE's scaling factor.
+Every noise process is written x_t = a_t x0 + s_t eps: a = sqrt(alpha_bar), s = sqrt(1 - alpha_bar) for DDPM,
+a = 1 - sigma, s = sigma for a rectified flow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,82 +24,110 @@ T = TypeVar("T", bound="TensorFields")
 
 
 def label_names(count: int) -> tuple[str, ...]:
-    """What the `count` outputs of a reward network stand for; the first is always "available"."""
+    """Return what the `count` outputs of a reward network stand for; the first is always "available"."""
     return COARSE_LABELS if count == len(COARSE_LABELS) else LABELS
 
 
 def _map(value: Any, function: Any) -> Any:
-    """Apply function to every tensor of a dataclass or mapping."""
+    """Apply function to every tensor of a dataclass or mapping; lists of texts stay as they are."""
     if isinstance(value, Tensor):
         return function(value)
+    if isinstance(value, list):
+        return value
     if isinstance(value, Mapping):
         return {key: _map(item, function) for key, item in value.items()}
     return type(value)(**{f.name: _map(getattr(value, f.name), function) for f in fields(value)})
 
 
 class TensorFields:
-    """Mixin for dataclasses of tensors: move them, or take some samples of them."""
+    """A mixin for dataclasses of tensors, which moves them or takes some of their samples."""
 
     def to(self: T, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> T:
-        """Move to device; dtype is for the floating-point tensors only."""
+        """Return the same on `device`; `dtype` is for the floating-point tensors only."""
         return _map(self, lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))
 
     def index(self: T, i: Index) -> T:
-        """Samples i of the batch (a slice, list or index tensor, so that the batch dimension stays)."""
+        """Return samples i of the batch: a slice, list or index tensor, so that the batch dimension stays."""
         return _map(self, lambda t: t[i])
 
 
 @dataclass
 class Conditioning(TensorFields):
-    """An encoded prompt: what the U-Net attends to."""
+    """An encoded prompt: what the denoiser attends to."""
 
     hidden: Tensor  # [B,L,D]
     added: dict[str, Tensor] = field(default_factory=dict)  # empty for SD 1.5; text_embeds, time_ids for SDXL
 
     def cat(self, other: Conditioning) -> Conditioning:
-        """This batch followed by the other one."""
+        """Return this batch followed by the other one."""
         added = {name: torch.cat([tensor, other.added[name]]) for name, tensor in self.added.items()}
         return Conditioning(torch.cat([self.hidden, other.hidden]), added)
 
 
 @dataclass
 class Batch(TensorFields):
-    """B products with prompts; all of it computed once per product and prompt, not once per step."""
+    """B products with prompts; all of it is computed once per product and prompt, not once per step."""
 
     z: Conditioning  # the prompt
     null: Conditioning  # the empty or negative prompt
     edges: Tensor  # [B,3,H,W] c: Canny edges of the product, three equal channels
     product: Tensor  # [B,4,H,W] RGBA, straight alpha, already placed on the canvas
-    x_o: Tensor  # [B,4,h,w] the product's latent
+    x_o: Tensor  # [B,C,h,w] the product's latent
     mask: Tensor  # [B,1,h,w] M, 1 inside the product
-    caption_ids: Tensor  # [B,L] caption tokens for the reward network
-    caption_mask: Tensor  # [B,L]
-    noise: Tensor  # [B,4,h,w] x_T, standard normal, drawn by global sample index
+    noise: Tensor  # [B,C,h,w] x_T, standard normal, drawn by global sample index
     sample: Tensor  # [B] number of the sample in its data set
+    captions: list[str]  # B descriptions of the products, which rewards may read
+    prompts: list[str]  # B prompts, as texts
 
     def __len__(self) -> int:
         return self.noise.shape[0]
 
+    def index(self, i: Index) -> Batch:
+        """Return samples i, their texts too."""
+        rows = torch.arange(len(self))[i.cpu() if isinstance(i, Tensor) else i].tolist()
+        captions, prompts = ([texts[row] for row in rows] for texts in (self.captions, self.prompts))
+        return replace(super().index(i), captions=captions, prompts=prompts)
+
+
+class NoiseLevel(NamedTuple):
+    """How much noise is in x = a x0 + s eps; 0-dimensional tensors."""
+
+    t: Tensor  # what the network is told: a timestep, or a flow's sigma times 1000
+    a: Tensor
+    s: Tensor
+
 
 @dataclass(frozen=True)
 class Schedule(TensorFields):
-    """S DDIM steps, noisiest first."""
+    """S sampling steps, noisiest first; all tensors are [S]."""
 
-    timesteps: Tensor  # [S] integer
-    alpha_bar: Tensor  # [S] at each timestep
-    alpha_bar_next: Tensor  # [S] after each DDIM step
+    timesteps: Tensor
+    a: Tensor  # at each step
+    s: Tensor
+    a_next: Tensor  # after each step
+    s_next: Tensor
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    def level(self, i: int) -> NoiseLevel:
+        """Return the noise level at step i."""
+        return NoiseLevel(self.timesteps[i], self.a[i], self.s[i])
+
+
+class Denoised(NamedTuple):
+    """What a denoiser makes of x: the clean latent and the noise that it sees in it, [B,C,h,w] each."""
+
+    x0: Tensor  # x0_hat
+    eps: Tensor  # eps_hat
+
 
 @dataclass
 class Prediction:
-    """What one guided forward says at one DDIM step, all [B,4,h,w]."""
+    """What one guided forward says at one sampling step."""
 
-    eps: Tensor  # guided noise
-    x0: Tensor  # x0_hat, from the guided noise
-    g: Tensor  # guidance direction (7)
+    guided: Denoised  # x0_hat and eps_hat with classifier-free guidance
+    g: Tensor  # [B,C,h,w] guidance direction (7)
 
 
 @dataclass
@@ -105,40 +135,26 @@ class StepOutput:
     """What a training step did, detached; scalars are means over the batch and the trained steps."""
 
     loss: Tensor  # F_total
-    f_ac: Tensor
     reg: Tensor  # L_CC, L_KL or 0
-    available: Tensor  # share of pictures that the reward network accepts
-    logits: Tensor  # [K,B,5]
     images: Tensor  # [B,3,H,W] of the last trained step
+    pictures: int  # pictures that the rewards judged
     forwards: int  # batched denoiser calls made
-    scalars: dict[str, Tensor] = field(default_factory=dict)  # of the rewards beside RFNet
+    scalars: dict[str, Tensor] = field(default_factory=dict)  # of the rewards: f_ac, available, ...
+    per_k: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # by trained step, then by name
 
 
 class Denoise(Protocol):
-    """Predicted noise [B,4,h,w] for x at timestep t."""
+    """x [B,C,h,w] at a noise level, with prompts and edges -> x0_hat and eps_hat, in x's precision."""
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Conditioning, edges: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, level: NoiseLevel, cond: Conditioning, edges: Tensor) -> Denoised: ...
 
 
 class Reward(Protocol):
-    """Logits [B,5] (in the order of LABELS; [B,2] of a coarse network) for pictures [B,3,H,W]."""
+    """Something that judges pictures and is differentiable in them; anybody's own has this form.
 
-    def __call__(self, image: Tensor, batch: Batch) -> Tensor: ...
-
-
-class ExtraReward(Protocol):
-    """A reward beside RFNet, frozen and differentiable in the picture; anybody's own has this form.
-
-    image [B,3,H,W] in [0,1], and B captions and prompts -> a loss per sample [B], and scalars to be logged.
+    image [B,3,H,W] in [0,1] of the batch's products -> a loss per picture [B] (less is better), and scalars to
+    be logged (means over the pictures).
     """
-
-    def __call__(
-        self, image: Tensor, captions: list[str], prompts: list[str]
-    ) -> tuple[Tensor, dict[str, Tensor]]: ...
-
-
-class ExtraRewards(Protocol):
-    """All of them, weighted: a loss per sample [B], and scalars."""
 
     def __call__(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]: ...
 
@@ -152,8 +168,6 @@ class Policy(Protocol):
     def merged(self) -> AbstractContextManager[None]: ...
 
     def reference(self) -> AbstractContextManager[None]: ...
-
-    def same_input(self) -> AbstractContextManager[None]: ...
 
     def decode(self, latent: Tensor) -> Tensor: ...
 

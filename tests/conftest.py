@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from rfft.diffusion.sampling import latent_mask
-from rfft.models.pipeline import Bundle, load_bundle
-from rfft.types import Batch
+from rfft.diffusion.compositing import latent_mask
+from rfft.models.bundle import Bundle, load_bundle
+from rfft.rewards.availability import Availability
+from rfft.types import Batch, Reward
 from tests import shapes
 
 PIXELS = 32
@@ -63,13 +64,24 @@ def make_batch() -> Callable[..., Batch]:
 
 
 @pytest.fixture
-def reward() -> Iterator[Callable[[Tensor, Batch], Tensor]]:
-    """A differentiable stand-in for RFNet."""
+def reward() -> Iterator[Reward]:
+    """A differentiable stand-in for RFNet: F_AC of a small random network's verdict."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         network = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.SiLU(), nn.Flatten(), nn.Linear(8 * 64, 5))
     network.requires_grad_(False)
-    yield lambda image, batch: network(image)
+    yield Availability(Verdicts(network))
+
+
+class Verdicts(nn.Module):
+    """Logits [B,5] of a network that sees nothing but the picture."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, batch: Batch) -> Tensor:
+        return self.network(image)
 
 
 @pytest.fixture
@@ -104,8 +116,8 @@ def _make_batch(bundle: Bundle, count: int = 2) -> Batch:
         product=product,
         x_o=bundle.encode_image(product[:, :3] * product[:, 3:]),
         mask=latent_mask(product, (h, h)),
-        caption_ids=torch.zeros(count, 4, dtype=torch.long),
-        caption_mask=torch.ones(count, 4, dtype=torch.long),
         noise=torch.randn(count, 4, h, h, generator=generator),
         sample=torch.arange(count),
+        captions=["bookcase", "vase"][:count],
+        prompts=["a bookcase in a park", "soft light"][:count],
     )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rfft.models.pipeline import Bundle
+from rfft.models.bundle import Bundle
 from rfft.types import Batch
 
 

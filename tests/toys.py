@@ -9,6 +9,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from rfft.types import Batch
+
 
 class Darkness:
     """Likes pictures of a given brightness."""
@@ -16,12 +18,10 @@ class Darkness:
     def __init__(self, wanted: float = 0.0) -> None:
         self.wanted = wanted
 
-    def __call__(
-        self, image: Tensor, captions: list[str], prompts: list[str]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """A loss per picture [B], and scalars to be logged."""
         brightness = image.mean((1, 2, 3))
-        letters = sum(len(text) for text in (*captions, *prompts)) / len(image)
+        letters = sum(len(text) for text in (*batch.captions, *batch.prompts)) / len(image)
         scalars = {"brightness": brightness.mean(), "letters": torch.tensor(letters)}
         return (brightness - self.wanted).square(), scalars
 
@@ -39,9 +39,7 @@ class Faulty:
         happening a second time."""
         self.what, self.call, self.rank, self.marker, self.calls = what, call, rank, marker, 0
 
-    def __call__(
-        self, image: Tensor, captions: list[str], prompts: list[str]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         self.calls += 1
         due = self.calls == self.call and int(os.environ.get("RANK", "0")) == self.rank
         if due and not (self.marker and Path(self.marker).exists()):

@@ -18,7 +18,8 @@ def describe(config: Config) -> dict[str, str]:
     data, evaluate, trainer = config.data, config.evaluate, config.trainer
     skipped: list[Skipped] = []
     samples = build.build_samples(config, "train", skipped)
-    build.caption_tokenizer(config.reward.rfnet)
+    if config.reward.rfnet is not None:
+        build.caption_tokenizer(config.reward.rfnet)
     return {
         "run folder": str(Path(config.run.out) / config.run.name),
         "training": _told(samples, data.products, data.prompts, skipped),
@@ -55,7 +56,7 @@ def _evaluation(config: Config) -> str:
 def _networks(config: Config) -> list[str]:
     """All that must be there; costs() loads them."""
     reward, evaluate = config.reward, config.evaluate
-    named = [reward.rfnet, reward.depth, reward.saliency]
+    named = [] if reward.rfnet is None else [reward.rfnet, reward.depth, reward.saliency]
     if evaluate.enabled:
         named += filter(None, [evaluate.judge, evaluate.probe, evaluate.clip, evaluate.pickscore])
     return named

@@ -7,7 +7,7 @@ import re
 from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
-from rfft.config.schema import Config, EvaluateConfig, ModelConfig
+from rfft.config.schema import Config, EvaluateConfig, ModelConfig, RewardConfig
 from rfft.errors import UserError, require
 
 LARGEST = 2**63 - 1
@@ -28,7 +28,7 @@ def check_run(config: Any) -> None:
 
 def check_config(config: Config) -> None:
     """Raise a UserError that names the fix for a combination of settings that cannot work."""
-    model, rollout, data = config.model, config.rollout, config.data
+    model, rollout, data, objective = config.model, config.rollout, config.data, config.objective
     _check_trained_parts(model)
     _check_fid(config.evaluate)
     _check_guardrails(config.evaluate)
@@ -37,8 +37,9 @@ def check_config(config: Config) -> None:
         f"model.dtype={model.dtype} needs autocast: set trainer.mixed_precision=bf16, or model.dtype=float32",
     )
     require(
-        model.dtype == "float32" or not config.objective.fp32,
-        f"objective.fp32 needs full weights, not model.dtype={model.dtype}: set objective.fp32=false",
+        model.dtype == "float32" or objective.precision in ("bf16", "fp16"),
+        f"objective.precision={objective.precision} needs full weights, not model.dtype={model.dtype}: set "
+        f"objective.precision={'fp16' if model.dtype == 'float16' else 'bf16'}",
     )
     require(
         rollout.last <= rollout.steps,
@@ -49,9 +50,11 @@ def check_config(config: Config) -> None:
         f"rollout.grad_steps={rollout.grad_steps} is more than rollout.last={rollout.last}: lower grad_steps",
     )
     require(
-        config.objective.through != "draft" or config.objective.regularizer == "none",
-        "objective.through=draft has no regularizer: set objective.regularizer=none",
+        objective.precision != "fp16" or config.trainer.mixed_precision == "fp16",
+        "objective.precision=fp16 needs a loss scale: set trainer.mixed_precision=fp16, or "
+        "objective.precision=bf16",
     )
+    _check_reward(config.reward)
     require(
         data.image_size % 8 == 0,
         f"data.image_size={data.image_size} is no multiple of 8: {data.image_size // 8 * 8} is",
@@ -61,8 +64,19 @@ def check_config(config: Config) -> None:
         f"data.canny_low={data.canny_low} must be below data.canny_high={data.canny_high}",
     )
     require(
-        config.evaluate.judge != config.reward.rfnet,
+        config.reward.rfnet is None or config.evaluate.judge != config.reward.rfnet,
         "evaluate.judge is the network of reward.rfnet itself: name another one, or evaluate.judge=null",
+    )
+
+
+def _check_reward(reward: RewardConfig) -> None:
+    require(
+        reward.terms,
+        "reward.terms is empty: name what to train for, for example reward.terms=[{use: rfnet}]",
+    )
+    require(
+        reward.rfnet is not None or all(term.use != "rfnet" for term in reward.terms),
+        "reward.terms has rfnet, and reward.rfnet is null: name a network with reward.rfnet, or other terms",
     )
 
 
@@ -94,7 +108,7 @@ def _check_guardrails(evaluate: EvaluateConfig) -> None:
 
 def _check_trained_parts(model: ModelConfig) -> None:
     parts = model.train
-    require(parts, "model.train is empty: name what to train, for example model.train=[unet_lora]")
+    require(parts, "model.train is empty: name what to train, for example model.train=[denoiser_lora]")
     require(len(set(parts)) == len(parts), f"model.train names a part twice: {', '.join(parts)}")
     require(
         not {"controlnet", "controlnet_lora"} <= set(parts),

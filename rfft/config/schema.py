@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from omegaconf import MISSING
 
-TrainMode = Literal["unet_lora", "controlnet_lora", "controlnet"]
+TrainMode = Literal["denoiser_lora", "controlnet_lora", "controlnet"]
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
@@ -38,11 +38,13 @@ class LoraConfig:
 @dataclass
 class ModelConfig:
     bundle: str = "rf-tiny"  # rf-tiny (embedded), a local folder, or a hub id
+    # sd, sdxl, or package.module:Name; null: what the bundle's model_index.json says.
+    family: str | None = None
     controlnet: str | None = None  # folder or hub id, for a base model that comes without a ControlNet
     tiny_vae: str | None = None  # small decoder, in the training step alone: madebyollin/taesd
     # Of the frozen weights, a trained ControlNet's frozen copy too; what is trained is float32 anyway.
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    train: list[TrainMode] = setting(["unet_lora"])
+    train: list[TrainMode] = setting(["denoiser_lora"])
     lora: LoraConfig = field(default_factory=LoraConfig)
     gradient_checkpointing: bool = False  # of denoiser and VAE: less memory, about a third more time
 
@@ -68,20 +70,22 @@ class DataConfig:
 class RewardTermConfig:
     """See docs/rewards.md for those that are there, and for a template of your own."""
 
-    use: str = MISSING  # pickscore, aesthetic, image_reward, or package.module:Class
-    weight: float = 1.0  # F_total = F_AC + sum of weight * loss + beta * regulariser
+    use: str = MISSING  # rfnet, pickscore, aesthetic, image_reward, or package.module:Name
+    weight: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)  # its keyword arguments
 
 
 @dataclass
 class RewardConfig:
-    """Frozen networks of the objective: the name of an embedded one, or a folder."""
+    """What is trained for, and RFNet with its networks: the name of an embedded one, or a folder."""
 
-    rfnet: str = "rf-tiny-rfnet"
+    # F_total = sum of weight * loss + beta * regularizer; the loss of rfnet is F_AC.
+    terms: list[RewardTermConfig] = setting([RewardTermConfig("rfnet")])
+    # Judges in evaluations and generation too. null: none, and what needs its verdict is left out.
+    rfnet: str | None = "rf-tiny-rfnet"
     depth: str = "rf-tiny-depth"  # or a DPT or Depth Anything model of transformers: a folder or a hub id
     saliency: str = "rf-tiny-saliency"  # u2netp: U2-Net, embedded, for real pictures
     auxiliary_grad: bool = True  # does the gradient pass through depth and saliency?
-    extra: list[RewardTermConfig] = setting([])  # rewards beside RFNet
 
 
 @dataclass
@@ -99,12 +103,17 @@ class RolloutConfig:
 class ObjectiveConfig:
     # x0_hat: the paper's; draft: DRaFT-K, the gradient goes through the last rollout.grad_steps steps;
     # drtune: DRTune, from the finished picture to the drawn steps, but through no denoiser's input. Both hold
-    # the activations of all grad_steps at once; x0_hat those of one.
-    through: Literal["x0_hat", "draft", "drtune"] = "x0_hat"
-    guidance_scale: float | None = setting(None, least=1)  # while training; null: rollout.guidance_scale
-    regularizer: Literal["cc", "kl", "none"] = "cc"
-    beta: float = setting(0.02, least=0)  # F_total = F_AC + beta * regulariser
-    fp32: bool = True  # its denoiser forwards in full precision: half would drown a small regulariser
+    # the activations of all grad_steps at once; x0_hat those of one. Or package.module:Name (docs/objectives.md).
+    use: str = "x0_hat"
+    options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of an objective of one's own
+    guidance_scale: float | None = setting(
+        None, least=1
+    )  # of the training rollout; null: rollout.guidance_scale
+    regularizer: str = "cc"  # cc, kl, none, or package.module:Name
+    beta: float = setting(0.02, least=0)  # F_total = rewards' losses + beta * regularizer
+    # Of its denoiser forwards: fp32 is exact, tf32 lets CUDA round inputs of products and convolutions to 10
+    # bits, bf16 and fp16 run under autocast. Half would drown a small regularizer (docs/objectives.md).
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
 
 
 @dataclass
@@ -125,7 +134,7 @@ class TrainerConfig:
     accumulation: int = setting(4, least=1)  # micro-batches per optimizer step
     decode_batch: int | None = setting(None, least=1)  # pictures decoded and judged at a time; null: all
     mixed_precision: Literal["no", "bf16", "fp16"] = (
-        "no"  # of rollout, decoder and reward (see objective.fp32)
+        "no"  # of rollout, decoder and reward (see objective.precision)
     )
     checkpoint_every: int = setting(100, least=1)
     keep: int = setting(2, least=1)  # newest checkpoints kept

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from rfft.data.cutout import edges
 from rfft.data.samples import Sample
-from rfft.diffusion.sampling import latent_mask
+from rfft.diffusion.compositing import latent_mask
+from rfft.models.bundle import Bundle
 from rfft.models.layers import composite_on_grey
-from rfft.models.pipeline import Bundle
 from rfft.types import Batch, Conditioning
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,6 @@ def init_image(product: Tensor) -> Tensor:
 @torch.no_grad()
 def encode_samples(
     bundle: Bundle,
-    caption_tokenizer: Any,
     samples: list[Sample],
     canny: tuple[int, int] = (100, 200),
     batch_size: int = 32,
@@ -44,9 +42,6 @@ def encode_samples(
     x_o = torch.cat(
         [bundle.encode_image(init_image(part.to(bundle.device))).cpu() for part in products.split(batch_size)]
     )
-    captions = caption_tokenizer(
-        [sample.caption for sample in samples], padding=True, truncation=True, return_tensors="pt"
-    )
     canny_edges = torch.stack([edges(product, *canny)[:1] for product in products])
     return Batch(
         z=_encode_texts(bundle, [sample.prompt for sample in samples], size, batch_size),
@@ -55,10 +50,10 @@ def encode_samples(
         product=products,
         x_o=x_o,
         mask=latent_mask(products, (x_o.shape[-2], x_o.shape[-1])),
-        caption_ids=captions.input_ids,
-        caption_mask=captions.attention_mask,
         noise=torch.zeros_like(x_o),
         sample=torch.arange(len(samples)),
+        captions=[sample.caption for sample in samples],
+        prompts=[sample.prompt for sample in samples],
     )
 
 

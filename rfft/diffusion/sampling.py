@@ -1,31 +1,24 @@
-"""Diffusion maths, tensors in and tensors out. Equation numbers are those of the README.
+"""Sampling with inpainting: tensors in, tensors out. Equation numbers are those of docs/method.md.
 
-Shapes: B batch, h w latent, H W pixels. x, eps, x_o and noise are [B,4,h,w]; the mask M is [B,1,h,w].
-alpha_bar (`ab`) is the cumulative product of 1 - beta. Step i goes from timestep tau_i to the next one.
+Shapes: B batch, C channels, h w latent. x, x0_hat, eps_hat, x_o and noise are [B,C,h,w]; the mask M is
+[B,1,h,w]. A noise process is x = a x0 + s eps (see rfft/types.py); which one it is, nobody knows here.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from rfft.types import Batch, Denoise, Schedule
+from rfft.diffusion.guidance import guide
+from rfft.types import Batch, Denoise, Denoised, Schedule
 
 
-def predict_x0(x: Tensor, eps: Tensor, ab: Tensor) -> Tensor:
-    """The clean latent that eps implies: x0_hat = (x - sqrt(1-ab) eps) / sqrt(ab)."""
-    return (x - (1 - ab).sqrt() * eps) / ab.sqrt()
+def add_noise(x0: Tensor, eps: Tensor, a: Tensor, s: Tensor) -> Tensor:
+    """Return a x0 + s eps. (1): from x0_hat and eps_hat it is the sampler's step to the level (a, s).
 
-
-def add_noise(x0: Tensor, noise: Tensor, ab: Tensor) -> Tensor:
-    """x0 noised to the level ab."""
-    return ab.sqrt() * x0 + (1 - ab).sqrt() * noise
-
-
-def ddim_step(x: Tensor, eps: Tensor, ab: Tensor, ab_next: Tensor) -> Tensor:
-    """(1) One deterministic DDIM step."""
-    return add_noise(predict_x0(x, eps, ab), eps, ab_next)
+    For DDPM that is deterministic DDIM, for a rectified flow Euler's step.
+    """
+    return a * x0 + s * eps
 
 
 def inpaint(x: Tensor, x_o: Tensor, mask: Tensor) -> Tensor:
@@ -33,28 +26,23 @@ def inpaint(x: Tensor, x_o: Tensor, mask: Tensor) -> Tensor:
     return (1 - mask) * x + mask * x_o
 
 
-def guide(eps_z: Tensor, eps_null: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance."""
-    return eps_null + scale * (eps_z - eps_null)
+def denoise_twice(
+    denoiser: Denoise, x: Tensor, i: int, batch: Batch, schedule: Schedule
+) -> tuple[Denoised, Denoised]:
+    """Return what the denoiser makes of x at step i for the prompt z and for null, by one batched forward."""
+    both = denoiser(
+        torch.cat([x, x]), schedule.level(i), batch.null.cat(batch.z), torch.cat([batch.edges, batch.edges])
+    )
+    (x0_null, x0_z), (eps_null, eps_z) = both.x0.chunk(2), both.eps.chunk(2)
+    return Denoised(x0_z, eps_z), Denoised(x0_null, eps_null)
 
 
-def guidance_direction(eps_z: Tensor, eps_null: Tensor, ab: Tensor) -> Tensor:
-    """(7) g, the direction in which the text steers: the gradient of log p(z | x)."""
-    return -(eps_z - eps_null) / (1 - ab).sqrt()
-
-
-def cfg_eps(denoiser: Denoise, x: Tensor, t: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(eps_z, eps_null) in one batched forward; in x's precision, whatever autocast made of them."""
-    eps = denoiser(torch.cat([x, x]), t, batch.null.cat(batch.z), torch.cat([batch.edges, batch.edges]))
-    eps_null, eps_z = eps.to(x.dtype).chunk(2)
-    return eps_z, eps_null
-
-
-def advance(x: Tensor, eps: Tensor, i: int, batch: Batch, schedule: Schedule) -> Tensor:
-    """DDIM step i with guided noise eps, then inpainting at the noise reached (none after the last)."""
-    x = ddim_step(x, eps, schedule.alpha_bar[i], schedule.alpha_bar_next[i])
-    last = i == len(schedule) - 1
-    x_o = batch.x_o if last else add_noise(batch.x_o, batch.noise, schedule.alpha_bar[i + 1])
+def advance(guided: Denoised, i: int, batch: Batch, schedule: Schedule) -> Tensor:
+    """Take step i with the guided prediction, then inpaint at the noise reached (none after the last step)."""
+    x = add_noise(guided.x0, guided.eps, schedule.a_next[i], schedule.s_next[i])
+    if i == len(schedule) - 1:
+        return inpaint(x, batch.x_o, batch.mask)
+    x_o = add_noise(batch.x_o, batch.noise, schedule.a[i + 1], schedule.s[i + 1])
     return inpaint(x, x_o, batch.mask)
 
 
@@ -68,27 +56,12 @@ def rollout(
     stop: int | None = None,
     x: Tensor | None = None,
 ) -> Tensor:
-    """x at tau_stop from x at tau_start (default: all steps, from batch.noise to the clean latent).
+    """Return x at step `stop` from x at step `start` (default: all steps, from batch.noise to the clean latent).
 
-    The numbers of diffusers' StableDiffusionControlNetInpaintPipeline (4-channel U-Net, strength 1, eta 0).
+    The numbers are those of diffusers' ControlNet inpainting pipelines (4-channel U-Net, strength 1, eta 0).
     """
     x = batch.noise if x is None else x
     for i in range(start, len(schedule) if stop is None else stop):
-        eps_z, eps_null = cfg_eps(denoiser, x, schedule.timesteps[i], batch)
-        x = advance(x, guide(eps_z, eps_null, guidance_scale), i, batch, schedule)
+        z, null = denoise_twice(denoiser, x, i, batch, schedule)
+        x = advance(guide(z, null, guidance_scale), i, batch, schedule)
     return x
-
-
-def paste(image: Tensor, product: Tensor) -> Tensor:
-    """The product's own pixels [B,4,H,W] over image [B,3,H,W], through its straight alpha."""
-    rgb, alpha = product[:, :3], product[:, 3:]
-    return alpha * rgb + (1 - alpha) * image
-
-
-def latent_mask(product: Tensor, size: tuple[int, int]) -> Tensor:
-    """M [B,1,h,w]: 1 where all that a latent covers of the product [B,4,H,W] is more than half opaque.
-
-    Diffusers samples one pixel of each latent; the edge would bring x_o's grey surroundings into the picture.
-    """
-    around = (product[:, 3:] <= 0.5).to(product.dtype)
-    return 1 - F.adaptive_max_pool2d(around, size)

@@ -23,7 +23,7 @@ from rfft.data.conditions import noise_for
 from rfft.data.cutout import read_square
 from rfft.data.products import SUFFIXES
 from rfft.data.samples import ADWORLD, Sample, adworld_split
-from rfft.diffusion.sampling import paste
+from rfft.diffusion.compositing import paste
 from rfft.errors import UserError
 from rfft.evaluation import store, summary
 from rfft.evaluation.scorers import Scorers, score_metrics
@@ -32,10 +32,11 @@ from rfft.metrics.colour import colourfulness
 from rfft.metrics.features import fill_product, image_features, load_efficientnet_lite0
 from rfft.metrics.fidelity import product_fidelity
 from rfft.metrics.library import torchmetrics
-from rfft.models.pipeline import Bundle
+from rfft.models.bundle import Bundle
+from rfft.rewards.availability import RFNetWithMaps
 from rfft.rewards.judge import Judge
 from rfft.rewards.probe import Probe
-from rfft.types import Batch, Reward
+from rfft.types import Batch
 from rfft.utils.contact_sheet import to_bytes
 from rfft.utils.processes import spread
 
@@ -64,9 +65,9 @@ class Evaluation:
 class Evaluator:
     """The grid and the networks that judge it; make it once, call it for each state of the bundle."""
 
-    def __init__(self, config: Config, bundle: Bundle, reward: Reward) -> None:
+    def __init__(self, config: Config, bundle: Bundle, rfnet: RFNetWithMaps | None) -> None:
         self.config, self.settings = config, config.evaluate
-        self.bundle, self.reward, self.device = bundle, reward, bundle.device
+        self.bundle, self.rfnet, self.device = bundle, rfnet, bundle.device
         self.samples: list[Sample] = build.build_samples(config, "evaluate")
         self.batch: Batch = build.build_conditions(config, bundle, build.engineered(config, self.samples))
         self.schedule = bundle.schedule(config.rollout.steps)
@@ -186,7 +187,8 @@ class Evaluator:
         return replace(self.batch.index([i for i, _ in cells]), noise=noise).to(self.device)
 
     def _judge(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
-        logits = {"rfnet": self.reward(image, batch).float().cpu()}
+        assert self.rfnet is not None
+        logits = {"rfnet": self.rfnet(image, batch).float().cpu()}
         if self.judge is not None:
             ids, mask = (tensor[batch.sample.cpu()].to(image.device) for tensor in self.judge_captions)
             found = self.judge(image, batch.product, ids, mask)

@@ -28,7 +28,7 @@ def evaluate(config: Config, run: Path) -> None:
     with painting(config.evaluate.batch_size), joined() as device:
         console = messages(quiet=rank() > 0)
         bundle, step = build.load_trained(config, run, device)
-        evaluator = Evaluator(config, bundle, build.build_reward(config, device))
+        evaluator = Evaluator(config, bundle, build.build_rfnet(config, device))
         for state in ("base", "tuned"):
             _evaluate(evaluator, run, state, console)
         if rank() > 0:
@@ -48,7 +48,7 @@ def evaluate_base(config: Config) -> Path:
     with painting(config.evaluate.batch_size), joined() as device:
         console = messages(quiet=rank() > 0)
         bundle = build.build_bundle(config, device, trained=False)
-        evaluator = Evaluator(config, bundle, build.build_reward(config, device))
+        evaluator = Evaluator(config, bundle, build.build_rfnet(config, device))
         if rank() == 0:
             open_run(run, to_yaml(config), MAY_CHANGE)
             write_environment(run)

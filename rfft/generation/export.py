@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rfft.errors import UserError
-from rfft.models.pipeline import Bundle
+from rfft.models.bundle import Bundle
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 SETTINGS = ("requires_safety_checker", "force_zeros_for_empty_prompt")  # of SD's and of SDXL's pipeline
@@ -43,7 +43,7 @@ def export_bundle(bundle: Bundle, format: str, out: Path, name: str) -> None:
 
 
 def _save_diffusers(bundle: Bundle, out: Path) -> None:
-    if "unet_lora" not in bundle.modes:
+    if "denoiser_lora" not in bundle.modes:
         return
     layers = {}
     for module, down, up, scale in _lora(bundle, "unet"):
@@ -54,7 +54,7 @@ def _save_diffusers(bundle: Bundle, out: Path) -> None:
 
 
 def _save_kohya(bundle: Bundle, file: Path) -> None:
-    if "unet_lora" not in bundle.modes:
+    if "denoiser_lora" not in bundle.modes:
         raise UserError("kohya's form is for a LoRA of the U-Net; this run has none: use --format diffusers")
     config = bundle.pipe.unet.peft_config["default"]
     layers = {}

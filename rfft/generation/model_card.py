@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader
 
 from rfft.config.describe import describe_objective
 from rfft.config.load import flatten
-from rfft.models.pipeline_source import EMBEDDED
+from rfft.models.bundle import EMBEDDED
 
 SHOWN = ("model.", "reward.", "rollout.", "objective.", "optimizer.", "trainer.batch", "trainer.accumulation")
 
@@ -65,7 +65,7 @@ def usage(format: str, config: dict[str, Any], pipeline: str) -> list[str]:
     arguments = [f'source_of("{base}")' if embedded else f'"{base}"', *no_checker]
     lines = [f"from diffusers import ControlNetModel, {pipeline}"]
     lines += ["from peft import PeftModel"] * (format == "peft")
-    lines += ["from rfft.models.pipeline_source import source_of  # it comes with RFFT"] * embedded
+    lines += ["from rfft.models.bundle import source_of  # it comes with RFFT"] * embedded
     if whole or controlnet is not None:
         lines.append(
             f'controlnet = ControlNetModel.from_pretrained("{"controlnet" if whole else controlnet}")'
@@ -74,7 +74,7 @@ def usage(format: str, config: dict[str, Any], pipeline: str) -> list[str]:
     lines += [f"pipe = {pipeline}.from_pretrained(", *(f"    {a}," for a in arguments), ")"]
     if format == "peft":
         lines += [f'pipe.{name} = PeftModel.from_pretrained(pipe.{name}, "{name}")' for name in adapters]
-    elif "unet_lora" in modes:
+    elif "denoiser_lora" in modes:
         name = "pytorch_lora_weights" if format == "diffusers" else config["run"]["name"]
         lines.append(f'pipe.load_lora_weights(".", weight_name="{name}.safetensors")')
     return lines

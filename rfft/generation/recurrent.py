@@ -28,8 +28,8 @@ from rfft.data.samples import Sample, Skipped
 from rfft.errors import UserError
 from rfft.generation.sample import Outcome, autocast, improves, paint, recur
 from rfft.metrics.wilson import wilson_interval
+from rfft.models.bundle import Bundle, load_bundle
 from rfft.models.lora import lora_layers
-from rfft.models.pipeline import Bundle, load_bundle
 from rfft.types import label_names
 from rfft.utils import contact_sheet
 from rfft.utils.atomic_io import new_folder, refuse_existing
@@ -98,7 +98,7 @@ def load_generator(config: Config, lora: Path | None, device: torch.device) -> B
                 f"{lora}: not the folder of one exported LoRA; give what `rfft export` wrote in diffusers' "
                 "or kohya's form, for example RUN/export/diffusers; a merged export goes with --model"
             )
-    bundle = load_bundle(model.bundle, getattr(torch, model.dtype), controlnet)
+    bundle = load_bundle(model.bundle, getattr(torch, model.dtype), controlnet, model.family)
     if file is not None:
         try:
             bundle.pipe.load_lora_weights(file.parent, weight_name=file.name)
@@ -112,7 +112,11 @@ def load_generator(config: Config, lora: Path | None, device: torch.device) -> B
 
 def painter(config: Config, bundle: Bundle, samples: list[Sample], device: torch.device) -> Paint:
     """Paints samples with the noise of their next attempts, and lets RFNet judge."""
-    reward = build.build_reward(config, device)
+    rfnet = build.build_rfnet(config, device)
+    if rfnet is None:
+        raise UserError(
+            "reward.rfnet is null, and recurrent generation asks RFNet: name one with reward.rfnet"
+        )
     conditions = build.build_conditions(config, bundle, samples)
     schedule, scale = bundle.schedule(config.rollout.steps), config.rollout.guidance_scale
     shape = tuple(conditions.noise.shape[1:])
@@ -123,7 +127,7 @@ def painter(config: Config, bundle: Bundle, samples: list[Sample], device: torch
         batch = replace(conditions.index(chosen), noise=noise).to(device)
         with autocast(device, config.trainer.mixed_precision):
             images = paint(bundle, batch, schedule, scale)
-        return images.cpu(), reward(images, batch).softmax(-1).cpu()
+        return images.cpu(), rfnet(images, batch).softmax(-1).cpu()
 
     return draw
 

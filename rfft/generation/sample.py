@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rfft.diffusion.sampling import paste, rollout
-from rfft.objectives.x0_hat import render_bare
+from rfft.diffusion.compositing import paste
+from rfft.diffusion.sampling import rollout
+from rfft.objectives.base import render_bare
 from rfft.types import Batch, Policy, Schedule
 
 AVAILABLE = 0  # index in LABELS

@@ -2,61 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-from rfft.types import Conditioning
+from rfft.models.parameterization import from_epsilon, from_v
+from rfft.types import Conditioning, Denoised, NoiseLevel
 
 
-class Denoiser(nn.Module):
-    """U-Net + ControlNet as one function: noise [B,4,h,w] predicted in x at timestep t."""
+class UNetDenoiser(nn.Module):
+    """U-Net + ControlNet: x [B,4,h,w] at a noise level -> x0_hat and eps_hat, in x's precision."""
 
-    alpha_bar: Tensor
+    def __init__(self, unet: Any, controlnet: Any, prediction_type: str) -> None:
+        """Take diffusers' UNet2DConditionModel, ControlNetModel and what the U-Net predicts.
 
-    def __init__(self, unet: Any, controlnet: Any, scheduler: Any) -> None:
-        """diffusers' UNet2DConditionModel, ControlNetModel and a scheduler of the same noise."""
+        `prediction_type`: epsilon or v_prediction, as diffusers' schedulers call it.
+        """
         super().__init__()
         self.unet = unet
         self.controlnet = controlnet
-        self.v_prediction = scheduler.config["prediction_type"] == "v_prediction"
-        self.register_buffer("alpha_bar", scheduler.alphas_cumprod.clone(), persistent=False)
+        self.to_pair = {"epsilon": from_epsilon, "v_prediction": from_v}[prediction_type]
 
-    def forward(self, x: Tensor, t: Tensor, cond: Conditioning, edges: Tensor) -> Tensor:
+    def forward(self, x: Tensor, level: NoiseLevel, cond: Conditioning, edges: Tensor) -> Denoised:
         kwargs = {"encoder_hidden_states": cond.hidden, "added_cond_kwargs": cond.added or None}
-        down, mid = self.controlnet(x, t, controlnet_cond=edges, return_dict=False, **kwargs)
+        down, mid = self.controlnet(x, level.t, controlnet_cond=edges, return_dict=False, **kwargs)
         residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-        out: Tensor = self.unet(x, t, return_dict=False, **kwargs, **residuals)[0]
-        if not self.v_prediction:
-            return out
-        ab = self.alpha_bar.take(t).to(x.dtype)  # [t] would look at its value, which a count of costs has not
-        return ab.sqrt() * out.to(x.dtype) + (1 - ab).sqrt() * x
-
-    @contextmanager
-    def encoder_once(self) -> Iterator[None]:
-        """Within it, all calls have the same x, t and prompt: a frozen U-Net's down and mid blocks run once.
-
-        The ControlNet's residuals come in behind those blocks, so whatever it is, they give the same.
-        """
-        blocks = [*self.unet.down_blocks, self.unet.mid_block]
-        frozen = not any(p.requires_grad for p in self.unet.parameters())
-        try:
-            for block in blocks if frozen else ():
-                block.forward = _first_result(block.forward)
-            yield
-        finally:
-            for block in blocks if frozen else ():
-                del block.forward  # the class's own shows again
-
-
-def _first_result(forward: Callable[..., Any]) -> Callable[..., Any]:
-    results: list[Any] = []
-
-    def once(*args: Any, **kwargs: Any) -> Any:
-        if not results:
-            results.append(forward(*args, **kwargs))
-        return results[0]
-
-    return once
+        predicted: Tensor = self.unet(x, level.t, return_dict=False, **kwargs, **residuals)[0]
+        # Autocast and half-precision weights end here: the pair is in x's own precision.
+        return self.to_pair(x, predicted.to(x.dtype), level.a, level.s)

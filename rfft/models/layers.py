@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rfft.types import Batch
+
 GREY = 0.5
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -59,17 +61,15 @@ def vgg_stage(c_in: int, c_out: int, convolutions: int = 2) -> nn.Sequential:
 
 
 class ScoreReward(nn.Module):
-    """A network that scores pictures, as a reward (types.ExtraReward): its loss is -score."""
+    """A network that scores pictures by their prompts, as a reward (types.Reward): its loss is -score."""
 
     def score(self, image: Tensor, prompts: list[str]) -> Tensor:
         """[B], differentiable in the picture."""
         raise NotImplementedError
 
-    def forward(
-        self, image: Tensor, captions: list[str], prompts: list[str]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """-score per picture [B], and the mean score; `captions` are not looked at."""
-        score = self.score(image, prompts)
+    def forward(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return -score per picture [B], and the mean score."""
+        score = self.score(image, batch.prompts)
         return -score, {"score": score.mean()}
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -16,10 +16,14 @@ from rfft.errors import UserError
 
 
 def attach(module: Any, rank: int, alpha: float, target_modules: list[str]) -> None:
-    """Give a diffusers model an adapter named "default": fp32, starting at zero, its only trainable part."""
+    """Give a module an adapter named "default": fp32, starting at zero, its only trainable part."""
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules)
     try:
-        module.add_adapter(config)
+        if hasattr(module, "add_adapter"):
+            module.add_adapter(config)
+        else:  # a plain module, of a family of one's own
+            inject_adapter_in_model(config, module)
+            module.peft_config = {"default": config}
     except ValueError as error:
         reason = str(error).splitlines()[0]
         where = f"model.lora.target_modules {target_modules} on {type(module).__name__}"

@@ -106,6 +106,32 @@ def tokenizer_of(source: str | Path) -> Any:
     return tokenizer
 
 
+def load_part(setting: str, kind: Any, path_or_id: str, dtype: torch.dtype) -> Any:
+    """Load a network that has a setting of its own; raises UserError that names it."""
+    try:
+        return kind.from_pretrained(path_or_id, torch_dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise cannot_load_part(setting, path_or_id, error) from error
+
+
+def skeleton_part(setting: str, kind: Any, path_or_id: str) -> Any:
+    """Make a network that has a setting of its own from its config file; raises UserError that names it."""
+    try:
+        return from_config(kind, path_or_id)
+    except (OSError, ValueError) as error:
+        raise cannot_load_part(setting, path_or_id, error) from error
+
+
+def from_config(kind: Any, source: str, **where: str) -> Any:
+    """Make a diffusers network or scheduler from its config file, with fresh weights."""
+    return kind.from_config(kind.load_config(source, **where))
+
+
+def cannot_load_part(setting: str, name: str, error: Exception) -> UserError:
+    """Return the error for a network that has a setting of its own."""
+    return UserError(f"{setting} {name}: neither a folder nor a hub id that loads ({why(error)})")
+
+
 def why(error: Exception) -> str:
     """The first line of what a library says on loading, and what to do where it finds no safetensors."""
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

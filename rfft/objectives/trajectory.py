@@ -1,81 +1,123 @@
-"""Training through the sampler: DRaFT-K (arXiv 2309.17400) and AlignProp, and DRTune (arXiv 2405.00760).
+"""Training through the sampler: the rewards see the finished picture, not x0_hat.
 
-ReFL needs nothing of its own: it is the training step of step.py without guidance and regularizer
-(objective.guidance_scale=1 objective.regularizer=none). Shapes as in step.py.
+DRaFT-K (arXiv 2309.17400, AlignProp 2310.03739) and DRTune (arXiv 2405.00760). ReFL needs nothing of its own: it
+is x0_hat without guidance and regularizer (objective.guidance_scale=1 objective.regularizer=none).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from rfft.diffusion.sampling import advance, cfg_eps, guide, rollout
-from rfft.objectives.x0_hat import Judged, Objective, compare, judge, precision, predict
-from rfft.types import Batch, Policy, Reward, Schedule, StepOutput
+from rfft.diffusion.guidance import guide
+from rfft.diffusion.sampling import advance, denoise_twice
+from rfft.errors import UserError
+from rfft.objectives.base import (
+    Backward,
+    ObjectiveSettings,
+    RewardGradient,
+    Work,
+    autocast_for,
+    predict,
+    predict_regularized,
+    reward_gradient,
+    roll_out,
+)
+from rfft.types import Batch, Denoised, NoiseLevel, Policy, Reward, Schedule, StepOutput
 
 
-def draft_step(
-    policy: Policy,
-    reward: Reward,
-    batch: Batch,
-    schedule: Schedule,
-    last: int,
-    objective: Objective,
-    backward: Callable[[Tensor], object],
-) -> StepOutput:
-    """One micro-batch of DRaFT-K: the gradient goes through the last K = `last` steps; no regularizer."""
-    scale, start = objective.guidance_scale, len(schedule) - last
-    with policy.merged():
-        x = rollout(policy.denoiser, batch, schedule, scale, 0, start)
-    torch.clear_autocast_cache()  # see step.py
-    for k in range(start, len(schedule)):
-        with precision(objective, x):
-            theta = predict(policy.denoiser, x, k, batch, schedule, scale)
-        x = advance(x, theta.eps, k, batch, schedule)
-    judged = judge(policy, reward, x, batch, objective)
-    backward((x * judged.slope).sum())
-    return output(judged, judged.f_ac + judged.extra, torch.zeros_like(judged.f_ac), len(schedule))
+class DraftK:
+    """DRaFT-K: the gradient goes through the last K steps, whole; there is no regularizer."""
+
+    def __init__(self, settings: ObjectiveSettings) -> None:
+        if settings.regularizer is not None:
+            raise UserError("objective.use=draft has no regularizer: set objective.regularizer=none")
+        self.settings = settings
+
+    def work(self, steps: int, ks: Sequence[int]) -> Work:
+        trained = len(ks)
+        return Work(steps - trained, trained, 0, backwards=1, graphs=trained, chained=True)
+
+    def step(
+        self,
+        policy: Policy,
+        reward: Reward,
+        batch: Batch,
+        schedule: Schedule,
+        ks: Sequence[int],
+        backward: Backward,
+    ) -> StepOutput:
+        """Train through the last K steps, as many as there are ks; which these are does not matter."""
+        settings, start = self.settings, len(schedule) - len(ks)
+        x = roll_out(policy, batch, schedule, settings, 0, start, batch.noise)
+        torch.clear_autocast_cache()  # see base.predict_regularized
+        for k in range(start, len(schedule)):
+            with autocast_for(settings.precision, x.device):
+                theta = predict(policy.denoiser, x, k, batch, schedule, settings.guidance_scale)
+            x = advance(theta.guided, k, batch, schedule)
+        judged = reward_gradient(policy, reward, x, batch, settings.decode_batch)
+        backward((x * judged.grad).sum())
+        return _output(judged, judged.loss, torch.zeros_like(judged.loss), self.work(len(schedule), ks))
 
 
-def drtune_step(
-    policy: Policy,
-    reward: Reward,
-    batch: Batch,
-    schedule: Schedule,
-    ks: Sequence[int],
-    objective: Objective,
-    backward: Callable[[Tensor], object],
-) -> StepOutput:
-    """One micro-batch of DRTune: the finished picture is judged, and its gradient reaches the steps ks.
+class DRTune:
+    """DRTune: the finished picture's gradient reaches the steps ks by the sampler's own way, eqs (1) and (2).
 
-    It takes the sampler's own way, eqs (1) and (2), and enters no denoiser by its input. What denoisers see
-    is data, as in step.py, and so the regularizer means the same.
+    It enters no denoiser by its input. What denoisers see is data, as for x0_hat, and so the regularizer means
+    the same.
     """
-    scale, regs = objective.guidance_scale, []
-    with policy.merged():
-        x = rollout(policy.denoiser, batch, schedule, scale, 0, ks[0])
-    for k in range(ks[0], len(schedule)):
-        seen = x.detach()
-        if k in ks:
-            torch.clear_autocast_cache()  # see step.py
-            theta, reg = compare(policy, seen, k, batch, schedule, objective)
-            eps = theta.eps
-            regs.append(reg)
-        else:
-            with torch.no_grad(), policy.merged():
-                eps = guide(*cfg_eps(policy.denoiser, seen, schedule.timesteps[k], batch), scale)
-        x = advance(x, eps, k, batch, schedule)
-    judged, reg = judge(policy, reward, x, batch, objective), torch.stack(regs).mean()
-    backward((x * judged.slope).sum() + objective.beta * reg)
-    loss = judged.f_ac + judged.extra + objective.beta * reg.detach()
-    forwards = len(schedule) + (len(ks) if objective.regularizer != "none" else 0)
-    return output(judged, loss, reg.detach(), forwards)
+
+    def __init__(self, settings: ObjectiveSettings) -> None:
+        self.settings = settings
+
+    def work(self, steps: int, ks: Sequence[int]) -> Work:
+        trained = len(ks)
+        references = trained if self.settings.regularizer is not None else 0
+        return Work(
+            steps - trained, trained, references, backwards=1, graphs=trained, merges_beside_graphs=True
+        )
+
+    def step(
+        self,
+        policy: Policy,
+        reward: Reward,
+        batch: Batch,
+        schedule: Schedule,
+        ks: Sequence[int],
+        backward: Backward,
+    ) -> StepOutput:
+        """Train at the steps ks of one whole rollout, by one backward pass."""
+        settings, regs = self.settings, []
+        x = roll_out(policy, batch, schedule, settings, 0, ks[0], batch.noise)
+        for k in range(ks[0], len(schedule)):
+            if k in ks:
+                theta, reg = predict_regularized(policy, x.detach(), k, batch, schedule, settings)
+                guided = theta.guided
+                regs.append(reg)
+            else:
+                with torch.no_grad(), policy.merged():
+                    z, null = denoise_twice(policy.denoiser, x.detach(), k, batch, schedule)
+                    guided = guide(z, null, settings.guidance_scale)
+            x = advance(_seen_from(x, guided, schedule.level(k)), k, batch, schedule)
+        judged, reg = (
+            reward_gradient(policy, reward, x, batch, settings.decode_batch),
+            torch.stack(regs).mean(),
+        )
+        backward((x * judged.grad).sum() + settings.beta * reg)
+        loss = judged.loss + settings.beta * reg.detach()
+        return _output(judged, loss, reg.detach(), self.work(len(schedule), ks))
 
 
-def output(judged: Judged, loss: Tensor, reg: Tensor, forwards: int) -> StepOutput:
-    """Of one verdict for all trained steps: K = 1."""
-    available = (judged.logits.argmax(-1) == 0).float().mean()
-    logits = judged.logits[None]
-    return StepOutput(loss, judged.f_ac, reg, available, logits, judged.images, forwards, judged.scalars)
+def _seen_from(x: Tensor, guided: Denoised, level: NoiseLevel) -> Denoised:
+    """Return the pair with x0_hat = (x - s eps_hat) / a, so that the gradient goes on to an x that has one."""
+    if not x.requires_grad:  # as before the first trained step, where a flow's a may be 0
+        return guided
+    return Denoised((x - level.s * guided.eps) / level.a, guided.eps)
+
+
+def _output(judged: RewardGradient, loss: Tensor, reg: Tensor, work: Work) -> StepOutput:
+    """Return the output of a step that has one verdict for all its trained steps."""
+    forwards = work.rollout + work.trained + work.reference
+    return StepOutput(loss, reg, judged.images, len(judged.images), forwards, judged.scalars)

@@ -1,29 +1,71 @@
-"""The reward: RFNet with the networks that make its depth and saliency maps, all frozen."""
+"""Availability: RFNet's verdict on pictures, as logits and as a reward.
+
+Shapes: B pictures, H W pixels, K classes in the order of types.LABELS (or COARSE_LABELS).
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rfft.rewards.rfnet import RFNet
-from rfft.types import Batch
+from rfft.types import Batch, label_names
+
+AVAILABLE = 0  # index of "available" among RFNet's outputs
 
 
-class RewardModel(nn.Module):
-    """Logits [B,5] (in the order of LABELS) for pictures [B,3,H,W] in [0,1] of a batch's products."""
+def accepted(verdicts: Tensor) -> Tensor:
+    """Return which verdicts [...,K], logits or probabilities, accept the picture: a boolean [...].
+
+    One that is not finite accepts nothing, though NaN's argmax is the first class.
+    """
+    return (verdicts.argmax(-1) == AVAILABLE) & verdicts.isfinite().all(-1)
+
+
+class RFNetWithMaps(nn.Module):
+    """RFNet with the networks that make its depth and saliency maps and its tokenizer, all frozen."""
 
     def __init__(
-        self, rfnet: RFNet, depth: nn.Module, saliency: nn.Module, auxiliary_grad: bool = True
+        self, rfnet: RFNet, depth: nn.Module, saliency: nn.Module, tokenizer: Any, auxiliary_grad: bool = True
     ) -> None:
-        """`depth`, `saliency`: see rfft.models.auxiliary.
+        """Take `depth` and `saliency` networks as rewards/maps.py loads them, and RFNet's own tokenizer.
 
         `auxiliary_grad`: does the gradient of the pictures pass through depth and saliency too?
         """
         super().__init__()
         self.rfnet, self.depth, self.saliency = rfnet, depth, saliency
-        self.auxiliary_grad = auxiliary_grad
+        self.tokenizer, self.auxiliary_grad = tokenizer, auxiliary_grad
         self.requires_grad_(False).eval()
 
     def forward(self, image: Tensor, batch: Batch) -> Tensor:
+        """Return logits [B,K] for pictures [B,3,H,W] in [0,1] of the batch's products."""
+        tokens = self.tokenizer(batch.captions, padding=True, truncation=True, return_tensors="pt")
+        ids, mask = tokens.input_ids.to(image.device), tokens.attention_mask.to(image.device)
         seen = image if self.auxiliary_grad else image.detach()
         maps = self.depth(seen), self.saliency(seen)
-        return self.rfnet(image, batch.product, *maps, batch.caption_ids, batch.caption_mask).float()
+        return self.rfnet(image, batch.product, *maps, ids, mask).float()
+
+
+class Availability(nn.Module):
+    """(5) F_AC, the reward that RFNet gives: its loss is the cross-entropy toward "available"."""
+
+    def __init__(self, rfnet: nn.Module) -> None:
+        """Take RFNetWithMaps, or whatever gives logits [B,K] for pictures and their batch."""
+        super().__init__()
+        self.rfnet = rfnet
+
+    def forward(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return F_AC per picture [B]; its mean, and the share of pictures with each verdict, as scalars."""
+        logits = self.rfnet(image, batch)
+        losses = F.cross_entropy(
+            logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device), reduction="none"
+        )
+        verdicts, finite = logits.argmax(-1), logits.isfinite().all(-1)
+        shares = {
+            name: ((verdicts == i) & finite).float().mean()
+            for i, name in enumerate(label_names(logits.shape[-1]))
+        }
+        return losses, {"f_ac": losses.mean()} | shares

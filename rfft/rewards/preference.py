@@ -5,49 +5,15 @@ B batch, H W pixels, D width of CLIP's joint space. Pictures [B,3,H,W] in [0,1].
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPModel
 
 from rfft.errors import UserError
 from rfft.models.layers import CLIP_MEAN, CLIP_STD, ScoreReward, resize, score_head, standardize
 from rfft.models.pretrained import read_weights, tokenizer_of, why
-from rfft.rewards.image_reward import load_image_reward
-from rfft.types import Batch, ExtraReward
-
-
-class WeightedRewards(nn.Module):
-    """The sum of several rewards' losses, for the samples whose captions and prompts it knows."""
-
-    def __init__(
-        self, terms: list[tuple[str, float, ExtraReward]], captions: list[str], prompts: list[str]
-    ) -> None:
-        """`terms`: name, weight and reward."""
-        super().__init__()
-        self.terms, self.captions, self.prompts = terms, captions, prompts
-        self.networks = nn.ModuleList(reward for _, _, reward in terms if isinstance(reward, nn.Module))
-        self.requires_grad_(False).eval()
-
-    def forward(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted loss per sample [B], and every reward's scalars under NAME/."""
-        picks = batch.sample.tolist()
-        texts = [self.captions[i] for i in picks], [self.prompts[i] for i in picks]
-        total = image.new_zeros(len(image))
-        scalars: dict[str, Tensor] = {}
-        for name, weight, reward in self.terms:
-            loss, found = reward(image, *texts)
-            total = total + weight * loss
-            # Numbers, or tensors made on the CPU, are none to be stacked with the others.
-            values = {key: torch.as_tensor(value).to(total) for key, value in found.items()}
-            scalars |= {f"{name.rpartition(':')[2].lower()}/{key}": value for key, value in values.items()}
-        return total, scalars
 
 
 class TextMatch(ScoreReward):
@@ -114,31 +80,3 @@ def _clip(model: str) -> CLIPModel:
         raise UserError(
             f"CLIP model {model}: neither a folder nor a hub id that loads ({why(error)})"
         ) from error
-
-
-BUILT_IN: dict[str, Callable[..., ExtraReward]] = {
-    "pickscore": PickScore,
-    "aesthetic": Aesthetic,
-    "image_reward": load_image_reward,
-}
-
-
-def load_extra(use: str, options: dict[str, Any]) -> ExtraReward:
-    """The reward that reward.extra names, one of BUILT_IN or package.module:Class, with its options."""
-    kind = BUILT_IN.get(use) or _imported(use)
-    try:
-        return kind(**options)
-    except TypeError as error:
-        raise UserError(f"reward.extra {use}: its options do not fit: {error}") from error
-
-
-def _imported(use: str) -> Any:
-    module, colon, name = use.partition(":")
-    try:
-        if not (colon and module) or module.startswith("."):
-            raise ImportError(f"it is none of {', '.join(BUILT_IN)}, package.module:Class")
-        if str(Path.cwd()) not in sys.path:  # one's own module lies where one works
-            sys.path.append(str(Path.cwd()))
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"reward.extra {use!r} cannot be used: {error}") from error

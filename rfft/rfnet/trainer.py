@@ -144,7 +144,7 @@ class RFNetCallbacks:
         self.tracker = Tracker(learner.accelerator, learner.config.tracker.kind, run, asdict(learner.config))
         counters, limit = learner.counters, learner.config.trainer.max_minutes
         left = None if limit is None else 60 * limit - counters.seconds
-        self.display = TrainingDisplay(learner.steps, "", counters.step, self.console, seconds=left)
+        self.display = TrainingDisplay(learner.steps, counters.step, self.console, seconds=left)
 
     def after_step(self, metrics: dict[str, float]) -> None:
         learner, trainer = self.learner, self.learner.config.trainer

@@ -18,7 +18,7 @@ from rfft.evaluation.evaluator import Evaluator, show, show_result
 from rfft.evaluation.report import write_report
 from rfft.evaluation.runs import export_run
 from rfft.generation.sample import paint
-from rfft.training.learner import REGULARIZERS, Learner
+from rfft.training.learner import Learner
 from rfft.training.tracking import Tracker
 from rfft.types import label_names
 from rfft.utils import contact_sheet
@@ -51,8 +51,7 @@ class TrainingCallbacks:
         kind = self.config.tracker.kind
         self.tracker = Tracker(learner.accelerator, kind, run, asdict(self.config))
         left = None if trainer.max_minutes is None else 60 * trainer.max_minutes - done.seconds
-        name = REGULARIZERS[self.config.objective.regularizer].upper()
-        self.display = TrainingDisplay(trainer.steps, name, done.step, self.console, seconds=left)
+        self.display = TrainingDisplay(trainer.steps, done.step, self.console, seconds=left)
 
     def before(self) -> None:
         if self.evaluator is not None:
@@ -64,8 +63,7 @@ class TrainingCallbacks:
         self.tracker.log(scalars, step)
         if self.learner.counters.skipped_in_a_row:
             self.console.print(f"step {step} is skipped: its loss or gradient is not finite", style="red")
-        regularizer = scalars.get(f"train/{REGULARIZERS[self.config.objective.regularizer]}", 0.0)
-        self.display.update(step, scalars["train/f_ac"], regularizer, scalars["train/available"])
+        self.display.show(step, shown(scalars))
         if self.learner.due(trainer.checkpoint_every) or self.learner.finished():
             self.save()
 
@@ -201,6 +199,21 @@ class TrainingCallbacks:
             self.checkpoints.save_best(rate, step, self.learner.weights, self.learner.objects())
 
 
+def shown(scalars: dict[str, float]) -> str:
+    """Return what the progress line says of a step: the terms of its loss, and RFNet's rate where it has one."""
+    terms = {"F_AC": "f_ac", "L_CC": "l_cc", "L_KL": "l_kl"}
+    parts = [
+        f"{title} {scalars[f'train/{name}']:.3f}"
+        for title, name in terms.items()
+        if f"train/{name}" in scalars
+    ]
+    if "train/f_ac" not in scalars:
+        parts.insert(0, f"loss {scalars['train/loss']:.3f}")
+    if "train/available" in scalars:
+        parts.append(f"available {scalars['train/available']:4.0%}")
+    return "  ".join(parts)
+
+
 @torch.no_grad()
 def paint_samples(learner: Learner) -> tuple[Tensor, Tensor]:
     """Pictures [P,3,H,W] of the first P samples, and RFNet's logits [P,K]; the processes share the work."""
@@ -213,7 +226,8 @@ def paint_samples(learner: Learner) -> tuple[Tensor, Tensor]:
         batch = replace(chosen, noise=noise).to(learner.accelerator.device)
         with learner.autocast():
             images = paint(learner.bundle, batch, learner.schedule, learner.config.rollout.guidance_scale)
-            return images.cpu(), learner.reward(images, batch).cpu()
+            assert learner.rfnet is not None
+            return images.cpu(), learner.rfnet(images, batch).cpu()
 
     parts = spread(paint_part, -(-len(picks) // size), lambda _: learner.heed())
     images, logits = (torch.cat(found) for found in zip(*parts, strict=True))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rfft.errors import UserError
-from rfft.types import Conditioning, Denoise
+from rfft.types import Conditioning, Denoise, Denoised, NoiseLevel
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BUCKET = 50_000_000  # gradients reduced at a time; DeepSpeed's own buffer would take 2 GB
@@ -112,11 +112,11 @@ class Zero(Engine):
         self.denoiser = self._denoise
         self.gathered: dict[int, Any] = {}
 
-    def _denoise(self, x: Tensor, t: Tensor, cond: Conditioning, edges: Tensor) -> Tensor:
+    def _denoise(self, x: Tensor, level: NoiseLevel, cond: Conditioning, edges: Tensor) -> Denoised:
         # DeepSpeed's forward takes part in the backward pass, and switches autocast off.
         forward = self.model if torch.is_grad_enabled() else self.module
-        prediction: Tensor = forward(x, t, cond, edges)
-        return prediction
+        denoised: Denoised = forward(x, level, cond, edges)
+        return denoised
 
     def _before_forward(self) -> None:
         self.model.set_gradient_accumulation_boundary(self.left == 1)

@@ -5,7 +5,7 @@ U-Net and ControlNet are split, the ControlNet's frozen copy too; autoencoder, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,13 +16,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grad_norm_
 
-from rfft.models.denoiser import Denoiser
 from rfft.training.distributed import MOMENTS, Engine
-from rfft.types import Conditioning
-
-# By name, as diffusers is not for here. Together they have nearly all weights of U-Net and ControlNet, and
-# two of them whole (one computing, one on its way) are a few percent.
-UNITS = ("ResnetBlock2D", "BasicTransformerBlock")
+from rfft.types import Conditioning, Denoised, NoiseLevel
 
 
 class Fsdp(Engine):
@@ -34,15 +29,19 @@ class Fsdp(Engine):
     def __init__(
         self,
         accelerator: Any,
-        module: Denoiser,
-        frozen_controlnet: nn.Module | None,
+        modules: Sequence[nn.Module],
+        unit_names: Sequence[str],
         optimizer: torch.optim.AdamW,
     ) -> None:
-        """Weights must be the same in all processes. Accelerate is not asked to prepare anything."""
+        """Split the denoiser, the first of `modules`, and any others, at the blocks of these class names.
+
+        Weights must be the same in all processes. Accelerate is not asked to prepare anything.
+        """
+        module = modules[0]
         self.accelerator, self.optimizer, self.module = accelerator, optimizer, module
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-        parts = [module.unet, module.controlnet, frozen_controlnet]
-        self.units = [unit for part in parts if part is not None for unit in _split_module(part, mesh)]
+        parts = [*module.children(), *modules[1:]]
+        self.units = [unit for part in parts for unit in _split_module(part, unit_names, mesh)]
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         (group,) = optimizer.param_groups
         group["params"] = self.parameters  # in the places of the whole ones
@@ -50,13 +49,13 @@ class Fsdp(Engine):
         self.gathered: dict[int, Any] = {}
         self.left = 0
 
-    def _denoise(self, x: Tensor, t: Tensor, cond: Conditioning, edges: Tensor) -> Tensor:
+    def _denoise(self, x: Tensor, level: NoiseLevel, cond: Conditioning, edges: Tensor) -> Denoised:
         # Autocast would keep whole weights in half precision; those from a forward without gradient would be
         # used with gradient, too, and end it there (torch 2.13 knows better for weights that are not split).
         kind = x.device.type
         with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind), cache_enabled=False):
-            prediction: Tensor = self.module(x, t, cond, edges)
-        return prediction
+            denoised: Denoised = self.module(x, level, cond, edges)
+        return denoised
 
     def _before_forward(self) -> None:
         pass
@@ -103,9 +102,9 @@ class Fsdp(Engine):
         self.optimizer.load_state_dict({**state, "state": own})
 
 
-def _split_module(root: nn.Module, mesh: DeviceMesh) -> list[FSDPModule]:
+def _split_module(root: nn.Module, unit_names: Sequence[str], mesh: DeviceMesh) -> list[FSDPModule]:
     """Its units, the one of all that is in no other last."""
-    inner = [module for module in root.modules() if type(module).__name__ in UNITS]
+    inner = [module for module in root.modules() if type(module).__name__ in unit_names]
     units = [fully_shard(module, mesh=mesh) for module in (*inner, root)]
     units[-1].set_reshard_after_forward(True, recurse=False)  # torch would keep this one whole
     return units

@@ -18,23 +18,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rfft import build
 from rfft.config.schema import Config
 from rfft.data.conditions import noise_for, product_for
 from rfft.errors import UserError
 from rfft.generation.sample import autocast
-from rfft.models.pipeline import Bundle
-from rfft.objectives.trajectory import draft_step, drtune_step
-from rfft.objectives.x0_hat import Draw, Objective, train_step
+from rfft.models.bundle import Bundle
+from rfft.objectives.base import TrainedSteps, Work
+from rfft.rewards.availability import RFNetWithMaps
 from rfft.training import optimization
 from rfft.training.distributed import Engine, Zero, uses_deepspeed, uses_fsdp
 from rfft.training.ema import Ema
 from rfft.training.fsdp import Fsdp
-from rfft.types import Batch, ExtraRewards, Reward, StepOutput
+from rfft.types import Batch, Reward, StepOutput
 from rfft.utils.checkpoint import Stateful, load_objects, load_weights
 from rfft.utils.signals import StopSignals
 
 log = logging.getLogger(__name__)
-REGULARIZERS = {"cc": "l_cc", "kl": "l_kl", "none": ""}
 
 
 @dataclass
@@ -53,25 +53,18 @@ class Learner:
         accelerator: Any,
         bundle: Bundle,
         reward: Reward,
+        rfnet: RFNetWithMaps | None,
         conditions: Batch,
-        extra: ExtraRewards | None = None,
     ) -> None:
-        """`extra`: the rewards beside `reward`."""
+        """Take the objective's `reward`, and the RFNet that judges samples, if there is one."""
         self.config, self.accelerator = config, accelerator
-        self.bundle, self.reward, self.conditions = bundle, reward, conditions
+        self.bundle, self.reward, self.rfnet, self.conditions = bundle, reward, rfnet, conditions
         self.counters = TrainingCounters()
         self.stopped = False  # at a guardrail; the same in all processes
         self.signals = StopSignals()
         self.schedule = bundle.schedule(config.rollout.steps)
-        objective, rollout, optimizer = config.objective, config.rollout, config.optimizer
-        self.objective = Objective(
-            objective.guidance_scale or rollout.guidance_scale,
-            objective.regularizer,
-            objective.beta,
-            objective.fp32,
-            config.trainer.decode_batch,
-            extra,
-        )
+        self.objective = build.build_objective(config)
+        rollout, optimizer = config.rollout, config.optimizer
         parts = config.trainer.accumulation * accelerator.num_processes  # micro-batches in all processes
         self.shared = rollout.shared_draw or accelerator.num_processes
         if parts % self.shared or self.shared % accelerator.num_processes:
@@ -80,7 +73,9 @@ class Learner:
                 f"processes and divide the {parts} micro-batches of an optimizer step"
             )
         strata = parts // self.shared
-        self.draw = Draw(config.run.seed, rollout.steps, rollout.last, rollout.grad_steps, strata)
+        self.trained_steps = TrainedSteps(
+            config.run.seed, rollout.steps, rollout.last, rollout.grad_steps, strata
+        )
         adamw = optimization.adamw(bundle.trainable().values(), optimizer)
         self.warmup = torch.optim.lr_scheduler.LambdaLR(
             adamw, lambda step: min(1.0, (step + 1) / max(1, optimizer.warmup))
@@ -95,12 +90,16 @@ class Learner:
         several = self.accelerator.num_processes > 1
         if not (uses_deepspeed() or (uses_fsdp() and several)):
             return Engine(self.accelerator, self.bundle.unwrapped, adamw)
-        if (through := self.config.objective.through) != "x0_hat":  # several forwards for one backward pass
-            raise UserError(f"objective.through={through} is for DDP alone: take launch/multi_gpu.yaml")
+        if self.work.graphs > 1:  # several forwards for one backward pass
+            raise UserError(
+                f"objective.use={self.config.objective.use} is for DDP alone: take launch/multi_gpu.yaml"
+            )
         if uses_fsdp():
-            return Fsdp(self.accelerator, self.bundle.unwrapped, self.bundle.frozen_controlnet, adamw)
+            parts = [self.bundle.unwrapped, self.bundle.frozen_controlnet]
+            units = self.bundle.family.units
+            return Fsdp(self.accelerator, [part for part in parts if part is not None], units, adamw)
         trainer = self.config.trainer
-        half = trainer.mixed_precision == "bf16" and not self.config.objective.fp32
+        half = self.config.objective.precision == "bf16"
         settings = {
             "train_micro_batch_size_per_gpu": trainer.batch_size,
             "gradient_clipping": self.config.optimizer.max_grad_norm,
@@ -116,18 +115,16 @@ class Learner:
         began = time.monotonic()
         lr = self.warmup.get_last_lr()[0]
         outputs = []
-        through_rollout = self.config.objective.through != "x0_hat"  # one backward pass for all its steps
-        passes = 1 if through_rollout else self.config.rollout.grad_steps
-        self.engine.begin(self.config.trainer.accumulation * passes)
+        self.engine.begin(self.config.trainer.accumulation * self.work.backwards)
         for micro in range(self.config.trainer.accumulation):
             outputs.append(self.micro_batch(micro))
             self.heed()
         norm = self.engine.clip(self.config.optimizer.max_grad_norm)
-        own = [torch.stack([o.loss, o.f_ac, o.reg, o.available, *o.scalars.values()]) for o in outputs]
+        own = [torch.stack([o.loss, o.reg, *o.scalars.values()]) for o in outputs]
         here = [time.monotonic() - began]
         scalars = torch.cat([norm.detach().reshape(1), norm.new_tensor(here), torch.stack(own).mean(0)])
         means = self.accelerator.reduce(scalars, "mean").tolist()
-        norm, seconds, loss, f_ac, reg, available, *extra = means
+        norm, seconds, loss, reg, *rewards = means
 
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite or self.accelerator.scaler is not None:  # the scaler skips by itself, and must be told
@@ -137,23 +134,25 @@ class Learner:
         if self.ema is not None:
             self.ema.update()
         self._count(outputs, finite, seconds)
-        named = {"loss": loss, "f_ac": f_ac, "available": available, "grad_norm": norm, "lr": lr}
-        if self.objective.regularizer != "none":
-            named[REGULARIZERS[self.objective.regularizer]] = reg
-        named |= zip(outputs[0].scalars, extra, strict=True)
+        named = {"loss": loss, "grad_norm": norm, "lr": lr}
+        if (regularizer := self.objective.settings.regularizer) is not None:
+            named[regularizer.name] = reg
+        named |= zip(outputs[0].scalars, rewards, strict=True)
         named["skipped"] = self.counters.skipped
         return {f"train/{name}": value for name, value in named.items()}
 
     def micro_batch(self, micro: int) -> StepOutput:
+        """Compute one micro-batch: its gradients are added up, its output is detached."""
         batch = self.batch(micro).to(self.accelerator.device)
-        ks = self.draw(self.counters.step, micro * self.accelerator.num_processes // self.shared)
-        world, how = (self.bundle, self.reward, batch, self.schedule), (self.objective, self.backward)
+        ks = self.trained_steps(self.counters.step, micro * self.accelerator.num_processes // self.shared)
         with self.autocast():
-            if self.config.objective.through == "draft":
-                return draft_step(*world, self.config.rollout.grad_steps, *how)
-            if self.config.objective.through == "drtune":
-                return drtune_step(*world, ks, *how)
-            return train_step(*world, ks, *how)
+            return self.objective.step(self.bundle, self.reward, batch, self.schedule, ks, self.backward)
+
+    @property
+    def work(self) -> Work:
+        """What a micro-batch costs, counted at the last trained steps."""
+        rollout = self.config.rollout
+        return self.objective.work(rollout.steps, range(rollout.steps)[-rollout.grad_steps :])
 
     def heed(self) -> None:
         """A signal to stop, in all processes together: Interrupted."""
@@ -182,7 +181,7 @@ class Learner:
         counters, processes = self.counters, self.accelerator.num_processes
         counters.count(finite, seconds)
         counters.position += self.samples_per_step
-        counters.grad_samples += processes * sum(output.logits[..., 0].numel() for output in outputs)
+        counters.grad_samples += processes * sum(output.pictures for output in outputs)
         counters.forwards += processes * sum(output.forwards for output in outputs)
 
     @property

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from rfft import build
 from rfft.config.load import to_yaml
 from rfft.config.schema import MAY_CHANGE, Config
@@ -36,13 +38,14 @@ def train(config: Config) -> Path:
 def _train(config: Config, run: Path, signals: StopSignals) -> Path:
     accelerator = start(config, run)
     bundle = build.build_bundle(config, accelerator.device)
-    reward = build.build_reward(config, accelerator.device)
+    set_tf32(config.objective.precision == "tf32")
+    rfnet = build.build_rfnet(config, accelerator.device)
+    reward = build.build_reward(config, rfnet, accelerator.device)
     skipped: list[Skipped] = []
     samples = build.build_samples(config, "train", skipped)
-    evaluator = Evaluator(config, bundle, reward) if config.evaluate.enabled else None
+    evaluator = Evaluator(config, bundle, rfnet) if config.evaluate.enabled else None
     conditions = build.build_conditions(config, bundle, samples)
-    extra = build.build_extra_rewards(config, samples, accelerator.device)
-    learner = Learner(config, accelerator, bundle, reward, conditions, extra)
+    learner = Learner(config, accelerator, bundle, reward, rfnet, conditions)
     if accelerator.is_main_process:  # only now: a mistake in the config leaves no folder behind
         open_run(run, to_yaml(config), MAY_CHANGE)
         write_environment(run)
@@ -99,6 +102,12 @@ def meet(learner: Learner, evaluator: Evaluator | None) -> None:
                 paint_samples(learner)
             elif evaluator is not None:
                 evaluator(reference=wanted == "base", report=lambda *_: learner.heed())
+
+
+def set_tf32(allowed: bool) -> None:
+    """Let CUDA compute fp32 products and convolutions in TF32, or both exactly: by itself torch mixes the two."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def memory_advice(config: Config) -> str:

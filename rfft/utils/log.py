@@ -164,16 +164,15 @@ class TrainingDisplay:
     def __init__(
         self,
         steps: int,
-        regularizer: str,
         start: int = 0,
         console: Console | None = None,
         every_s: float = 30,
         seconds: float | None = None,
     ) -> None:
-        """`regularizer`: its name, or ""; `start`: steps done by the run that is resumed; `every_s`: pause
+        """`start`: steps done by the run that is resumed; `every_s`: pause
         between lines in a log; `seconds`: when training ends, whatever the steps."""
         self.console = console or messages()
-        self._steps, self._regularizer, self._start, self._every_s = steps, regularizer, start, every_s
+        self._steps, self._start, self._every_s = steps, start, every_s
         self._limit = math.inf if seconds is None else seconds
         self._began = self._printed = time.monotonic()
         self._progress = Progress(
@@ -197,11 +196,6 @@ class TrainingDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
-
-    def update(self, step: int, f_ac: float, reg: float, available: float) -> None:
-        """`step`: optimizer steps done; `available`: share of the batch that RFNet accepts."""
-        regularizer = f"  {self._regularizer} {reg:.3f}" if self._regularizer else ""
-        self.show(step, f"F_AC {f_ac:.3f}{regularizer}  available {available:4.0%}")
 
     def show(self, step: int, scalars: str) -> None:
         self._done = step

@@ -1,8 +1,8 @@
 """One optimizer step of a full-width base of random weights; prints what it took as JSON.
 
-After a step of unet_lora in fp32, diffusers' own pipeline loads the LoRA, to compare what the U-Nets predict.
+After a step of denoiser_lora in fp32, diffusers' own pipeline loads the LoRA, to compare what the U-Nets predict.
 
-python -m tests.full.measure sd15 unet_lora FOLDER [a.b=c ...], where FOLDER gets the base's config files.
+python -m tests.full.measure sd15 denoiser_lora FOLDER [a.b=c ...], where FOLDER gets the base's config files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rfft import build
 from rfft.config.load import load_config
 from rfft.config.schema import Config
 from rfft.generation.export import export_bundle
-from rfft.models.pipeline import Bundle
+from rfft.models.bundle import Bundle
 from rfft.training.learner import Learner
 from tests import shapes
 
@@ -124,7 +124,7 @@ def main() -> None:
         "strays": sum(p.grad is not None for p in every if not p.requires_grad),
         "parameters": sum(p.numel() for p in every),
     }
-    if mode == "unet_lora" and config.model.dtype == "float32":
+    if mode == "denoiser_lora" and config.model.dtype == "float32":
         with tempfile.TemporaryDirectory() as out:
             export_bundle(bundle, "diffusers", Path(out), "lora")
             trained = predict(bundle.pipe.unet)

@@ -32,11 +32,11 @@ def measure(name: str, mode: str, folder: Path, *overrides: str) -> dict[str, fl
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("mode", ["unet_lora", "controlnet_lora", "controlnet"])
+@pytest.mark.parametrize("mode", ["denoiser_lora", "controlnet_lora", "controlnet"])
 @pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl"])
 def test_a_step_takes_the_memory_that_was_foretold(name: str, mode: str, tmp_path: Path) -> None:
     found = measure(name, mode, tmp_path)
-    if mode == "unet_lora":  # as loaded by diffusers' own pipeline
+    if mode == "denoiser_lora":  # as loaded by diffusers' own pipeline
         assert found["stock_off"] < 1e-3 * found["changed"]
 
     facts = costs(settings(name, mode, tmp_path, []))
@@ -52,10 +52,10 @@ def test_a_step_takes_the_memory_that_was_foretold(name: str, mode: str, tmp_pat
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("mode", ["unet_lora", "controlnet"])
+@pytest.mark.parametrize("mode", ["denoiser_lora", "controlnet"])
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
 def test_a_step_with_frozen_parts_in_bfloat16(name: str, mode: str, tmp_path: Path) -> None:
-    half = ["model.dtype=bfloat16", "trainer.mixed_precision=bf16", "objective.fp32=false"]
+    half = ["model.dtype=bfloat16", "trainer.mixed_precision=bf16", "objective.precision=bf16"]
     found = measure(name, mode, tmp_path, *half)
     taken = (found["peak"] - found["before"]) / 2**30
     print(f"\n{name} {mode} in bfloat16: peak {taken:.2f} GiB, libraries and rewards left out")

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from rfft.errors import UserError
+from rfft.models.bundle import Bundle, load_bundle
 from rfft.models.lora import merged_bytes
-from rfft.models.pipeline import Bundle, load_bundle
 from rfft.types import Batch
 
-MODES = [["unet_lora"], ["controlnet_lora"], ["controlnet"], ["unet_lora", "controlnet_lora"]]
-MODES += [["unet_lora", "controlnet"]]
+MODES = [["denoiser_lora"], ["controlnet_lora"], ["controlnet"], ["denoiser_lora", "controlnet_lora"]]
+MODES += [["denoiser_lora", "controlnet"]]
 Make = Callable[..., Bundle]
 
 
@@ -59,7 +59,7 @@ def test_reference_is_the_base_bit_for_bit(
 
 
 def test_merging_survives_an_error_inside(make_trained: Make, make_batch: Callable[..., Batch]) -> None:
-    bundle = make_trained("unet_lora", "controlnet")
+    bundle = make_trained("denoiser_lora", "controlnet")
     batch = make_batch(bundle)
     before = forward(bundle, batch)
     with pytest.raises(RuntimeError), bundle.merged(), bundle.reference():
@@ -68,7 +68,7 @@ def test_merging_survives_an_error_inside(make_trained: Make, make_batch: Callab
 
 
 def test_merging_keeps_dtype_and_memory_format(make_trained: Make) -> None:
-    bundle = make_trained("unet_lora")
+    bundle = make_trained("denoiser_lora")
     bundle.unwrapped.to(memory_format=torch.channels_last)
     conv = bundle.pipe.unet.down_blocks[0].resnets[0].conv1
     conv.base_layer.to(torch.bfloat16)
@@ -78,7 +78,7 @@ def test_merging_keeps_dtype_and_memory_format(make_trained: Make) -> None:
 
 
 def test_merging_is_exact_under_autocast(make_trained: Make) -> None:
-    bundle = make_trained("unet_lora")
+    bundle = make_trained("denoiser_lora")
     with bundle.merged():
         exact = weights(bundle)
     with torch.autocast("cpu", dtype=torch.bfloat16), bundle.merged():
@@ -89,9 +89,9 @@ def test_a_new_adapter_is_fp32_and_changes_nothing(
     pipeline_folder: Path, bundle: Bundle, make_trained: Make, make_batch: Callable[..., Batch]
 ) -> None:
     batch = make_batch(bundle)
-    assert torch.equal(forward(make_trained("unet_lora", shift=0.0), batch), forward(bundle, batch))
+    assert torch.equal(forward(make_trained("denoiser_lora", shift=0.0), batch), forward(bundle, batch))
     half = load_bundle(pipeline_folder, torch.bfloat16)
-    half.train(["unet_lora", "controlnet"], 2, 2, ["to_q"])
+    half.train(["denoiser_lora", "controlnet"], 2, 2, ["to_q"])
     assert {p.dtype for p in half.trainable().values()} == {torch.float32}
 
 
@@ -109,14 +109,14 @@ def test_state_dict_round_trip(
 
 def test_state_dict_of_another_shape_is_refused(make_trained: Make) -> None:
     with pytest.raises(UserError, match="do not fit"):
-        make_trained("controlnet").load_adapter_state_dict(make_trained("unet_lora").adapter_state_dict())
+        make_trained("controlnet").load_adapter_state_dict(make_trained("denoiser_lora").adapter_state_dict())
 
 
 def test_diffusers_loads_the_state_dict(
     pipeline_folder: Path, tmp_path: Path, make_trained: Make, make_batch: Callable[..., Batch]
 ) -> None:
     """The U-Net's part is a diffusers LoRA as it is; rank and alpha go along as metadata."""
-    trained = make_trained("unet_lora")
+    trained = make_trained("denoiser_lora")
     batch = make_batch(trained)
     layers = {name.removeprefix("unet."): tensor for name, tensor in trained.adapter_state_dict().items()}
     metadata = trained.pipe.unet.peft_config["default"].to_dict()
@@ -141,7 +141,7 @@ def test_bad_modes(bundle: Bundle, modes: list[str], message: str) -> None:
 
 def test_bad_target_modules(bundle: Bundle) -> None:
     with pytest.raises(UserError, match="target_modules.*nowhere"):
-        bundle.train(["unet_lora"], 2, 2, ["nowhere"])
+        bundle.train(["denoiser_lora"], 2, 2, ["nowhere"])
 
 
 def test_bad_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler
 from torch.testing import assert_close
 
 from rfft.diffusion.sampling import ddim_step, rollout
-from rfft.models.pipeline import Bundle, Denoiser
+from rfft.models.bundle import Bundle, Denoiser
 from rfft.types import Batch
 from tests.stock import stock_picture, with_drawn_latent
 

@@ -17,15 +17,14 @@ from rfft.diffusion.sampling import rollout
 from rfft.errors import UserError
 from rfft.generation.export import export_bundle
 from rfft.generation.sample import paint
-from rfft.models.pipeline import load_bundle
-from rfft.models.skeleton import load_skeleton
+from rfft.models.bundle import load_bundle, load_skeleton
 from rfft.objectives.x0_hat import Objective, train_step
 from rfft.types import Batch, Reward
 from tests import shapes
 from tests.stock import stock_picture, with_drawn_latent
 
 MakeBatch = Callable[..., Batch]
-MODES = ["unet_lora", "controlnet_lora", "controlnet"]
+MODES = ["denoiser_lora", "controlnet_lora", "controlnet"]
 TARGETS = ["to_q", "to_v", "conv1"]
 
 
@@ -142,7 +141,7 @@ def test_exported_weights_paint_the_trainers_picture(
     folder: Path, tmp_path: Path, make_batch: MakeBatch, format: str
 ) -> None:
     trained = load_bundle(folder)
-    trained.train(["unet_lora"], rank=2, alpha=4, target_modules=TARGETS)
+    trained.train(["denoiser_lora"], rank=2, alpha=4, target_modules=TARGETS)
     for parameter in trained.trainable().values():
         parameter.data += 0.1 * torch.randn_like(parameter)
     batch = with_drawn_latent(trained, make_batch(trained))

@@ -16,7 +16,7 @@ from tests.toys import Darkness
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DARKNESS = "reward.extra=[{use: 'tests.toys:Darkness', weight: 0.5}]"
-DRAFT = ("objective.through=draft", "objective.regularizer=none", "rollout.grad_steps=2")
+DRAFT = ("objective.use=draft", "objective.regularizer=none", "rollout.grad_steps=2")
 TERA, GIB = 10**12, 2**30
 
 Check = Callable[..., tuple[int, dict[str, str], str]]
@@ -47,7 +47,7 @@ def test_the_main_job(check: Check) -> None:
     # Of the last ten of 40 steps four are trained, 2.5 apart: the last one is step 37, 38 or 39, from 0.
     expected = "34 to 36 without gradient + 4 with + 4 of the reference"
     assert facts["denoiser forwards per micro-batch"] == expected
-    assert facts["trained"] == "unet_lora: 816,128 parameters in 184 tensors"
+    assert facts["trained"] == "denoiser_lora: 816,128 parameters in 184 tensors"
     assert facts["training"].startswith("500 pairs of product and prompt from adworld:train")
     assert facts["evaluation"].startswith("48 pairs")
     assert "memory: moving average" not in facts and "not counted" not in facts
@@ -62,7 +62,7 @@ def test_the_main_job(check: Check) -> None:
         (["rollout.grad_steps=2"], 6 * 1 + 2 * 2 + 2 * 1.5 * 0.75, 1),  # each trained step is judged
         (DRAFT, 4 * 1 + 2 * 2 + 1.5 * 0.75, 2),  # 2 steps without, 2 with gradient, whose end is judged
         # 4 steps, one of them trained, and its reference
-        (["objective.through=drtune"], 5 * 1 + 2 + 1.5 * 0.75, 1),
+        (["objective.use=drtune"], 5 * 1 + 2 + 1.5 * 0.75, 1),
     ],
 )
 def test_flops_and_activations_by_hand(
@@ -90,7 +90,7 @@ def test_merged_weights_by_hand(
     makes them anew for the steps behind it."""
     monkeypatch.setattr(costs, "_calls", lambda *_: (Cost(0, 0, GIB), Cost(0, 0, 3 * GIB), True))
     monkeypatch.setattr(costs, "merged_bytes", lambda _: 5 * GIB)
-    settings = ["evaluate.enabled=false", f"objective.through={through}"]
+    settings = ["evaluate.enabled=false", f"objective.use={through}"]
     facts = costs.costs(load_config(world / "config.yaml", settings))
     assert facts["memory: together, at least"] == f"{together}.00 GiB"
 
@@ -99,7 +99,7 @@ def test_drafts_gradient_goes_through_the_whole_denoiser(world: Path) -> None:
     """Through the U-Net's frozen encoder, too, which a trained ControlNet alone does not need."""
     found = {}
     for through in ("x0_hat", "draft"):
-        settings = [f"objective.through={through}", "objective.regularizer=none", "model.train=[controlnet]"]
+        settings = [f"objective.use={through}", "objective.regularizer=none", "model.train=[controlnet]"]
         config = load_config(world / "config.yaml", settings)
         bundle = costs.load_skeleton(config.model.bundle)
         bundle.train(["controlnet"], 1, 1.0, [])

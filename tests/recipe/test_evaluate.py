@@ -191,7 +191,7 @@ def test_out_of_memory(
         patched.setattr(evaluator, "paint_bare", no_memory)
         code, _, error = run_command(*command)
     assert code == 2 and error.splitlines()[-1].startswith(told)
-    half = ["trainer.mixed_precision=bf16", "model.dtype=bfloat16", "objective.fp32=false"]
+    half = ["trainer.mixed_precision=bf16", "model.dtype=bfloat16", "objective.precision=bf16"]
     advised = ["evaluate.batch_size=2", *([] if base_alone else half)]
     assert run_command(*command[:2], *advised)[0] == 0
 

@@ -23,7 +23,7 @@ from rfft.errors import UserError
 from rfft.generation.export import export_bundle
 from rfft.generation.model_card import usage
 from rfft.generation.sample import paint
-from rfft.models.pipeline import Bundle, load_bundle
+from rfft.models.bundle import Bundle, load_bundle
 from rfft.types import Batch
 from rfft.utils.checkpoint import Checkpoints
 from tests.stock import stock_picture, with_drawn_latent
@@ -31,15 +31,15 @@ from tests.stock import stock_picture, with_drawn_latent
 STEPS, SCALE, ATOL = 4, 3.0, 2e-4
 Make = Callable[..., Bundle]
 FORMATS = [
-    ("diffusers", ["unet_lora"]),
+    ("diffusers", ["denoiser_lora"]),
     ("diffusers", ["controlnet"]),
-    ("diffusers", ["unet_lora", "controlnet_lora"]),
-    ("kohya", ["unet_lora"]),
-    ("kohya", ["unet_lora", "controlnet"]),
-    ("peft", ["unet_lora"]),
-    ("peft", ["unet_lora", "controlnet_lora"]),
-    ("merged", ["unet_lora"]),
-    ("merged", ["unet_lora", "controlnet"]),
+    ("diffusers", ["denoiser_lora", "controlnet_lora"]),
+    ("kohya", ["denoiser_lora"]),
+    ("kohya", ["denoiser_lora", "controlnet"]),
+    ("peft", ["denoiser_lora"]),
+    ("peft", ["denoiser_lora", "controlnet_lora"]),
+    ("merged", ["denoiser_lora"]),
+    ("merged", ["denoiser_lora", "controlnet"]),
     ("merged", ["controlnet_lora"]),
 ]
 
@@ -87,7 +87,7 @@ def test_the_picture_is_the_trainers(
 
 
 def test_exporting_leaves_the_model_as_it_was(tmp_path: Path, make_trained: Make) -> None:
-    trained = make_trained("unet_lora", "controlnet")
+    trained = make_trained("denoiser_lora", "controlnet")
     before = {name: tensor.clone() for name, tensor in trained.unwrapped.state_dict().items()}
     for format in ("diffusers", "kohya", "peft", "merged"):
         (tmp_path / format).mkdir()
@@ -101,7 +101,7 @@ def test_kohya_keys_are_those_comfyui_knows(
     pipeline_folder: Path, tmp_path: Path, make_trained: Make
 ) -> None:
     """ComfyUI: "lora_unet_" and the diffusers U-Net's parameter name without .weight, dots as underscores."""
-    export_bundle(make_trained("unet_lora"), "kohya", tmp_path, "tiny")
+    export_bundle(make_trained("denoiser_lora"), "kohya", tmp_path, "tiny")
     layers = load_file(tmp_path / "tiny.safetensors")
     unet = load_bundle(pipeline_folder).pipe.unet
     known = {
@@ -120,7 +120,7 @@ def test_kohya_keys_are_those_comfyui_knows(
 
 
 def test_the_peft_adapter_names_rank_and_alpha(tmp_path: Path, make_trained: Make) -> None:
-    export_bundle(make_trained("unet_lora"), "peft", tmp_path, "lora")
+    export_bundle(make_trained("denoiser_lora"), "peft", tmp_path, "lora")
     config = json.loads((tmp_path / "unet/adapter_config.json").read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 2, 4)
 
@@ -188,7 +188,7 @@ def test_the_card_names_the_bases_own_controlnet(
 
 def test_the_card_finds_the_embedded_base() -> None:
     """Its name is no hub id that diffusers would know."""
-    config = {"model": {"bundle": "rf-tiny", "controlnet": None, "train": ["unet_lora"]}}
+    config = {"model": {"bundle": "rf-tiny", "controlnet": None, "train": ["denoiser_lora"]}}
     lines = usage("diffusers", config, "StableDiffusionControlNetInpaintPipeline")
     names: dict[str, Any] = {}
     exec(next(line for line in lines if "import source_of" in line), names)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from rfft.generation import recurrent
 from rfft.generation.export import export_bundle
-from rfft.models.pipeline import Bundle
+from rfft.models.bundle import Bundle
 from rfft.types import LABELS
 from tests.toys import no_memory
 
@@ -145,7 +145,7 @@ def test_an_exported_lora(
 ) -> None:
     lora = tmp_path / "lora"
     lora.mkdir()
-    export_bundle(make_trained("unet_lora", "controlnet"), format, lora, "tiny")
+    export_bundle(make_trained("denoiser_lora", "controlnet"), format, lora, "tiny")
     arguments = ("--max-attempts", 1, "data.count=1")
     assert rfft(*command(world, "adworld:test", tmp_path / "base", *arguments))[0] == 0
     assert rfft(*command(world, "adworld:test", tmp_path / "tuned", *arguments, "--lora", lora))[0] == 0
@@ -225,7 +225,7 @@ def test_out_of_memory(
             told = f"rfft: out of memory (CUDA out of memory). Try in this order: {first}"
             assert code == 2 and lines[-1].startswith(told), lines
             assert sorted(tmp_path.rglob("*")) == before
-    half = ["trainer.mixed_precision=bf16", "model.dtype=bfloat16", "objective.fp32=false"]
+    half = ["trainer.mixed_precision=bf16", "model.dtype=bfloat16", "objective.precision=bf16"]
     assert rfft(*arguments, "--max-attempts", 1, *half)[0] == 0
 
 

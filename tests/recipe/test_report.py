@@ -175,7 +175,7 @@ def test_a_base_model_alone(run: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        (["objective.through=drtune"], "from the finished picture to 4 of its steps (DRTune)"),
+        (["objective.use=drtune"], "from the finished picture to 4 of its steps (DRTune)"),
         (["reward.extra=[{use: pickscore, weight: 0.5}]"], "F_AC + 0.5 * pickscore + 0.03 * L_CC"),
     ],
 )

@@ -130,8 +130,8 @@ def test_the_main_job_on_the_embedded_weights(
     [
         ["ema.enabled=true", "trainer.accumulation=2", "optimizer.warmup=3", "trainer.sample_every=2"],
         ["rollout.grad_steps=2", "objective.regularizer=kl", "trainer.mixed_precision=bf16"],
-        ["model.train=[controlnet,unet_lora]", "objective.regularizer=none"],
-        ["objective.through=drtune", "rollout.grad_steps=2", "trainer.mixed_precision=bf16"],
+        ["model.train=[controlnet,denoiser_lora]", "objective.regularizer=none"],
+        ["objective.use=drtune", "rollout.grad_steps=2", "trainer.mixed_precision=bf16"],
     ],
 )
 def test_resumed_is_uninterrupted_bit_for_bit(rfft: Rfft, settings: list[str]) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from rfft.data.conditions import encode_samples, init_image, noise_for, product_for
 from rfft.data.samples import Framing, Sample, load_samples
 from rfft.errors import UserError
-from rfft.models.pipeline import Bundle
+from rfft.models.bundle import Bundle
 
 
 def samples() -> list[Sample]:

@@ -1,4 +1,4 @@
-"""Hand-worked numbers for the equations, and their limits at alpha_bar 0 and 1."""
+"""Hand-worked numbers for the equations, and their limits without and in pure noise."""
 
 from __future__ import annotations
 
@@ -7,25 +7,15 @@ import torch
 from torch import Tensor, tensor
 from torch.testing import assert_close
 
-from rfft.diffusion.sampling import (
-    add_noise,
-    advance,
-    cfg_eps,
-    ddim_step,
-    guidance_direction,
-    guide,
-    inpaint,
-    latent_mask,
-    paste,
-    predict_x0,
-    rollout,
-)
-from rfft.types import Batch, Conditioning, Schedule
+from rfft.diffusion.compositing import latent_mask, paste
+from rfft.diffusion.guidance import guidance_direction, guide
+from rfft.diffusion.sampling import add_noise, advance, denoise_twice, inpaint, rollout
+from rfft.models.parameterization import from_epsilon, from_v, from_velocity
+from rfft.types import Batch, Conditioning, Denoised, NoiseLevel, Schedule
 
 
 def toy_batch(noise: float = 2.0, x_o: float = 5.0) -> Batch:
     """One sample of one latent pixel pair: the left one is the product's."""
-    empty = torch.zeros(1, 1)
     return Batch(
         z=Conditioning(torch.full((1, 1, 1), 3.0)),
         null=Conditioning(torch.full((1, 1, 1), 1.0)),
@@ -33,48 +23,42 @@ def toy_batch(noise: float = 2.0, x_o: float = 5.0) -> Batch:
         product=torch.zeros(1, 4, 1, 2),
         x_o=torch.full((1, 1, 1, 2), x_o),
         mask=tensor([[[[1.0, 0.0]]]]),
-        caption_ids=empty,
-        caption_mask=empty,
         noise=torch.full((1, 1, 1, 2), noise),
         sample=torch.zeros(1, dtype=torch.long),
+        captions=["a vase"],
+        prompts=["a vase in a park"],
     )
 
 
-def prompt_denoiser(x: Tensor, t: Tensor, cond: Conditioning, edges: Tensor) -> Tensor:
-    """Predicts the prompt's own number."""
-    return cond.hidden.reshape(-1, 1, 1, 1).expand_as(x)
+def prompt_denoiser(x: Tensor, level: NoiseLevel, cond: Conditioning, edges: Tensor) -> Denoised:
+    """Predicts the prompt's own number as noise."""
+    return from_epsilon(x, cond.hidden.reshape(-1, 1, 1, 1).expand_as(x), level.a, level.s)
 
 
-SCHEDULE = Schedule(tensor([9, 4]), tensor([0.36, 0.64]), tensor([0.64, 1.0]))
+# alpha_bar 0.36, 0.64, then no noise: a = 0.6, 0.8, 1 and s = 0.8, 0.6, 0.
+SCHEDULE = Schedule(*(tensor(values) for values in ([9, 4], [0.6, 0.8], [0.8, 0.6], [0.8, 1.0], [0.6, 0.0])))
 
 
-def test_predict_x0() -> None:
-    # (2 - 0.8 * 1) / 0.6
-    assert_close(predict_x0(tensor(2.0), tensor(1.0), tensor(0.36)), tensor(2.0))
+def test_the_pair_of_each_parameterization() -> None:
+    """x = a x0 + s eps holds for all three, whatever the network says."""
+    x, a, s = tensor(2.0), tensor(0.6), tensor(0.8)
+    assert from_epsilon(x, tensor(1.0), a, s) == (2.0, 1.0)  # (2 - 0.8) / 0.6
+    x0, eps = from_v(x, tensor(1.0), a, s)  # 0.6 * 2 - 0.8; 0.8 * 2 + 0.6
+    assert_close(x0, tensor(0.4)), assert_close(eps, tensor(2.2))
+    assert_close(a * x0 + s * eps, x)
+    sigma = tensor(0.25)
+    x0, eps = from_velocity(x, tensor(1.0), sigma)  # 2 - 0.25; 2 + 0.75
+    assert (x0, eps) == (1.75, 2.75) and (1 - sigma) * x0 + sigma * eps == x
+    assert from_velocity(x, tensor(1.0), tensor(1.0)) == (1.0, 2.0)  # in pure noise, where a = 0
 
 
 def test_ddim_step() -> None:
     # 0.8 * (2 - 0.8) / 0.6 + 0.6 * 1
-    assert_close(ddim_step(tensor(2.0), tensor(1.0), tensor(0.36), tensor(0.64)), tensor(2.2))
-
-
-def test_ddim_step_limits() -> None:
-    x, eps, ab = tensor(2.0), tensor(1.0), tensor(0.36)
-    assert_close(ddim_step(x, eps, ab, tensor(1.0)), predict_x0(x, eps, ab))  # nothing left but x0_hat
-    assert_close(ddim_step(x, eps, ab, tensor(0.0)), eps)  # nothing left but noise
-    assert_close(ddim_step(x, eps, ab, ab), x)  # no step
-    assert_close(predict_x0(x, eps, tensor(1.0)), x)  # there is no noise in x
-
-
-def test_add_noise() -> None:
-    assert_close(add_noise(tensor(2.0), tensor(1.0), tensor(0.36)), tensor(0.6 * 2 + 0.8))
-    assert_close(add_noise(tensor(2.0), tensor(1.0), tensor(1.0)), tensor(2.0))
-    assert_close(add_noise(tensor(2.0), tensor(1.0), tensor(0.0)), tensor(1.0))
-
-
-def test_predict_x0_inverts_add_noise() -> None:
-    x0, eps, ab = torch.randn(3, 4), torch.randn(3, 4), tensor(0.3)
-    assert_close(predict_x0(add_noise(x0, eps, ab), eps, ab), x0)
+    pair = from_epsilon(tensor(2.0), tensor(1.0), tensor(0.6), tensor(0.8))
+    assert_close(add_noise(*pair, tensor(0.8), tensor(0.6)), tensor(2.2))
+    assert_close(add_noise(*pair, tensor(1.0), tensor(0.0)), pair.x0)  # nothing left but x0_hat
+    assert_close(add_noise(*pair, tensor(0.0), tensor(1.0)), pair.eps)  # nothing left but noise
+    assert_close(add_noise(*pair, tensor(0.6), tensor(0.8)), tensor(2.0))  # no step
 
 
 def test_inpaint() -> None:
@@ -83,30 +67,37 @@ def test_inpaint() -> None:
 
 
 def test_guide() -> None:
-    eps_z, eps_null = tensor(3.0), tensor(1.0)
-    assert guide(eps_z, eps_null, 7.5) == 16.0
-    assert guide(eps_z, eps_null, 1.0) == eps_z
-    assert guide(eps_z, eps_null, 0.0) == eps_null
+    z, null = Denoised(tensor(2.0), tensor(3.0)), Denoised(tensor(4.0), tensor(1.0))
+    assert guide(z, null, 7.5) == (-11.0, 16.0)
+    assert guide(z, null, 1.0) == z
+    assert guide(z, null, 0.0) == null
 
 
 def test_guidance_direction() -> None:
     # -(3 - 1) / 0.8; in pure noise -(3 - 1)
-    assert_close(guidance_direction(tensor(3.0), tensor(1.0), tensor(0.36)), tensor(-2.5))
-    assert_close(guidance_direction(tensor(3.0), tensor(1.0), tensor(0.0)), tensor(-2.0))
+    assert_close(guidance_direction(tensor(3.0), tensor(1.0), tensor(0.8)), tensor(-2.5))
+    assert_close(guidance_direction(tensor(3.0), tensor(1.0), tensor(1.0)), tensor(-2.0))
 
 
-def test_cfg_eps_is_one_forward_in_the_precision_of_x() -> None:
+def test_the_guidance_direction_of_a_flow() -> None:
+    """By its velocities it is -((1 - sigma) / sigma) (u_z - u_null)."""
+    x, sigma, u_z, u_null = tensor(2.0), tensor(0.25), tensor(3.0), tensor(1.0)
+    eps_z, eps_null = (from_velocity(x, u, sigma).eps for u in (u_z, u_null))
+    assert_close(guidance_direction(eps_z, eps_null, sigma), -(0.75 / 0.25) * (u_z - u_null))
+
+
+def test_prompt_and_null_are_one_forward() -> None:
     calls = []
 
-    def denoiser(x: Tensor, t: Tensor, cond: Conditioning, edges: Tensor) -> Tensor:
-        calls.append((len(x), len(edges)))
-        return prompt_denoiser(x, t, cond, edges).bfloat16()
+    def denoiser(x: Tensor, level: NoiseLevel, cond: Conditioning, edges: Tensor) -> Denoised:
+        calls.append((len(x), len(edges), level))
+        return prompt_denoiser(x, level, cond, edges)
 
     batch = toy_batch()
-    eps_z, eps_null = cfg_eps(denoiser, batch.noise, SCHEDULE.timesteps[0], batch)
-    assert calls == [(2, 2)]
-    assert eps_z.dtype == torch.float32
-    assert eps_z.unique() == 3 and eps_null.unique() == 1
+    z, null = denoise_twice(denoiser, batch.noise, 0, batch, SCHEDULE)
+    assert calls == [(2, 2, (9, tensor(0.6), tensor(0.8)))]
+    assert z.eps.unique() == 3 and null.eps.unique() == 1
+    assert_close(z.x0, (batch.noise - 0.8 * 3) / 0.6)
 
 
 def test_rollout_by_hand() -> None:
@@ -128,8 +119,8 @@ def test_rollout_of_no_steps_is_its_input() -> None:
 
 def test_advance_with_a_gradient_free_forward_is_the_rollouts_step() -> None:
     batch = toy_batch()
-    eps = torch.full_like(batch.noise, 5.0)
-    step = advance(batch.noise, eps, 0, batch, SCHEDULE)
+    z, null = denoise_twice(prompt_denoiser, batch.noise, 0, batch, SCHEDULE)
+    step = advance(guide(z, null, 2.0), 0, batch, SCHEDULE)
     assert torch.equal(step, rollout(prompt_denoiser, batch, SCHEDULE, 2.0, 0, 1))
 
 
@@ -149,11 +140,13 @@ def test_latent_mask_takes_the_latents_that_show_nothing_but_the_product() -> No
 
 def test_batch_moves_and_indexes_every_tensor() -> None:
     batch = toy_batch()
-    batch.caption_ids = batch.caption_ids.long()
     halved = batch.index([0]).to(dtype=torch.float64)
     assert len(halved) == 1
     assert halved.z.hidden.dtype == halved.noise.dtype == torch.float64
-    assert halved.caption_ids.dtype == torch.long
+    assert halved.sample.dtype == torch.long
+    for i in ([0], slice(0, 1), tensor([0])):
+        assert batch.index(i).prompts == ["a vase in a park"]
+    assert batch.index([]).captions == []
 
 
 def test_conditioning_cat_keeps_added_embeddings() -> None:

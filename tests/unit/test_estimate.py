@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from rfft.diffusion.sampling import cfg_eps
-from rfft.models.pipeline import Bundle, load_bundle
-from rfft.models.skeleton import load_skeleton, skeleton_batch
+from rfft.models.bundle import Bundle, load_bundle, load_skeleton, skeleton_batch
 from rfft.utils.estimate import Cost, cost, fake, imagine, weight_bytes
 from tests import shapes
 
@@ -43,7 +42,7 @@ def test_a_skeleton_costs_what_the_bundle_does(name: str, tmp_path: Path) -> Non
         file.unlink()
     real, imagined = Bundle(pipe), load_skeleton(str(tmp_path))
     for bundle in (real, imagined):
-        bundle.train(["unet_lora"], 2, 4.0, TARGETS)
+        bundle.train(["denoiser_lora"], 2, 4.0, TARGETS)
     expected = denoiser_cost(real)
     with fake():
         imagine([*imagined.modules, imagined.unwrapped])

@@ -19,7 +19,7 @@ from transformers import CLIPModel
 
 from rfft.diffusion.losses import f_ac
 from rfft.errors import UserError
-from rfft.models.pipeline import Bundle
+from rfft.models.bundle import Bundle
 from rfft.objectives.x0_hat import Objective, train_step
 from rfft.rewards.preference import Aesthetic, PickScore, TextMatch, WeightedRewards, load_extra
 from rfft.types import Batch, Reward
@@ -125,7 +125,7 @@ def test_the_aesthetic_head_has_the_published_form(clip: Path, tmp_path: Path, s
 def test_the_step_adds_them_to_f_ac(
     make_trained: Callable[..., Bundle], make_batch: Callable[..., Batch], reward: Reward
 ) -> None:
-    bundle = make_trained("unet_lora")
+    bundle = make_trained("denoiser_lora")
     batch, losses = make_batch(bundle), {}
     for weight in (0.0, 0.5):
         extra = WeightedRewards([("dark", weight, Darkness())], ["a", "b"], ["c", "d"])

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from rfft.diffusion.sampling import paste, rollout
 from rfft.generation.sample import Outcome, paint, recur
-from rfft.models.pipeline import Bundle
+from rfft.models.bundle import Bundle
 from rfft.types import Batch
 
 Make = Callable[..., Bundle]
@@ -31,7 +31,7 @@ def test_paint_is_the_whole_rollout_with_the_products_own_pixels(
     assert not images.requires_grad
 
 
-@pytest.mark.parametrize("modes", [["unet_lora"], ["controlnet"], ["unet_lora", "controlnet_lora"]])
+@pytest.mark.parametrize("modes", [["denoiser_lora"], ["controlnet"], ["denoiser_lora", "controlnet_lora"]])
 def test_the_reference_is_the_untrained_model(
     bundle: Bundle, make_trained: Make, make_batch: Callable[..., Batch], modes: list[str]
 ) -> None:

@@ -13,12 +13,12 @@ from torch.testing import assert_close
 
 from rfft.diffusion.losses import f_ac, l_cc, l_kl
 from rfft.diffusion.sampling import rollout
-from rfft.models.pipeline import Bundle, load_bundle
+from rfft.models.bundle import Bundle, load_bundle
 from rfft.objectives.x0_hat import Draw, Objective, predict, render, train_step
 from rfft.types import Batch, Reward, StepOutput
 
 STEPS = 8
-MODES = [["unet_lora"], ["controlnet_lora"], ["controlnet"], ["unet_lora", "controlnet"]]
+MODES = [["denoiser_lora"], ["controlnet_lora"], ["controlnet"], ["denoiser_lora", "controlnet"]]
 Make = Callable[..., Bundle]
 
 
@@ -38,7 +38,7 @@ def test_forwards_are_counted(
     make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, regularizer: str, ks: list[int]
 ) -> None:
     """m without gradient, then one with and one of the reference per trained step, each one batched call."""
-    bundle = make_trained("unet_lora")
+    bundle = make_trained("denoiser_lora")
     batch = make_batch(bundle)
     calls: list[str] = []
 
@@ -58,7 +58,7 @@ def test_forwards_are_counted(
 def test_adapters_are_computed_with_gradient_only(
     make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, regularizer: str
 ) -> None:
-    bundle = make_trained("unet_lora")
+    bundle = make_trained("denoiser_lora")
     calls: list[bool] = []
     adapter = next(m for n, m in bundle.unwrapped.named_modules() if n.endswith("lora_A.default"))
     adapter.register_forward_pre_hook(lambda module, args: calls.append(torch.is_grad_enabled()))
@@ -136,7 +136,7 @@ def test_a_controlnet_is_trained_among_frozen_parts_in_half_precision(
 def test_what_the_regularizer_compares_stays_out_of_autocast(
     make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, fp32: bool
 ) -> None:
-    bundle = make_trained("unet_lora")
+    bundle = make_trained("denoiser_lora")
     halves: list[bool] = []
     bundle.unwrapped.register_forward_pre_hook(lambda *_: halves.append(torch.is_autocast_enabled("cpu")))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -174,7 +174,7 @@ def test_policy_equal_to_the_reference_has_no_regularizer(
 @pytest.mark.parametrize(
     ("regularizer", "modes"),
     [("cc", modes) for modes in MODES]
-    + [("kl", ["unet_lora"]), ("kl", ["controlnet"]), ("none", ["unet_lora"])],
+    + [("kl", ["denoiser_lora"]), ("kl", ["controlnet"]), ("none", ["denoiser_lora"])],
 )
 def test_step_is_the_sum_of_its_equations(
     make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, regularizer: str, modes: list[str]
@@ -206,7 +206,7 @@ def test_step_is_the_sum_of_its_equations(
 def test_gradient_checkpointing_changes_no_gradient(
     make_trained: Make, make_batch: Callable[..., Batch], reward: Reward
 ) -> None:
-    bundle = make_trained("unet_lora", "controlnet")
+    bundle = make_trained("denoiser_lora", "controlnet")
     batch, objective = make_batch(bundle), Objective(3.0, "cc", 0.1)
     run(bundle, reward, batch, [6, 7], objective)
     plain = grads(bundle)
@@ -217,7 +217,7 @@ def test_gradient_checkpointing_changes_no_gradient(
 
 
 def test_output(make_trained: Make, make_batch: Callable[..., Batch]) -> None:
-    bundle = make_trained("unet_lora")
+    bundle = make_trained("denoiser_lora")
     batch = make_batch(bundle)
 
     def half_available(image: Tensor, batch: Batch) -> Tensor:
@@ -263,7 +263,7 @@ def test_draw_is_ascending_distinct_and_reproducible(grad_steps: int, accumulati
 def test_judging_in_parts_changes_no_gradient(
     make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, autocast: bool
 ) -> None:
-    bundle = make_trained("unet_lora")
+    bundle = make_trained("denoiser_lora")
     batch = make_batch(bundle)
     decoded: list[int] = []
     bundle.vae.decoder.register_forward_pre_hook(lambda module, args: decoded.append(len(args[0])))
@@ -291,6 +291,6 @@ def test_a_frozen_encoder_runs_once_for_policy_and_reference(
     for layer in (first, middle):
         layer.register_forward_pre_hook(lambda module, args: calls.append(module))
     run(bundle, reward, make_batch(bundle), [0, 1], Objective(3.0, "cc", 0.1))
-    each = 4 if "unet_lora" in modes else 2  # per trained step: policy and reference, or one for both
+    each = 4 if "denoiser_lora" in modes else 2  # per trained step: policy and reference, or one for both
     assert calls.count(first) == calls.count(middle) == each
     assert "forward" not in vars(bundle.pipe.unet.mid_block)

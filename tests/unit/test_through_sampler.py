@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from rfft.diffusion.losses import f_ac, l_cc, l_kl
 from rfft.diffusion.sampling import advance, cfg_eps, guide
-from rfft.models.pipeline import Bundle
+from rfft.models.bundle import Bundle
 from rfft.objectives.trajectory import draft_step, drtune_step
 from rfft.objectives.x0_hat import Objective, predict, render
 from rfft.types import Batch, Reward
@@ -23,7 +23,7 @@ STEPS, SCALE = 5, 3.0
 def test_the_gradient_is_that_of_the_sampler(
     make_trained: Callable[..., Bundle], make_batch: Callable[..., Batch], reward: Reward, last: int
 ) -> None:
-    bundle = make_trained("unet_lora")
+    bundle = make_trained("denoiser_lora")
     batch, schedule = make_batch(bundle), bundle.schedule(STEPS)
     output = draft_step(bundle, reward, batch, schedule, last, Objective(SCALE, "none"), Tensor.backward)
     found = {name: p.grad.clone() for name, p in bundle.trainable().items() if p.grad is not None}
@@ -54,7 +54,7 @@ def test_drtune_spelt_out(
     regularizer: str,
 ) -> None:
     """The gradient reaches trained steps by eqs (1) and (2) alone; inputs and all other steps are data."""
-    bundle = make_trained("unet_lora")
+    bundle = make_trained("denoiser_lora")
     batch, schedule, beta = make_batch(bundle), bundle.schedule(STEPS), 0.5
     objective = Objective(SCALE, regularizer, beta)  # type: ignore[arg-type]
     output = drtune_step(bundle, reward, batch, schedule, ks, objective, Tensor.backward)

@@ -15,8 +15,7 @@ from rfft.build import build_bundle
 from rfft.config.load import load_config
 from rfft.errors import UserError
 from rfft.generation.sample import paint
-from rfft.models.pipeline import Bundle, load_tiny_vae
-from rfft.models.skeleton import load_skeleton
+from rfft.models.bundle import Bundle, load_skeleton, load_tiny_vae
 from rfft.objectives.x0_hat import Objective, train_step
 from rfft.types import Batch, Reward
 
@@ -44,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_gradients_reach_the_lora_through_it_and_evaluation_keeps_the_full_decoder(
     make_trained: Callable[..., Bundle], make_batch: Callable[..., Batch], reward: Reward, folder: Path
 ) -> None:
-    bundle = make_trained("unet_lora")
+    bundle = make_trained("denoiser_lora")
     batch, schedule = make_batch(bundle), bundle.schedule(8)
     objective = Objective(3.0, "none")
     before = paint(bundle, batch, schedule, 3.0)

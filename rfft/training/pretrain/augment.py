@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rfft.diffusion.sampling import paste
+from rfft.diffusion.compositing import paste
 
 
 def augment(image: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:

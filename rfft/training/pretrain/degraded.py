@@ -15,9 +15,10 @@ from torch import Tensor
 from rfft.adworld.scenes import Scenes, cache_folder, load_scenes
 from rfft.data.conditions import encode_samples
 from rfft.data.samples import Sample
-from rfft.diffusion.sampling import add_noise, paste
-from rfft.models.pipeline import Bundle, load_bundle
-from rfft.objectives.x0_hat import predict, render
+from rfft.diffusion.compositing import paste
+from rfft.diffusion.sampling import add_noise
+from rfft.models.bundle import Bundle, load_bundle
+from rfft.objectives.base import predict, render
 from rfft.training.pretrain.fit import device
 from rfft.types import Batch
 from rfft.utils.atomic_io import new_file
@@ -63,8 +64,8 @@ def degrade(
         if variant == "x0_hat":
             batch = _batch(bundle, scenes, index, product, generator)
             schedule, k = bundle.schedule(STEPS), int(rng.integers(STEPS - LAST, STEPS))
-            x = add_noise(latent, batch.noise, schedule.alpha_bar[k])
-            latent = predict(bundle.denoiser, x, k, batch, schedule, GUIDANCE).x0
+            x = add_noise(latent, batch.noise, schedule.a[k], schedule.s[k])
+            latent = predict(bundle.denoiser, x, k, batch, schedule, GUIDANCE).guided.x0
             picture = render(bundle, latent, batch)
         else:
             picture = paste(bundle.decode(latent), product)
@@ -79,5 +80,5 @@ def _batch(
         Sample(str(i), canvas, scenes.captions[i], scenes.prompts[i])
         for i, canvas in zip(index, product.cpu(), strict=True)
     ]
-    batch = encode_samples(bundle, bundle.pipe.tokenizer, samples)
+    batch = encode_samples(bundle, samples)
     return replace(batch, noise=torch.randn(batch.x_o.shape, generator=generator)).to(device())

@@ -1,0 +1,76 @@
+"""What RFFT asks of a base; a family of bases answers it in one file (models/families/sd.py is one).
+
+Shapes: B batch, C latent channels, h w latent, H W pixels. Pictures are in [0, 1].
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rfft.errors import UserError
+from rfft.types import Conditioning, Schedule
+
+
+class Family(ABC):
+    """A loaded base: its frozen networks and how they are called."""
+
+    part: ClassVar[str]  # attribute of `denoiser` that its LoRA goes to, as LoRA files name it: unet
+    units: ClassVar[tuple[str, ...]] = ()  # class names of the blocks that FSDP2 splits
+    pipe: Any = None  # the diffusers pipeline that holds the networks, where there is one
+    denoiser: nn.Module  # a types.Denoise with `part`, and `controlnet` if there is one, as submodules
+    latent_factor: int  # pixels per latent element along each side
+    latent_channels: int  # C
+
+    @classmethod
+    def recognizes(cls, pipeline: str) -> bool:
+        """Return whether a base whose model_index.json names this pipeline class is of this family."""
+        return False
+
+    @classmethod
+    @abstractmethod
+    def load(cls, source: str, controlnet: str | None, dtype: torch.dtype) -> Family:
+        """Load a base from a folder or hub id; `controlnet`: folder or id, for a base that has none.
+
+        Raises OSError or ValueError where it cannot be loaded, UserError where its parts do not fit.
+        """
+
+    @classmethod
+    def skeleton(cls, source: str, controlnet: str | None, dtype: torch.dtype) -> Family:
+        """Load a base to count what it costs; where that is possible, without weights, on the meta device."""
+        return cls.load(source, controlnet, dtype)
+
+    @abstractmethod
+    def networks(self) -> list[nn.Module]:
+        """Return all networks of the base, those inside `denoiser` too."""
+
+    @abstractmethod
+    def schedule(self, steps: int) -> Schedule:
+        """Return the sampling steps that diffusers would make; raises UserError for too many."""
+
+    @abstractmethod
+    def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
+        """Return features of B prompts for pictures of size x size pixels, and what was cut off each ("": none)."""
+
+    @abstractmethod
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Return the latent [B,C,h,w], always the same one, of pixels [B,3,H,W]."""
+
+    @abstractmethod
+    def decode(self, latent: Tensor) -> Tensor:
+        """Return pixels [B,3,H,W], not clamped, of latent [B,C,h,w]."""
+
+    @abstractmethod
+    def blank_conditioning(self, count: int) -> Conditioning:
+        """Return features of the right shape for `count` prompts, to count what a forward costs."""
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the activations of denoiser and decoder in the backward pass."""
+        raise UserError(f"{type(self).__name__} knows no gradient checkpointing: leave it out")
+
+    def kohya_name(self, module: str) -> str:
+        """Return the name of a module of the denoiser as kohya's sd-scripts writes it, dots for underscores."""
+        return module
