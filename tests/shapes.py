@@ -19,6 +19,10 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from rfft.models.bundle import Bundle
+from rfft.models.families.sd import StableDiffusion
+from rfft.models.families.sdxl import StableDiffusionXL
+
 TIME_IDS = 6  # of SDXL's micro-conditioning
 
 
@@ -153,3 +157,9 @@ def _tokenizer() -> CLIPTokenizer:
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocab = {token: i for i, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=24)
+
+
+def bundle_of(pipe: Any) -> Bundle:
+    """A bundle around a pipeline that is there already."""
+    is_xl = isinstance(pipe, StableDiffusionXLControlNetInpaintPipeline)
+    return Bundle((StableDiffusionXL if is_xl else StableDiffusion)(pipe))

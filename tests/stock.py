@@ -45,8 +45,8 @@ def stock_picture(pipe: Any, batch: Batch, steps: int, guidance_scale: float, ou
 
 def with_drawn_latent(bundle: Bundle, batch: Batch) -> Batch:
     """The pipeline draws the product's latent from the VAE's posterior: draw the same one."""
-    posterior = bundle.vae.encode(_pixels(batch)).latent_dist
-    drawn = posterior.sample(torch.Generator().manual_seed(0)) * bundle.vae.config.scaling_factor
+    posterior = bundle.family.vae.encode(_pixels(batch)).latent_dist
+    drawn = posterior.sample(torch.Generator().manual_seed(0)) * bundle.family.vae.config.scaling_factor
     return replace(batch, x_o=drawn.detach())
 
 

@@ -9,7 +9,14 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from rfft.objectives.regularizers import REGULARIZERS, Regularizer
 from rfft.types import Batch
+from rfft.utils.registry import resolve
+
+
+def regularizers(name: str) -> Regularizer | None:
+    """The one of this name in a config, or None for "none"."""
+    return None if name == "none" else resolve("objective.regularizer", name, REGULARIZERS)()
 
 
 class Darkness:

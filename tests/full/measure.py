@@ -26,7 +26,6 @@ from rfft import build
 from rfft.config.load import load_config
 from rfft.config.schema import Config
 from rfft.generation.export import export_bundle
-from rfft.models.bundle import Bundle
 from rfft.training.learner import Learner
 from tests import shapes
 
@@ -92,19 +91,20 @@ def stock_with_lora(name: str, config: Config, lora: Path) -> tuple[Tensor, Tens
 def main() -> None:
     name, mode, folder, *overrides = sys.argv[1:]
     config = settings(name, mode, Path(folder), overrides)
-    reward = build.build_reward(config, "cpu")
+    rfnet = build.build_rfnet(config, "cpu")
+    reward = build.build_reward(config, rfnet, "cpu")
     samples = build.build_samples(config, "train")
     accelerator = Accelerator(cpu=True)
     before = peak()  # libraries, and the rewards
     pipe = load_pipeline(name, config)
     save_configs(pipe, Path(folder))
-    bundle = Bundle(pipe)
+    bundle = shapes.bundle_of(pipe)
     lora = config.model.lora
     bundle.train([mode], lora.rank, lora.alpha, lora.target_modules)
     if config.model.gradient_checkpointing:
         bundle.enable_gradient_checkpointing()
     conditions = build.build_conditions(config, bundle, samples)
-    learner = Learner(config, accelerator, bundle, reward, conditions)
+    learner = Learner(config, accelerator, bundle, reward, rfnet, conditions)
     # A of a LoRA has no gradient yet, because B is zero.
     watched = {key: p for key, p in bundle.trainable().items() if "lora_A" not in key}
     first = {key: p.detach().sum().item() for key, p in watched.items()}

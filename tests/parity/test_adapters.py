@@ -14,16 +14,18 @@ from torch.testing import assert_close
 from rfft.errors import UserError
 from rfft.models.bundle import Bundle, load_bundle
 from rfft.models.lora import merged_bytes
-from rfft.types import Batch
+from rfft.types import Batch, NoiseLevel
+from tests.shapes import bundle_of
 
 MODES = [["denoiser_lora"], ["controlnet_lora"], ["controlnet"], ["denoiser_lora", "controlnet_lora"]]
 MODES += [["denoiser_lora", "controlnet"]]
 Make = Callable[..., Bundle]
+LEVEL = NoiseLevel(torch.tensor(501), torch.tensor(0.6), torch.tensor(0.8))
 
 
 @torch.no_grad()
 def forward(bundle: Bundle, batch: Batch) -> Tensor:
-    return bundle.denoiser(batch.noise, torch.tensor(501), batch.z, batch.edges)
+    return bundle.denoiser(batch.noise, LEVEL, batch.z, batch.edges).eps
 
 
 def weights(bundle: Bundle) -> dict[str, Tensor]:
@@ -123,7 +125,7 @@ def test_diffusers_loads_the_state_dict(
     trained.pipe.save_lora_weights(tmp_path, unet_lora_layers=layers, unet_lora_adapter_metadata=metadata)
     pipe = StableDiffusionControlNetInpaintPipeline.from_pretrained(pipeline_folder, safety_checker=None)
     pipe.load_lora_weights(tmp_path)
-    assert_close(forward(Bundle(pipe), batch), forward(trained, batch))
+    assert_close(forward(bundle_of(pipe), batch), forward(trained, batch))
 
 
 @pytest.mark.parametrize(

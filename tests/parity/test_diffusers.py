@@ -1,4 +1,4 @@
-"""Ours against diffusers: the DDIM step, and a whole rollout against the inpainting pipeline."""
+"""Ours against diffusers: the steps of DDIM and of a flow, and a whole rollout against the pipeline."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch.testing import assert_close
 
-from rfft.diffusion.sampling import ddim_step, rollout
-from rfft.models.bundle import Bundle, Denoiser
+from rfft.diffusion.sampling import add_noise, rollout
+from rfft.models.bundle import Bundle
+from rfft.models.denoiser import UNetDenoiser
+from rfft.models.parameterization import from_epsilon, from_velocity
 from rfft.types import Batch
 from tests.stock import stock_picture, with_drawn_latent
 
@@ -27,9 +29,26 @@ def test_ddim_step_by_step(bundle: Bundle, steps: int, spacing: str, alpha_to_on
     x = torch.randn(1, 4, 8, 8, generator=generator)
     for i, t in enumerate(scheduler.timesteps):
         eps = torch.randn(x.shape, generator=generator)
-        ours = ddim_step(x, eps, schedule.alpha_bar[i], schedule.alpha_bar_next[i])
+        pair = from_epsilon(x, eps, schedule.a[i], schedule.s[i])
+        ours = add_noise(*pair, schedule.a_next[i], schedule.s_next[i])
         x = scheduler.step(eps, t, x).prev_sample
         assert_close(ours, x)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_a_flows_step_is_eulers(shift: float) -> None:
+    """From pure noise, where a = 0, to the clean latent, step by step."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(12)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 4, 8, 8, generator=generator)
+    for i, t in enumerate(scheduler.timesteps):
+        u = torch.randn(x.shape, generator=generator)
+        sigma, following = scheduler.sigmas[i], scheduler.sigmas[i + 1]
+        ours = add_noise(*from_velocity(x, u, sigma), 1 - following, following)
+        x = scheduler.step(u, t, x).prev_sample
+        assert_close(ours, x)
+    assert following == 0
 
 
 @pytest.mark.parametrize("steps", [5, 40])
@@ -38,7 +57,7 @@ def test_rollout_is_the_pipelines(
     bundle: Bundle, make_batch: Callable[..., Batch], steps: int, prediction_type: str
 ) -> None:
     bundle.pipe.scheduler.register_to_config(prediction_type=prediction_type)
-    denoiser = Denoiser(bundle.pipe.unet, bundle.pipe.controlnet, bundle.pipe.scheduler).eval()
+    denoiser = UNetDenoiser(bundle.pipe.unet, bundle.pipe.controlnet, prediction_type).eval()
     batch = with_drawn_latent(bundle, make_batch(bundle))
     ours = rollout(denoiser, batch, bundle.schedule(steps), guidance_scale=4.0)
     theirs = stock_picture(bundle.pipe, batch, steps, 4.0, "latent")
@@ -54,5 +73,5 @@ def test_prompts_and_decoding_are_the_pipelines(bundle: Bundle) -> None:
 
     latent = torch.randn(1, 4, 8, 8)
     with torch.no_grad():
-        pixels = bundle.vae.decode(latent / bundle.vae.config.scaling_factor).sample
+        pixels = bundle.family.vae.decode(latent / bundle.family.vae.config.scaling_factor).sample
         assert_close(bundle.decode(latent), pixels / 2 + 0.5)

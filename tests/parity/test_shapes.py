@@ -70,7 +70,11 @@ def test_base_and_controlnet_may_lie_apart(
     batch = make_batch(whole)
     painted = [rollout(b.denoiser, batch, b.schedule(4), guidance_scale=4.0) for b in (whole, apart)]
     assert torch.equal(*painted)
-    assert type(load_skeleton(str(base), str(controlnet)).pipe) is type(apart.pipe) is type(whole.pipe)
+    assert (
+        type(load_skeleton(str(base), controlnet=str(controlnet)).pipe)
+        is type(apart.pipe)
+        is type(whole.pipe)
+    )
 
 
 def test_what_cannot_be_a_base_is_said(published: tuple[Path, Path]) -> None:
@@ -94,7 +98,7 @@ def test_a_controlnet_of_another_base_is_said(pipeline_folder: Path, tmp_path: P
 def test_sdxls_autoencoder_stays_out_of_half_precision(folder: Path) -> None:
     """It overflows there, and says so in its config; that of SD 1.x and 2.x says so, too, and does not."""
     half, full = load_bundle(folder, torch.float16), load_bundle(folder)
-    full.vae.half().float()  # the weights themselves are rounded
+    full.family.vae.half().float()  # the weights themselves are rounded
     latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = full.decode(latent)

@@ -10,12 +10,13 @@ import pytest
 from rfft.adworld.draw import draw_dataset
 from rfft.config.load import load_config
 from rfft.evaluation import evaluator
+from rfft.rewards.preference import PickScore
 from rfft.training import costs
 from rfft.utils.estimate import Cost
 from tests.toys import Darkness
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-DARKNESS = "reward.extra=[{use: 'tests.toys:Darkness', weight: 0.5}]"
+DARKNESS = "reward.terms=[{use: rfnet}, {use: 'tests.toys:Darkness', weight: 0.5}]"
 DRAFT = ("objective.use=draft", "objective.regularizer=none", "rollout.grad_steps=2")
 TERA, GIB = 10**12, 2**30
 
@@ -103,7 +104,10 @@ def test_drafts_gradient_goes_through_the_whole_denoiser(world: Path) -> None:
         config = load_config(world / "config.yaml", settings)
         bundle = costs.load_skeleton(config.model.bundle)
         bundle.train(["controlnet"], 1, 1.0, [])
-        found[through], *_ = costs._calls(config, bundle, costs.build.build_reward(config, "cpu"), None)
+        rfnet = costs.build.build_rfnet(config, "cpu")
+        reward = costs.build.build_reward(config, rfnet, "cpu")
+        work = costs.build.build_objective(config).work(config.rollout.steps, [0])
+        found[through], *_ = costs._calls(config, bundle, reward, work)
     assert found["draft"].forward == found["x0_hat"].forward
     assert found["draft"].backward > found["x0_hat"].backward
     assert found["draft"].activations > found["x0_hat"].activations
@@ -124,22 +128,20 @@ def test_draft_and_other_rewards(check: Check, world: Path, monkeypatch: pytest.
     monkeypatch.setattr(
         Darkness,
         "__call__",
-        lambda self, image, *texts: (float(image.detach().mean()), judged(self, image, *texts))[1],
+        lambda self, image, batch: (float(image.detach().mean()), judged(self, image, batch))[1],
     )
     _, facts, _ = check(world / "config.yaml", *settings, "trainer.accumulation=2")
-    assert facts["not counted"] == "FLOPs and activations of reward.extra"  # it looks at values
+    assert facts["not counted"] == "FLOPs and activations of rewards beside RFNet"  # it looks at values
 
 
 def test_networks_of_rewards_are_counted(world: Path, clip: Path) -> None:
     config = load_config(world / "config.yaml", ["evaluate.enabled=false"])
     without = costs.costs(config)
-    extra = f"reward.extra=[{{use: pickscore, options: {{model: '{clip}'}}}}]"
+    extra = f"reward.terms=[{{use: rfnet}}, {{use: pickscore, options: {{model: '{clip}'}}}}]"
     config = load_config(world / "config.yaml", ["evaluate.enabled=false", extra])
     found = costs.costs(config)
     grown = [int(facts["parameters in all"].replace(",", "")) for facts in (without, found)]
-    assert grown[1] - grown[0] == sum(
-        p.numel() for p in costs.build.build_extra_rewards(config, [], "cpu").parameters()
-    )
+    assert grown[1] - grown[0] == sum(p.numel() for p in PickScore(str(clip)).parameters())
     assert "not counted" not in found
 
 
@@ -154,7 +156,7 @@ def test_networks_of_rewards_are_counted(world: Path, clip: Path) -> None:
         ("evaluate.pickscore=nowhere", "CLIP model nowhere"),
         ("evaluate.judge=nowhere", "nowhere: no such network"),
         ("reward.saliency=nowhere", "nowhere: no such network"),
-        ("reward.extra=[{use: nowhere}]", "reward.extra 'nowhere' cannot be used"),
+        ("reward.terms=[{use: rfnet}, {use: nowhere}]", "reward.terms 'nowhere' is not known"),
         ("model.lora.target_modules=[nothing]", "model.lora.target_modules"),
         ("model.controlnet=nowhere", "model.controlnet nowhere: neither a folder nor a hub id"),
         ("model.tiny_vae=nowhere", "model.tiny_vae nowhere: neither a folder nor a hub id"),

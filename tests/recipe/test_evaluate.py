@@ -63,7 +63,7 @@ def rfft(run_command: Callable[..., tuple[int, str, str]]) -> Callable[..., str]
 
 
 def evaluator_of(config: Config) -> Evaluator:
-    return Evaluator(config, build.build_bundle(config, "cpu"), build.build_reward(config, "cpu"))
+    return Evaluator(config, build.build_bundle(config, "cpu"), build.build_rfnet(config, "cpu"))
 
 
 def test_metrics(config: Config) -> None:

@@ -39,7 +39,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 def fault(what: str, call: int, **options: object) -> str:
     """A setting that lets it happen at this micro-batch; see tests.toys.Faulty."""
     options |= {"what": what, "call": call}
-    return f"reward.extra=[{{use: 'tests.toys:Faulty', options: {json.dumps(options)}}}]"
+    return f"reward.terms=[{{use: rfnet}}, {{use: 'tests.toys:Faulty', options: {json.dumps(options)}}}]"
 
 
 def command(world: Path, *overrides: str) -> list[str]:

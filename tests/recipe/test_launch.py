@@ -262,7 +262,7 @@ def test_not_a_number_in_one_process_skips_the_step_in_all(world: Path, tmp_path
     """Under DeepSpeed and FSDP2 as under DDP."""
     if engine == "zero2":
         pytest.importorskip("deepspeed")
-    nan = "reward.extra=[{use: 'tests.toys:Faulty', options: {what: nan, call: 2, rank: 1}}]"
+    nan = "reward.terms=[{use: rfnet}, {use: 'tests.toys:Faulty', options: {what: nan, call: 2, rank: 1}}]"
     settings = [*TINY, nan, "trainer.steps=3", "trainer.checkpoint_every=1", "trainer.keep=9"]
     zero2 = (*ACCELERATE, LAUNCH / "cpu_zero2.yaml", "-m", "rfft", "train")
     launcher = {"zero2": zero2, "fsdp2": (LAUNCH / "cpu_fsdp2.sh", "train")}[engine]

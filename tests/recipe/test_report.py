@@ -176,7 +176,10 @@ def test_a_base_model_alone(run: Path) -> None:
     ("changes", "told"),
     [
         (["objective.use=drtune"], "from the finished picture to 4 of its steps (DRTune)"),
-        (["reward.extra=[{use: pickscore, weight: 0.5}]"], "F_AC + 0.5 * pickscore + 0.03 * L_CC"),
+        (
+            ["reward.terms=[{use: rfnet}, {use: pickscore, weight: 0.5}]"],
+            "F_AC + 0.5 * pickscore + 0.03 * L_CC",
+        ),
     ],
 )
 def test_the_report_says_what_was_trained(run: Path, changes: list[str], told: str) -> None:

@@ -237,7 +237,7 @@ def test_a_guardrail_stops_the_run(
         ("evaluate.judge=nowhere", "nowhere: no such network"),
         ("trainer.mixed_precision=fp16", "needs a GPU"),
         ("model.lora.target_modules=[nothing]", "model.lora.target_modules"),
-        ("reward.extra=[{use: nowhere}]", "reward.extra 'nowhere' cannot be used"),
+        ("reward.terms=[{use: rfnet}, {use: nowhere}]", "reward.terms 'nowhere' is not known"),
         ("model.controlnet=nowhere", "model.controlnet nowhere: neither a folder nor a hub id"),
         ("rollout.steps=1000", "rollout.steps=1000: the bundle knows 1000 timesteps"),
         ("rollout.shared_draw=3", "rollout.shared_draw=3 must be a multiple of the 1 processes"),
@@ -430,7 +430,7 @@ RANKS = (str(Path(__file__).with_name("ranks.py")),)
 def nan(call: int, rank: int = 0) -> str:
     """A setting that makes the loss of a process's micro-batch no number; see tests.toys.Faulty."""
     options = {"what": "nan", "call": call, "rank": rank}
-    return f"reward.extra=[{{use: 'tests.toys:Faulty', options: {json.dumps(options)}}}]"
+    return f"reward.terms=[{{use: rfnet}}, {{use: 'tests.toys:Faulty', options: {json.dumps(options)}}}]"
 
 
 def numbers(run: str) -> list[dict[str, float]]:

@@ -18,12 +18,12 @@ from transformers import (
 )
 
 from rfft.adworld.draw import draw_dataset
-from rfft.build import build_reward
+from rfft.build import build_rfnet
 from rfft.config.load import load_config
 from rfft.errors import UserError
 from rfft.feedback.folder import read_feedback
 from rfft.rewards import maps
-from rfft.rewards.availability import RewardModel
+from rfft.rewards.availability import RFNetWithMaps
 from rfft.rewards.depth import DepthEstimator
 from rfft.rewards.maps import MapNet, find_depth, load_depth, load_saliency, make_maps
 from rfft.rewards.rfnet import RFNet, RFNetConfig
@@ -192,7 +192,8 @@ def test_an_unknown_hub_id_is_a_clear_mistake(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_config_names_them(depth_folders: dict[str, Path]) -> None:
     config = load_config("tiny", ["reward.saliency=u2netp", f"reward.depth={depth_folders['dpt']}"])
-    reward = build_reward(config, "cpu")
+    reward = build_rfnet(config, "cpu")
+    assert reward is not None
     assert isinstance(reward.saliency, U2Net) and isinstance(reward.depth, DepthEstimator)
     assert not reward.training
 
@@ -209,6 +210,12 @@ def test_the_network_is_chosen_by_its_folder() -> None:
         load_saliency("rf-tiny-rfnet")
 
 
+def no_words(captions: list[str], **_: object) -> SimpleNamespace:
+    """A tokenizer that knows none."""
+    tokens = torch.zeros(len(captions), 3, dtype=torch.long)
+    return SimpleNamespace(input_ids=tokens, attention_mask=tokens)
+
+
 @pytest.mark.parametrize("auxiliary_grad", [True, False])
 def test_the_reward_sees_through_them(
     small_u2netp: U2Net, depth_folders: dict[str, Path], auxiliary_grad: bool
@@ -218,9 +225,8 @@ def test_the_reward_sees_through_them(
     config = RFNetConfig.tiny(64, image_size=32, width=16, n2=1, drop=["o", "g", "c"])
     config.image_encoder |= {"embedding_size": 8, "hidden_sizes": [8, 8, 8], "depths": [1, 1, 1]}
     depth = load_depth(str(depth_folders["depth_anything"]))
-    reward = RewardModel(RFNet(config), depth, small_u2netp, auxiliary_grad)
-    tokens = torch.zeros(2, 3, dtype=torch.long)
-    batch = SimpleNamespace(product=torch.rand(2, 4, 64, 64), caption_ids=tokens, caption_mask=tokens)
+    reward = RFNetWithMaps(RFNet(config), depth, small_u2netp, no_words, auxiliary_grad)
+    batch = SimpleNamespace(product=torch.rand(2, 4, 64, 64), captions=["a", "b"])
     picture = torch.cat([waves(64), 1 - waves(64)]).requires_grad_()
     logits = reward(picture, batch)
     assert logits.shape == (2, 5)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from rfft.diffusion.sampling import cfg_eps
+from rfft.diffusion.sampling import denoise_twice
 from rfft.models.bundle import Bundle, load_bundle, load_skeleton, skeleton_batch
+from rfft.types import Schedule
 from rfft.utils.estimate import Cost, cost, fake, imagine, weight_bytes
 from tests import shapes
 
@@ -26,10 +27,14 @@ def test_a_linear_layer() -> None:
     assert weight_bytes([layer, layer]) == 60
 
 
+SCHEDULE = Schedule(torch.zeros(1, dtype=torch.long), *(torch.ones(1) for _ in range(4)))
+
+
 def denoiser_cost(bundle: Bundle) -> Cost:
-    batch, t = skeleton_batch(bundle, 32, 2, 4), torch.zeros((), dtype=torch.long)
+    batch, schedule = skeleton_batch(bundle, 32, 2), SCHEDULE
     return cost(
-        lambda: torch.cat(cfg_eps(bundle.denoiser, batch.noise, t, batch)), bundle.unwrapped.parameters()
+        lambda: denoise_twice(bundle.denoiser, batch.noise, 0, batch, schedule)[0].x0,
+        bundle.unwrapped.parameters(),
     )
 
 
@@ -40,7 +45,7 @@ def test_a_skeleton_costs_what_the_bundle_does(name: str, tmp_path: Path) -> Non
     pipe.save_pretrained(tmp_path)
     for file in tmp_path.rglob("*.safetensors"):
         file.unlink()
-    real, imagined = Bundle(pipe), load_skeleton(str(tmp_path))
+    real, imagined = shapes.bundle_of(pipe), load_skeleton(str(tmp_path))
     for bundle in (real, imagined):
         bundle.train(["denoiser_lora"], 2, 4.0, TARGETS)
     expected = denoiser_cost(real)

@@ -17,44 +17,55 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import CLIPModel
 
-from rfft.diffusion.losses import f_ac
 from rfft.errors import UserError
 from rfft.models.bundle import Bundle
-from rfft.objectives.x0_hat import Objective, train_step
-from rfft.rewards.preference import Aesthetic, PickScore, TextMatch, WeightedRewards, load_extra
+from rfft.objectives.base import ObjectiveSettings
+from rfft.objectives.regularizers import ConsistentCondition
+from rfft.objectives.x0_hat import X0Hat
+from rfft.rewards.preference import Aesthetic, PickScore, TextMatch
+from rfft.rewards.weighted import REWARDS, WeightedRewards
 from rfft.types import Batch, Reward
+from rfft.utils.registry import construct
 from tests.toys import Darkness
 
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 
 
+def batch_of(captions: list[str], prompts: list[str]) -> Batch:
+    """A batch of nothing but texts."""
+    empty = torch.zeros(len(captions))
+    return Batch(*[empty] * 8, captions=captions, prompts=prompts)  # type: ignore[arg-type, misc]
+
+
+BATCH = batch_of(["a", "b"], ["c", "d"])
+
+
+def load(use: str, options: dict[str, object]) -> Reward:
+    found: Reward = construct("reward.terms", use, options, REWARDS)
+    return found
+
+
 def test_weights_and_texts() -> None:
-    image = torch.stack([torch.full((3, 4, 4), 0.5), torch.full((3, 4, 4), 1.0), torch.zeros(3, 4, 4)])
-    terms = [("a.b:Darkness", 2.0, Darkness()), ("other", 1.0, Darkness(1.0))]
-    rewards = WeightedRewards(terms, ["x", "yy", "zzz"], ["", "1", "22"])
-    loss, scalars = rewards(image[[2, 1]], _batch([2, 1]))
+    image = torch.stack([torch.zeros(3, 4, 4), torch.full((3, 4, 4), 1.0)])
+    rewards = WeightedRewards([("dark/", 2.0, Darkness()), ("bright/", 1.0, Darkness(1.0))])
+    loss, scalars = rewards(image, batch_of(["zzz", "yy"], ["22", "1"]))
     assert_close(loss, torch.tensor([1.0, 2.0]))  # 2 x 0 + 1, and 2 x 1 + 0
-    assert scalars["darkness/brightness"] == 0.5 and scalars["other/letters"] == 4.0
+    assert scalars["dark/brightness"] == 0.5 and scalars["bright/letters"] == 4.0
 
 
 def test_scalars_are_where_the_pictures_are() -> None:
     """Whatever a reward makes them of: the step adds them up with its own."""
-    rewards = WeightedRewards([("a", 1.0, Darkness())], ["x"], [""])
-    _, scalars = rewards(torch.zeros(1, 3, 4, 4, device="meta"), _batch([0]))
+    rewards = WeightedRewards([("a/", 1.0, Darkness())])
+    _, scalars = rewards(torch.zeros(1, 3, 4, 4, device="meta"), batch_of(["x"], [""]))
     assert scalars.keys() == {"a/brightness", "a/letters"}
     assert all(value.is_meta for value in scalars.values())
-
-
-def _batch(picks: list[int]) -> Batch:
-    empty = torch.zeros(len(picks))
-    return Batch(*[empty] * 9, sample=torch.tensor(picks))  # type: ignore[arg-type, misc]
 
 
 def test_pickscore_is_clips_own(clip: Path) -> None:
     reward, prompts = PickScore(str(clip)), ["a park", "a long wall in grey light"]
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    loss, scalars = reward(image, ["", ""], prompts)
+    loss, scalars = reward(image, batch_of(["", ""], prompts))
     model = CLIPModel.from_pretrained(clip)
     tokens = reward.tokenizer(prompts, padding=True, return_tensors="pt")
     theirs = model(pixel_values=(image.detach() - CLIP_MEAN) / CLIP_STD, **tokens).logits_per_image.diagonal()
@@ -95,7 +106,7 @@ def test_the_template_in_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
     exec(code, vars(module))  # noqa: S102
     monkeypatch.setitem(sys.modules, "my_rewards", module)
     image = torch.full((2, 3, 4, 4), 0.5).requires_grad_()
-    loss, scalars = load_extra("my_rewards:Darkness", {"wanted": 0.3})(image, ["a", "b"], ["c", "d"])
+    loss, scalars = load("my_rewards:Darkness", {"wanted": 0.3})(image, BATCH)
     assert_close(loss, torch.tensor([0.04, 0.04]))
     assert scalars["brightness"] == 0.5
     loss.sum().backward()
@@ -113,7 +124,7 @@ def test_the_aesthetic_head_has_the_published_form(clip: Path, tmp_path: Path, s
     torch.save(weights, file) if suffix == ".pth" else save_file(weights, file)
     reward = Aesthetic(str(file), str(clip)).eval()
     image = torch.rand(2, 3, 32, 32).requires_grad_()
-    loss, _ = reward(image, [], [])
+    loss, _ = reward(image, BATCH)
     model = CLIPModel.from_pretrained(clip)
     pooled = model.vision_model((image - CLIP_MEAN) / CLIP_STD).pooler_output
     features = model.visual_projection(pooled)
@@ -122,22 +133,22 @@ def test_the_aesthetic_head_has_the_published_form(clip: Path, tmp_path: Path, s
     assert image.grad is not None and image.grad.any()
 
 
-def test_the_step_adds_them_to_f_ac(
+def test_terms_are_weighted_and_added(
     make_trained: Callable[..., Bundle], make_batch: Callable[..., Batch], reward: Reward
 ) -> None:
     bundle = make_trained("denoiser_lora")
     batch, losses = make_batch(bundle), {}
     for weight in (0.0, 0.5):
-        extra = WeightedRewards([("dark", weight, Darkness())], ["a", "b"], ["c", "d"])
-        objective = Objective(3.0, "cc", 0.1, decode_batch=1, extra=extra)
-        output = train_step(bundle, reward, batch, bundle.schedule(8), [6], objective, Tensor.backward)
+        terms = WeightedRewards([("", 1.0, reward), ("dark/", weight, Darkness())])
+        objective = X0Hat(ObjectiveSettings(3.0, ConsistentCondition(), 0.1, decode_batch=1))
+        output = objective.step(bundle, terms, batch, bundle.schedule(8), [6], Tensor.backward)
         grad = torch.cat([p.grad.flatten() for p in bundle.trainable().values() if p.grad is not None])
         bundle.unwrapped.zero_grad()
         losses[weight] = (output, grad)
     (without, plain), (with_it, pushed) = losses[0.0], losses[0.5]
     dark = output.images.mean((1, 2, 3)).square().mean()
     assert_close(with_it.loss - without.loss, 0.5 * dark)
-    assert_close(with_it.f_ac, f_ac(with_it.logits[0]))
+    assert_close(with_it.scalars["f_ac"] + 0.5 * dark + 0.1 * with_it.reg, with_it.loss)
     assert_close(with_it.scalars["dark/brightness"], output.images.mean())
     assert not torch.allclose(plain, pushed)
 
@@ -145,16 +156,20 @@ def test_the_step_adds_them_to_f_ac(
 @pytest.mark.parametrize(
     ("use", "options", "message"),
     [
-        ("prettiness", {}, "none of pickscore, aesthetic, image_reward, package.module:Class"),
+        (
+            "prettiness",
+            {},
+            "not known; give pickscore, aesthetic, image_reward or a path package.module:Name",
+        ),
         ("no.such.module:Class", {}, "cannot be used: No module named"),
         ("tests.toys:Missing", {}, "cannot be used"),
-        (":Darkness", {}, "':Darkness' cannot be used: it is none of"),
-        (".toys:Darkness", {}, "'.toys:Darkness' cannot be used: it is none of"),
+        (":Darkness", {}, "':Darkness' is not known"),
+        (".toys:Darkness", {}, "'.toys:Darkness' is not known"),
         ("tests.toys:Darkness", {"colour": 1}, "its options do not fit"),
         ("pickscore", {"model": "nowhere"}, "CLIP model nowhere"),
     ],
 )
 def test_mistakes(use: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        load_extra(use, options)
-    assert isinstance(load_extra("tests.toys:Darkness", {"wanted": 1}), Darkness)
+        load(use, options)
+    assert isinstance(load("tests.toys:Darkness", {"wanted": 1}), Darkness)

@@ -17,7 +17,6 @@ from torch.testing import assert_close
 
 from rfft.errors import UserError
 from rfft.rewards.image_reward import ImageReward, load_image_reward, pixels
-from rfft.rewards.preference import load_extra
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "vase", "in", "park", ","]
 PROMPTS, IDS = ["A vase in a park", "park"], [[2, 5, 6, 7, 5, 8, 3], [2, 8, 3]]
@@ -146,7 +145,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_score_is_that_of_blip_written_out(folder: Path) -> None:
-    reward, weights = load_extra("image_reward", {"folder": str(folder)}), random_weights()
+    reward, weights = load_image_reward(folder=str(folder)), random_weights()
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)).requires_grad_()
     loss, scalars = reward(image, ["", ""], PROMPTS)
     expected = torch.stack([written_out(weights, *pair) for pair in zip(image, IDS, strict=True)])
@@ -227,5 +226,5 @@ def test_mistakes(folder: Path, damage: str, message: str) -> None:
     else:
         file.write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match=message) as error:
-        load_extra("image_reward", {"folder": str(folder)})
+        load_image_reward(folder=str(folder))
     assert "\n" not in str(error.value)

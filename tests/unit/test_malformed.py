@@ -109,7 +109,7 @@ def test_config_files(tmp_path: Path, content: str | bytes) -> None:
 
 @often
 @given(
-    key=st.sampled_from(["run.name", "trainer.steps", "reward.extra", "optimizer.betas", "model.lora", "run"])
+    key=st.sampled_from(["run.name", "trainer.steps", "reward.terms", "optimizer.betas", "model.lora", "run"])
     | letters,
     value=values.map(json.dumps) | snippets | tags,
 )

@@ -8,22 +8,33 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
-from rfft.diffusion.losses import f_ac, l_cc, l_kl
-from rfft.diffusion.sampling import rollout
+from rfft.diffusion.guidance import guidance_direction
+from rfft.diffusion.losses import l_cc, l_kl
+from rfft.diffusion.sampling import denoise_twice, rollout
 from rfft.models.bundle import Bundle, load_bundle
-from rfft.objectives.x0_hat import Draw, Objective, predict, render, train_step
+from rfft.models.parameterization import from_epsilon
+from rfft.objectives.base import ObjectiveSettings, TrainedSteps, predict, render
+from rfft.objectives.x0_hat import X0Hat
+from rfft.rewards.availability import Availability
 from rfft.types import Batch, Reward, StepOutput
+from tests.toys import regularizers
 
 STEPS = 8
 MODES = [["denoiser_lora"], ["controlnet_lora"], ["controlnet"], ["denoiser_lora", "controlnet"]]
 Make = Callable[..., Bundle]
 
 
-def run(bundle: Bundle, reward: Reward, batch: Batch, ks: list[int], objective: Objective) -> StepOutput:
-    return train_step(bundle, reward, batch, bundle.schedule(STEPS), ks, objective, Tensor.backward)
+def settings(
+    scale: float = 3.0, regularizer: str = "none", beta: float = 0.0, precision: str = "fp32", **more: object
+) -> ObjectiveSettings:
+    return ObjectiveSettings(scale, regularizers(regularizer), beta, precision, **more)  # type: ignore[arg-type]
+
+
+def run(bundle: Bundle, reward: Reward, batch: Batch, ks: list[int], chosen: ObjectiveSettings) -> StepOutput:
+    return X0Hat(chosen).step(bundle, reward, batch, bundle.schedule(STEPS), ks, Tensor.backward)
 
 
 def grads(bundle: Bundle) -> dict[str, Tensor]:
@@ -47,7 +58,7 @@ def test_forwards_are_counted(
         calls.append("gradient" if torch.is_grad_enabled() else "no gradient")
 
     bundle.unwrapped.register_forward_pre_hook(count)
-    output = run(bundle, reward, batch, ks, Objective(3.0, regularizer, 0.1))  # type: ignore[arg-type]
+    output = run(bundle, reward, batch, ks, settings(3.0, regularizer, 0.1))
     references = 0 if regularizer == "none" else len(ks)
     assert calls.count("gradient") == len(ks)
     assert calls.count("no gradient") == (ks[-1] + 1 - len(ks)) + references
@@ -62,7 +73,7 @@ def test_adapters_are_computed_with_gradient_only(
     calls: list[bool] = []
     adapter = next(m for n, m in bundle.unwrapped.named_modules() if n.endswith("lora_A.default"))
     adapter.register_forward_pre_hook(lambda module, args: calls.append(torch.is_grad_enabled()))
-    run(bundle, reward, make_batch(bundle), [6], Objective(3.0, regularizer, 0.1))  # type: ignore[arg-type]
+    run(bundle, reward, make_batch(bundle), [6], settings(3.0, regularizer, 0.1))
     assert calls == [True]
 
 
@@ -73,12 +84,16 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else(
 ) -> None:
     bundle = make_trained(*modes)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        run(bundle, reward, make_batch(bundle), [5, 7], Objective(3.0, "cc", 0.1))
+        run(bundle, reward, make_batch(bundle), [5, 7], settings(3.0, "cc", 0.1))
     trained = bundle.trainable()
     assert all(p.grad is not None and p.grad.any() for p in trained.values())
     if "controlnet" not in modes:
         assert all("lora_" in name for name in trained)
-    every = [*bundle.unwrapped.parameters(), *bundle.vae.parameters(), *bundle.pipe.text_encoder.parameters()]
+    every = [
+        *bundle.unwrapped.parameters(),
+        *bundle.family.vae.parameters(),
+        *bundle.pipe.text_encoder.parameters(),
+    ]
     every += list(bundle.frozen_controlnet.parameters()) if bundle.frozen_controlnet else []
     assert sum(p.grad is not None for p in every) == len(trained)
 
@@ -89,7 +104,7 @@ def test_autocast_gradients_are_those_of_fp32(
 ) -> None:
     bundle = make_trained(*modes)
     batch = make_batch(bundle)
-    objective = Objective(3.0, "none")
+    objective = settings(3.0, "none")
     run(bundle, reward, batch, [7], objective)
     exact = torch.cat([g.flatten() for g in grads(bundle).values()])
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -117,12 +132,14 @@ def test_a_controlnet_is_trained_among_frozen_parts_in_half_precision(
         batch = make_batch(load_bundle(pipeline_folder))
         is_full = dtype == torch.float32
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not is_full):
-            output = run(bundle, reward, batch, [6], Objective(3.0, regularizer, 0.1, is_full))  # type: ignore[arg-type]
+            output = run(
+                bundle, reward, batch, [6], settings(3.0, regularizer, 0.1, "fp32" if is_full else "bf16")
+            )
         trained = bundle.trainable()
         assert {p.dtype for p in trained.values()} == {torch.float32}
         frozen = [p for p in bundle.unwrapped.parameters() if not p.requires_grad]
         assert bundle.frozen_controlnet is not None
-        frozen += [*bundle.frozen_controlnet.parameters(), *bundle.vae.parameters()]
+        frozen += [*bundle.frozen_controlnet.parameters(), *bundle.family.vae.parameters()]
         assert {p.dtype for p in frozen} == {dtype} and all(p.grad is None for p in frozen)
         gradient = grads(bundle)
         assert len(gradient) == len(trained)
@@ -132,16 +149,16 @@ def test_a_controlnet_is_trained_among_frozen_parts_in_half_precision(
     assert torch.cosine_similarity(exact, rounded, dim=0) > likeness
 
 
-@pytest.mark.parametrize("fp32", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_what_the_regularizer_compares_stays_out_of_autocast(
-    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, fp32: bool
+    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, precision: str
 ) -> None:
     bundle = make_trained("denoiser_lora")
     halves: list[bool] = []
     bundle.unwrapped.register_forward_pre_hook(lambda *_: halves.append(torch.is_autocast_enabled("cpu")))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        run(bundle, reward, make_batch(bundle), [2], Objective(3.0, "cc", 0.1, fp32))
-    assert halves == [True, True, not fp32, not fp32]
+        run(bundle, reward, make_batch(bundle), [2], settings(3.0, "cc", 0.1, precision))
+    assert halves == [True, True, precision == "bf16", precision == "bf16"]
 
 
 def test_autocast_cache_is_cleared_before_each_forward_with_gradient(
@@ -154,7 +171,7 @@ def test_autocast_cache_is_cleared_before_each_forward_with_gradient(
     bundle.unwrapped.register_forward_pre_hook(
         lambda module, args: events.append("gradient" if torch.is_grad_enabled() else "no gradient")
     )
-    run(bundle, reward, make_batch(bundle), [2, 4], Objective(3.0, "cc", 0.1))
+    run(bundle, reward, make_batch(bundle), [2, 4], settings(3.0, "cc", 0.1))
     before = [events[i - 1] for i, event in enumerate(events) if event == "gradient"]
     assert before == ["clear", "clear"]
 
@@ -165,9 +182,9 @@ def test_policy_equal_to_the_reference_has_no_regularizer(
     make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, modes: list[str], regularizer: str
 ) -> None:
     bundle = make_trained(*modes, shift=0.0)
-    output = run(bundle, reward, make_batch(bundle), [6], Objective(3.0, regularizer, 1.0))  # type: ignore[arg-type]
+    output = run(bundle, reward, make_batch(bundle), [6], settings(3.0, regularizer, 1.0))
     assert output.reg == 0
-    assert output.loss == output.f_ac
+    assert output.loss == output.scalars["f_ac"]
     assert all(g.isfinite().all() for g in grads(bundle).values())
 
 
@@ -183,7 +200,7 @@ def test_step_is_the_sum_of_its_equations(
     bundle = make_trained(*modes)
     batch = make_batch(bundle)
     schedule, beta, scale, ks = bundle.schedule(STEPS), 0.5, 3.0, [5, 7]
-    output = run(bundle, reward, batch, ks, Objective(scale, regularizer, beta))  # type: ignore[arg-type]
+    output = run(bundle, reward, batch, ks, settings(scale, regularizer, beta))
     got = grads(bundle)
 
     losses = []
@@ -192,8 +209,10 @@ def test_step_is_the_sum_of_its_equations(
         theta = predict(bundle.denoiser, x, k, batch, schedule, scale)
         with torch.no_grad(), bundle.reference():
             ref = predict(bundle.denoiser, x, k, batch, schedule, scale)
-        reg = {"cc": l_cc(theta.g, ref.g), "kl": l_kl(theta.eps, ref.eps), "none": 0.0}[regularizer]
-        losses.append(f_ac(reward(render(bundle, theta.x0, batch), batch)) + beta * reg)
+        reg = {"cc": l_cc(theta.g, ref.g), "kl": l_kl(theta.guided.eps, ref.guided.eps), "none": 0.0}[
+            regularizer
+        ]
+        losses.append(reward(render(bundle, theta.guided.x0, batch), batch)[0].mean() + beta * reg)
     loss = torch.stack(losses).mean()
     loss.backward()
 
@@ -207,7 +226,7 @@ def test_gradient_checkpointing_changes_no_gradient(
     make_trained: Make, make_batch: Callable[..., Batch], reward: Reward
 ) -> None:
     bundle = make_trained("denoiser_lora", "controlnet")
-    batch, objective = make_batch(bundle), Objective(3.0, "cc", 0.1)
+    batch, objective = make_batch(bundle), settings(3.0, "cc", 0.1)
     run(bundle, reward, batch, [6, 7], objective)
     plain = grads(bundle)
     bundle.enable_gradient_checkpointing()
@@ -220,14 +239,17 @@ def test_output(make_trained: Make, make_batch: Callable[..., Batch]) -> None:
     bundle = make_trained("denoiser_lora")
     batch = make_batch(bundle)
 
-    def half_available(image: Tensor, batch: Batch) -> Tensor:
-        logits = torch.zeros(len(batch), 5)
-        logits[0, 0] = logits[1, 1] = 9.0
-        return logits + image.mean()
+    class HalfAvailable(nn.Module):
+        def forward(self, image: Tensor, batch: Batch) -> Tensor:
+            logits = torch.zeros(len(batch), 5)
+            logits[0, 0] = logits[1, 1] = 9.0
+            return logits + image.mean()
 
-    output = run(bundle, half_available, batch, [6, 7], Objective(3.0, "none"))
-    assert output.available == 0.5
-    assert output.logits.shape == (2, 2, 5)
+    output = run(bundle, Availability(HalfAvailable()), batch, [6, 7], settings())
+    assert output.scalars["available"] == 0.5 and output.scalars["space_mismatch"] == 0.5
+    assert output.pictures == 4
+    assert set(output.per_k) == {6, 7}
+    assert_close(sum(row["f_ac"] for row in output.per_k.values()) / 2, output.scalars["f_ac"])
     assert output.images.shape == batch.product[:, :3].shape
     opaque = batch.product[:, 3:].bool().expand_as(output.images)
     assert torch.equal(output.images[opaque], batch.product[:, :3][opaque])
@@ -236,7 +258,7 @@ def test_output(make_trained: Make, make_batch: Callable[..., Batch]) -> None:
 
 def test_draw_is_stratified() -> None:
     """Within an optimizer step: one from each half of the pool; over many, each step equally often."""
-    draw = Draw(seed=7, steps=40, last=10, grad_steps=1, strata=2)
+    draw = TrainedSteps(seed=7, steps=40, last=10, grad_steps=1, strata=2)
     drawn: Counter[int] = Counter()
     for optimizer_step in range(2000):
         (first,), (second,) = draw(optimizer_step, 0), draw(optimizer_step, 1)
@@ -249,14 +271,14 @@ def test_draw_is_stratified() -> None:
 @pytest.mark.parametrize("grad_steps", [1, 3, 4, 10])
 @pytest.mark.parametrize("accumulation", [1, 3, 16])
 def test_draw_is_ascending_distinct_and_reproducible(grad_steps: int, accumulation: int) -> None:
-    draw = Draw(seed=1, steps=40, last=10, grad_steps=grad_steps, strata=accumulation)
+    draw = TrainedSteps(seed=1, steps=40, last=10, grad_steps=grad_steps, strata=accumulation)
     for optimizer_step in range(50):
         for micro_step in range(accumulation):
             ks = draw(optimizer_step, micro_step)
             assert len(set(ks)) == grad_steps
             assert ks == sorted(ks) and ks[0] >= 30 and ks[-1] < 40
             assert ks == draw(optimizer_step, micro_step)
-    assert Draw(2, 40, 10, 1, 1)(0, 0) != Draw(3, 40, 10, 1, 1)(0, 0)
+    assert TrainedSteps(2, 40, 10, 1, 1)(0, 0) != TrainedSteps(3, 40, 10, 1, 1)(0, 0)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -266,11 +288,11 @@ def test_judging_in_parts_changes_no_gradient(
     bundle = make_trained("denoiser_lora")
     batch = make_batch(bundle)
     decoded: list[int] = []
-    bundle.vae.decoder.register_forward_pre_hook(lambda module, args: decoded.append(len(args[0])))
+    bundle.family.vae.decoder.register_forward_pre_hook(lambda module, args: decoded.append(len(args[0])))
     results = []
     for part in (None, 1):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            output = run(bundle, reward, batch, [6], Objective(3.0, "cc", 0.1, decode_batch=part))
+            output = run(bundle, reward, batch, [6], settings(3.0, "cc", 0.1, decode_batch=part))
         results.append((output, grads(bundle)))
     assert decoded == [2, 1, 1]
     (whole, all_at_once), (parts, one_by_one) = results
@@ -281,16 +303,27 @@ def test_judging_in_parts_changes_no_gradient(
         assert_close(gradient, all_at_once[name], **tolerance)
 
 
-@pytest.mark.parametrize("modes", MODES)
-def test_a_frozen_encoder_runs_once_for_policy_and_reference(
-    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, modes: list[str]
+@pytest.mark.parametrize(("regularizer", "name"), [("cc", "grad_l_cc"), ("kl", "grad_l_kl")])
+def test_gradient_norms_are_those_with_respect_to_the_predicted_noise(
+    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward, regularizer: str, name: str
 ) -> None:
-    bundle = make_trained(*modes)
-    calls: list[object] = []
-    first, middle = bundle.pipe.unet.down_blocks[0].resnets[0], bundle.pipe.unet.mid_block.resnets[0]
-    for layer in (first, middle):
-        layer.register_forward_pre_hook(lambda module, args: calls.append(module))
-    run(bundle, reward, make_batch(bundle), [0, 1], Objective(3.0, "cc", 0.1))
-    each = 4 if "denoiser_lora" in modes else 2  # per trained step: policy and reference, or one for both
-    assert calls.count(first) == calls.count(middle) == each
-    assert "forward" not in vars(bundle.pipe.unet.mid_block)
+    """Both terms' gradients by autograd, from the same predictions with eps as a leaf."""
+    bundle = make_trained("denoiser_lora")
+    batch, k, beta = make_batch(bundle), 6, 0.5
+    chosen, schedule = settings(1.0, regularizer, beta), bundle.schedule(STEPS)
+    found = run(bundle, reward, batch, [k], chosen).per_k[k]
+    with torch.no_grad():
+        x = rollout(bundle.denoiser, batch, schedule, 1.0, 0, k)
+        z, null = denoise_twice(bundle.denoiser, x, k, batch, schedule)
+        with bundle.reference():
+            ref = predict(bundle.denoiser, x, k, batch, schedule, 1.0)
+    a, s = schedule.a[k], schedule.s[k]
+    eps = z.eps.clone().requires_grad_()  # at guidance 1 it is the guided one
+    loss = reward(render(bundle, from_epsilon(x, eps, a, s).x0, batch), batch)[0].mean()
+    assert_close(found["grad_reward"], torch.autograd.grad(loss, eps)[0].norm())
+    reg = (
+        l_cc(guidance_direction(eps, null.eps, s), ref.g)
+        if regularizer == "cc"
+        else l_kl(eps, ref.guided.eps)
+    )
+    assert_close(found[name], torch.autograd.grad(beta * reg, eps)[0].norm(), rtol=1e-3, atol=1e-6)

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from rfft.diffusion.losses import f_ac, l_cc, l_kl
-from rfft.diffusion.sampling import advance, cfg_eps, guide
+from rfft.diffusion.guidance import guide
+from rfft.diffusion.losses import l_cc, l_kl
+from rfft.diffusion.sampling import advance, denoise_twice
 from rfft.models.bundle import Bundle
-from rfft.objectives.trajectory import draft_step, drtune_step
-from rfft.objectives.x0_hat import Objective, predict, render
-from rfft.types import Batch, Reward
+from rfft.objectives.base import ObjectiveSettings, predict, render
+from rfft.objectives.trajectory import DraftK, DRTune
+from rfft.types import Batch, Denoised, Reward
+from tests.toys import regularizers
 
 STEPS, SCALE = 5, 3.0
 
@@ -25,17 +27,19 @@ def test_the_gradient_is_that_of_the_sampler(
 ) -> None:
     bundle = make_trained("denoiser_lora")
     batch, schedule = make_batch(bundle), bundle.schedule(STEPS)
-    output = draft_step(bundle, reward, batch, schedule, last, Objective(SCALE, "none"), Tensor.backward)
+    ks = list(range(STEPS))[-last:]
+    output = DraftK(ObjectiveSettings(SCALE)).step(bundle, reward, batch, schedule, ks, Tensor.backward)
     found = {name: p.grad.clone() for name, p in bundle.trainable().items() if p.grad is not None}
     bundle.unwrapped.zero_grad()
 
     x = batch.noise
     for k in range(STEPS):
         with torch.set_grad_enabled(k >= STEPS - last):
-            eps = guide(*cfg_eps(bundle.denoiser, x, schedule.timesteps[k], batch), SCALE)
-            x = advance(x, eps, k, batch, schedule)
+            x = advance(
+                guide(*denoise_twice(bundle.denoiser, x, k, batch, schedule), SCALE), k, batch, schedule
+            )
     image = render(bundle, x, batch)
-    loss = f_ac(reward(image, batch))
+    loss = reward(image, batch)[0].mean()
     loss.backward()
     assert_close(output.loss, loss.detach())
     assert_close(output.images, image.detach())
@@ -56,8 +60,8 @@ def test_drtune_spelt_out(
     """The gradient reaches trained steps by eqs (1) and (2) alone; inputs and all other steps are data."""
     bundle = make_trained("denoiser_lora")
     batch, schedule, beta = make_batch(bundle), bundle.schedule(STEPS), 0.5
-    objective = Objective(SCALE, regularizer, beta)  # type: ignore[arg-type]
-    output = drtune_step(bundle, reward, batch, schedule, ks, objective, Tensor.backward)
+    objective = DRTune(ObjectiveSettings(SCALE, regularizers(regularizer), beta))
+    output = objective.step(bundle, reward, batch, schedule, ks, Tensor.backward)
     found = {name: p.grad.clone() for name, p in bundle.trainable().items() if p.grad is not None}
     bundle.unwrapped.zero_grad()
 
@@ -67,10 +71,18 @@ def test_drtune_spelt_out(
         if k in ks:
             with torch.no_grad(), bundle.reference():
                 ref = predict(bundle.denoiser, x, k, batch, schedule, SCALE)
-            regs.append({"cc": l_cc(theta.g, ref.g), "kl": l_kl(theta.eps, ref.eps), "none": x.new_zeros(())})
-        x = advance(x, theta.eps if k in ks else theta.eps.detach(), k, batch, schedule)
+            regs.append(
+                {
+                    "cc": l_cc(theta.g, ref.g),
+                    "kl": l_kl(theta.guided.eps, ref.guided.eps),
+                    "none": x.new_zeros(()),
+                }
+            )
+        eps = theta.guided.eps if k in ks else theta.guided.eps.detach()
+        x0 = (x - schedule.s[k] * eps) / schedule.a[k]  # (1): x itself hands the gradient on
+        x = advance(Denoised(x0, eps), k, batch, schedule)
     reg = torch.stack([terms[regularizer] for terms in regs]).mean()
-    loss = f_ac(reward(render(bundle, x, batch), batch)) + beta * reg
+    loss = reward(render(bundle, x, batch), batch)[0].mean() + beta * reg
     loss.backward()
 
     assert_close(output.loss, loss.detach())

@@ -51,7 +51,7 @@ def test_gradients_reach_the_lora_through_it_and_evaluation_keeps_the_full_decod
 
     bundle.set_tiny_vae(load_tiny_vae(str(folder)))
     calls: list[int] = []
-    bundle.vae.decoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    bundle.family.vae.decoder.register_forward_pre_hook(lambda *_: calls.append(1))
     output = train_step(bundle, reward, batch, schedule, [6], objective, Tensor.backward)
     assert not calls
     grads = {name: parameter.grad for name, parameter in bundle.trainable().items()}
