@@ -152,8 +152,8 @@ class Denoise(Protocol):
 class Reward(Protocol):
     """Something that judges pictures and is differentiable in them; anybody's own has this form.
 
-    image [B,3,H,W] in [0,1] of the batch's products -> a loss per picture [B] (less is better), and scalars to
-    be logged (means over the pictures).
+    image [B,3,H,W] in [0,1] of the batch's products -> a loss per picture [B] (less is better), and scalars
+    to be logged (means over the pictures).
     """
 
     def __call__(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]: ...

@@ -103,7 +103,8 @@ class RolloutConfig:
 class ObjectiveConfig:
     # x0_hat: the paper's; draft: DRaFT-K, the gradient goes through the last rollout.grad_steps steps;
     # drtune: DRTune, from the finished picture to the drawn steps, but through no denoiser's input. Both hold
-    # the activations of all grad_steps at once; x0_hat those of one. Or package.module:Name (docs/objectives.md).
+    # the activations of all grad_steps at once; x0_hat those of one. Or
+    # package.module:Name (docs/objectives.md).
     use: str = "x0_hat"
     options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of an objective of one's own
     guidance_scale: float | None = setting(

@@ -13,5 +13,5 @@ def guide(z: Denoised, null: Denoised, scale: float) -> Denoised:
 
 
 def guidance_direction(eps_z: Tensor, eps_null: Tensor, s: Tensor) -> Tensor:
-    """(7) g, the direction in which the text steers: the gradient of log p(z | x), -(eps_z - eps_null) / s."""
+    """(7) Return g = -(eps_z - eps_null) / s, the gradient of log p(z | x): where the text steers."""
     return -(eps_z - eps_null) / s

@@ -38,7 +38,7 @@ def denoise_twice(
 
 
 def advance(guided: Denoised, i: int, batch: Batch, schedule: Schedule) -> Tensor:
-    """Take step i with the guided prediction, then inpaint at the noise reached (none after the last step)."""
+    """Take step i with the guided prediction, then inpaint at the noise reached (none after the last)."""
     x = add_noise(guided.x0, guided.eps, schedule.a_next[i], schedule.s_next[i])
     if i == len(schedule) - 1:
         return inpaint(x, batch.x_o, batch.mask)
@@ -56,7 +56,7 @@ def rollout(
     stop: int | None = None,
     x: Tensor | None = None,
 ) -> Tensor:
-    """Return x at step `stop` from x at step `start` (default: all steps, from batch.noise to the clean latent).
+    """Return x at step `stop` from x at step `start`; by default batch.noise becomes the clean latent.
 
     The numbers are those of diffusers' ControlNet inpainting pipelines (4-channel U-Net, strength 1, eta 0).
     """

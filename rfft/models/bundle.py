@@ -159,7 +159,7 @@ class Bundle:
         return {name: p for name, p in self.unwrapped.named_parameters() if p.requires_grad}
 
     def adapter_state_dict(self) -> dict[str, Tensor]:
-        """Return the trained tensors themselves, not copies, under the family's part (`unet.`) or `controlnet.`.
+        """Return the trained tensors themselves, not copies, under `controlnet.` or the part (`unet.`).
 
         LoRA tensors carry peft's names (...lora_A.weight), those that diffusers' load_lora_weights reads.
         """
@@ -197,9 +197,10 @@ def load_bundle(
     controlnet: str | Path | None = None,
     family: str | None = None,
 ) -> Bundle:
-    """Load "rf-tiny", a folder or a hub id; controlnet: folder or id, if that has none; family: as model.family.
+    """Load "rf-tiny", a folder or a hub id.
 
-    Raises UserError where it cannot be loaded.
+    `controlnet`: a folder or id, where the base has none; `family`: as model.family in the config. Raises
+    UserError where it cannot be loaded.
     """
     for library in (diffusers_logging, transformers_logging):  # bars for the parts of one small pipeline
         library.disable_progress_bar()

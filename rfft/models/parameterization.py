@@ -1,4 +1,4 @@
-"""What a network predicts, turned into the pair that the maths takes: x0_hat and eps_hat of x = a x0 + s eps."""
+"""What a network predicts, as the pair that the maths takes: x0_hat and eps_hat of x = a x0 + s eps."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def from_v(x: Tensor, v: Tensor, a: Tensor, s: Tensor) -> Denoised:
 
 
 def from_velocity(x: Tensor, u: Tensor, sigma: Tensor) -> Denoised:
-    """Return the pair that a rectified flow's velocity u = eps - x0 implies, where a = 1 - sigma, s = sigma."""
+    """Return the pair that a flow's velocity u = eps - x0 implies, where a = 1 - sigma and s = sigma."""
     return Denoised(x - sigma * u, x + (1 - sigma) * u)

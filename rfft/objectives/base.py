@@ -81,7 +81,7 @@ def roll_out(
     stop: int,
     x: Tensor,
 ) -> Tensor:
-    """Return x at step `stop` from x at step `start`, without gradient, LoRA weights merged into the base's."""
+    """Return x at step `stop` from x at step `start`, without gradient, with LoRA weights merged."""
     if stop <= start:
         return x
     with policy.merged():
@@ -99,7 +99,7 @@ def predict(
 def predict_regularized(
     policy: Policy, x: Tensor, k: int, batch: Batch, schedule: Schedule, settings: ObjectiveSettings
 ) -> tuple[Prediction, Tensor]:
-    """Return what the model predicts at x, with gradient, and the regularizer: its distance from the reference."""
+    """Return what the model predicts at x, with gradient, and its regularized distance from the reference."""
     # Older torch (before pytorch/pytorch#165068): autocast reuses casts of trainable weights that it made
     # without gradient, and the gradient ends there.
     torch.clear_autocast_cache()
@@ -152,7 +152,7 @@ def reward_gradient(
 
 
 def render(policy: Policy, x0: Tensor, batch: Batch, preview: bool = False) -> Tensor:
-    """Return the picture [B,3,H,W] in [0,1] that x0 stands for, with the product's own latent and pixels in it.
+    """Return the picture [B,3,H,W] in [0,1] that x0 stands for, with the product's latent and pixels in it.
 
     `preview`: by the decoder for training.
     """
@@ -172,8 +172,8 @@ def gradient_norms(
 ) -> dict[str, Tensor]:
     """Return the norms of both terms' gradients with respect to the predicted noise eps_hat, at fixed x.
 
-    `reward_grad` [B,C,h,w] is the rewards' gradient at x0_hat. There x0_hat = (x - s eps_hat) / a, so s / a is
-    in the reward's norm and, by (7), 1 / s in L_CC's: their ratio says which of them steers at this step.
+    `reward_grad` [B,C,h,w] is the rewards' gradient at x0_hat. As x0_hat = (x - s eps_hat) / a, the reward's
+    norm has a factor s / a and, by (7), L_CC's 1 / s: their ratio says which of them steers at this step.
     """
     norms = {"grad_reward": level.s / level.a * reward_grad.norm()}
     if settings.regularizer is None or not reg.requires_grad:
@@ -189,7 +189,7 @@ def gradient_norms(
 
 @dataclass(frozen=True)
 class TrainedSteps:
-    """Draws the sampling steps to train on: grad_steps of the last ones, spread evenly over an optimizer step.
+    """Draws the sampling steps to train on: some of the last ones, spread evenly over an optimizer step.
 
     A pure function of its arguments, so that all processes stop their rollouts at the same place.
     """

@@ -1,7 +1,7 @@
 """Training through the sampler: the rewards see the finished picture, not x0_hat.
 
-DRaFT-K (arXiv 2309.17400, AlignProp 2310.03739) and DRTune (arXiv 2405.00760). ReFL needs nothing of its own: it
-is x0_hat without guidance and regularizer (objective.guidance_scale=1 objective.regularizer=none).
+DRaFT-K (arXiv 2309.17400, AlignProp 2310.03739) and DRTune (arXiv 2405.00760). ReFL needs nothing of its own:
+it is x0_hat without guidance and regularizer (objective.guidance_scale=1 objective.regularizer=none).
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class DraftK:
 class DRTune:
     """DRTune: the finished picture's gradient reaches the steps ks by the sampler's own way, eqs (1) and (2).
 
-    It enters no denoiser by its input. What denoisers see is data, as for x0_hat, and so the regularizer means
-    the same.
+    It enters no denoiser by its input. What denoisers see is data, as for x0_hat, and so the regularizer
+    means the same.
     """
 
     def __init__(self, settings: ObjectiveSettings) -> None:
@@ -111,7 +111,7 @@ class DRTune:
 
 
 def _seen_from(x: Tensor, guided: Denoised, level: NoiseLevel) -> Denoised:
-    """Return the pair with x0_hat = (x - s eps_hat) / a, so that the gradient goes on to an x that has one."""
+    """Return the pair with x0_hat = (x - s eps_hat) / a, so that the gradient goes on to x."""
     if not x.requires_grad:  # as before the first trained step, where a flow's a may be 0
         return guided
     return Denoised((x - level.s * guided.eps) / level.a, guided.eps)

@@ -1,4 +1,4 @@
-"""THE TRAINING STEP: roll out to a late sampling step, judge the picture foreseen there, push the verdict back.
+"""THE TRAINING STEP: roll out to a late step, judge the picture foreseen there, push the verdict back.
 
 Shapes: B batch, C channels, h w latent. Equation numbers are those of docs/method.md.
 """

@@ -200,7 +200,7 @@ class TrainingCallbacks:
 
 
 def shown(scalars: dict[str, float]) -> str:
-    """Return what the progress line says of a step: the terms of its loss, and RFNet's rate where it has one."""
+    """Return what the progress line says of a step: the terms of its loss, and RFNet's rate."""
     terms = {"F_AC": "f_ac", "L_CC": "l_cc", "L_KL": "l_kl"}
     parts = [
         f"{title} {scalars[f'train/{name}']:.3f}"

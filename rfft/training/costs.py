@@ -111,7 +111,7 @@ def _last_steps(config: Config) -> range:
 def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) -> tuple[Cost, Cost, bool]:
     """Count the denoiser's call for a micro-batch, and decoder's and rewards' for a part of it.
 
-    The last value is false if RFNet alone is in it: somebody's own reward may look at values, and there are none.
+    The last value is false if RFNet alone is in it: one's own reward may look at values that are not there.
     """
     trainer = config.trainer
     half = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[trainer.mixed_precision]

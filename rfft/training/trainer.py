@@ -105,7 +105,7 @@ def meet(learner: Learner, evaluator: Evaluator | None) -> None:
 
 
 def set_tf32(allowed: bool) -> None:
-    """Let CUDA compute fp32 products and convolutions in TF32, or both exactly: by itself torch mixes the two."""
+    """Let CUDA compute fp32 products and convolutions in TF32, or both exactly; torch would mix the two."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
 

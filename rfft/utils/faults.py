@@ -52,8 +52,8 @@ def painting(batch_size: int) -> Iterator[None]:
     fewer = f"evaluate.batch_size={batch_size // 2} (the same pictures), " if batch_size > 1 else ""
     advice = (
         f"Try in this order: {fewer}trainer.mixed_precision=bf16, with it model.dtype=bfloat16 "
-        "objective.precision=bf16 (half the memory for weights). Lower precision changes pictures a little: use "
-        "it for all that is compared"
+        "objective.precision=bf16 (half the memory for weights). Lower precision changes pictures a little: "
+        "use it for all that is compared"
     )
     with explained(lambda: advice, again="starts anew"):
         yield

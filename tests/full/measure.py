@@ -1,6 +1,6 @@
 """One optimizer step of a full-width base of random weights; prints what it took as JSON.
 
-After a step of denoiser_lora in fp32, diffusers' own pipeline loads the LoRA, to compare what the U-Nets predict.
+After a step of denoiser_lora in fp32, diffusers' own pipeline loads the LoRA, to compare what U-Nets predict.
 
 python -m tests.full.measure sd15 denoiser_lora FOLDER [a.b=c ...], where FOLDER gets the base's config files.
 """

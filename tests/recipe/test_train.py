@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rfft.errors import Interrupted
 from rfft.evaluation import evaluator, summary
+from rfft.rewards.availability import Availability
 from rfft.training import callbacks, job, learner
 from rfft.training.tracking import Tracker
 from rfft.types import Batch
@@ -177,15 +178,15 @@ def test_time_is_up(rfft: Rfft) -> None:
 def test_gradients_that_are_no_numbers(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:
     """One is skipped, without a trace in the weights; five in a row end the run."""
     bad = {1, *range(3, 20)}
-    plain = learner.train_step
+    plain = Availability.forward
     calls: list[int] = []
 
-    def poisoned(policy: object, reward: Callable[[Tensor, Batch], Tensor], *rest: object) -> object:
+    def poisoned(self: Availability, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         calls.append(len(calls))
-        factor = float("nan") if calls[-1] in bad else 1.0
-        return plain(policy, lambda image, batch: factor * reward(image, batch), *rest)  # type: ignore[arg-type]
+        losses, scalars = plain(self, image, batch)
+        return (float("nan") if calls[-1] in bad else 1.0) * losses, scalars
 
-    monkeypatch.setattr(learner, "train_step", poisoned)
+    monkeypatch.setattr(Availability, "forward", poisoned)
     code, told = rfft(*PLAIN, "trainer.steps=20", "trainer.checkpoint_every=1", "trainer.keep=9")
     assert code == 2
     assert "5 steps in a row without a finite loss and gradient, the last one is step 8" in told

@@ -16,7 +16,8 @@ from rfft.config.load import load_config
 from rfft.errors import UserError
 from rfft.generation.sample import paint
 from rfft.models.bundle import Bundle, load_skeleton, load_tiny_vae
-from rfft.objectives.x0_hat import Objective, train_step
+from rfft.objectives.base import ObjectiveSettings
+from rfft.objectives.x0_hat import X0Hat
 from rfft.types import Batch, Reward
 
 
@@ -45,14 +46,14 @@ def test_gradients_reach_the_lora_through_it_and_evaluation_keeps_the_full_decod
 ) -> None:
     bundle = make_trained("denoiser_lora")
     batch, schedule = make_batch(bundle), bundle.schedule(8)
-    objective = Objective(3.0, "none")
+    objective = X0Hat(ObjectiveSettings(3.0))
     before = paint(bundle, batch, schedule, 3.0)
-    full = train_step(bundle, reward, batch, schedule, [6], objective, lambda loss: None)
+    full = objective.step(bundle, reward, batch, schedule, [6], lambda loss: None)
 
     bundle.set_tiny_vae(load_tiny_vae(str(folder)))
     calls: list[int] = []
     bundle.family.vae.decoder.register_forward_pre_hook(lambda *_: calls.append(1))
-    output = train_step(bundle, reward, batch, schedule, [6], objective, Tensor.backward)
+    output = objective.step(bundle, reward, batch, schedule, [6], Tensor.backward)
     assert not calls
     grads = {name: parameter.grad for name, parameter in bundle.trainable().items()}
     assert all(grad is not None and grad.any() for grad in grads.values())

@@ -1,4 +1,4 @@
-"""Families of bases: one file says how a base is loaded, encodes text, lays out latents, is called, exported."""
+"""Families of bases: a file says how one is loaded, encodes text, lays out latents, is called, exported."""
 
 # In the order in which they are asked whether a base is theirs.
 FAMILIES = {

@@ -53,7 +53,7 @@ class Family(ABC):
 
     @abstractmethod
     def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
-        """Return features of B prompts for pictures of size x size pixels, and what was cut off each ("": none)."""
+        """Return features of B prompts for pictures of size x size pixels, and what was cut off each."""
 
     @abstractmethod
     def encode_image(self, pixels: Tensor) -> Tensor:
@@ -72,5 +72,5 @@ class Family(ABC):
         raise UserError(f"{type(self).__name__} knows no gradient checkpointing: leave it out")
 
     def kohya_name(self, module: str) -> str:
-        """Return the name of a module of the denoiser as kohya's sd-scripts writes it, dots for underscores."""
+        """Return the name of a denoiser's module as kohya's sd-scripts writes it, dots for underscores."""
         return module

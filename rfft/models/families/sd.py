@@ -93,11 +93,13 @@ class StableDiffusion(Family):
         there = {name for name, kind in index.items() if isinstance(kind, list) and kind[0] is not None}
         if missing := [name for name in cls.components if name not in there]:
             raise ValueError(
-                f"this {index['_class_name']} has no {', '.join(missing)}: a refiner, or another kind of model"
+                f"this {index['_class_name']} has no {', '.join(missing)}: a refiner, or another kind of "
+                "model"
             )
         if controlnet is None and "controlnet" not in there:
             raise UserError(
-                f"bundle {source} has no ControlNet: name one that fits it (canny edges) with model.controlnet"
+                f"bundle {source} has no ControlNet: name one that fits it (canny edges) with "
+                "model.controlnet"
             )
 
     # ---- use ----
@@ -163,7 +165,7 @@ def tokenize(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, list[str]]:
 
 
 def _check_shapes(pipe: Any) -> None:
-    """Raise UserError unless U-Net, VAE and ControlNet belong together: a forward would end in a traceback."""
+    """Raise UserError unless U-Net, VAE and ControlNet belong together."""
     unet, controlnet = pipe.unet.config, pipe.controlnet.config
     if unet.in_channels != pipe.vae.config.latent_channels:
         raise UserError(

@@ -40,8 +40,8 @@ class StableDiffusionXL(StableDiffusion):
     def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
         """Return the features that the pipeline's own encode_prompt gives.
 
-        Where the pipeline says so (force_zeros_for_empty_prompt), an empty prompt is all zeros, as its negative
-        prompt is by default.
+        Where the pipeline says so (force_zeros_for_empty_prompt), an empty prompt is all zeros, as its
+        negative prompt is by default.
         """
         pipe = self.pipe
         device = pipe.text_encoder.device
@@ -68,5 +68,5 @@ class StableDiffusionXL(StableDiffusion):
 
 
 def _time_ids(size: int, count: int) -> Tensor:
-    """Return SDXL's micro-conditioning [B,6]: original size, crop's corner, target size (arXiv 2307.01952, 2.2)."""
+    """Return SDXL's micro-conditioning [B,6] (arXiv 2307.01952, 2.2): original size, corner, target size."""
     return torch.tensor([size, size, 0, 0, size, size]).repeat(count, 1)

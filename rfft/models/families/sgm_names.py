@@ -1,4 +1,4 @@
-"""Names of a U-Net's modules in the layout of Stability's generative-models (sgm), where diffusers has its own."""
+"""Names of a U-Net's modules in the layout of Stability's generative-models (sgm)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def _in_block(side: str, block: int, kind: str, number: int, layers: int) -> str
     return {
         "resnets": f"output_blocks.{first + number}.0",
         "attentions": f"output_blocks.{first + number}.1",
-        "upsamplers": f"output_blocks.{first + layers}.2",  # behind the attention; SDXL's upsamplers all have one
+        # Behind the attention, which all blocks have that SDXL enlarges.
+        "upsamplers": f"output_blocks.{first + layers}.2",
     }[kind]
 
 
