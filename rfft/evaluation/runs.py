@@ -83,8 +83,8 @@ def export_run(run: Path, format: str, out: Path, best: bool = False) -> Path:
     bundle, step = build.load_trained(config, run, "cpu", best)
     with new_folder(out, replace=own) as draft:
         export_bundle(bundle, format, draft, config.run.name)
-        resolved, pipeline = read_resolved(run / "config.yaml"), type(bundle.pipe).__name__
-        write_card(draft / "README.md", resolved, format, step, pipeline, _card_metrics(run))
+        resolved = read_resolved(run / "config.yaml")
+        write_card(draft / "README.md", resolved, format, step, bundle, _card_metrics(run))
     return out
 
 

@@ -1,7 +1,7 @@
 """Trained weights in the forms that other tools load. Everything is written as safetensors.
 
     diffusers  pytorch_lora_weights.safetensors, for pipe.load_lora_weights(folder)
-    kohya      NAME.safetensors with lora_unet_ keys, for ComfyUI and kohya's tools
+    kohya      NAME.safetensors with the keys that kohya's sd-scripts writes, for these and ComfyUI
     peft       unet/, controlnet/: adapter folders, for PeftModel.from_pretrained(module, folder)
     merged     the whole pipeline, for from_pretrained(folder)
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from rfft.errors import UserError
 from rfft.models.bundle import Bundle
 
+LORA = "denoiser_lora"  # the mode of model.train
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 SETTINGS = ("requires_safety_checker", "force_zeros_for_empty_prompt")  # of SD's and of SDXL's pipeline
 
@@ -29,7 +30,10 @@ Weights = dict[str, Tensor]
 
 
 def export_bundle(bundle: Bundle, format: str, out: Path, name: str) -> None:
-    """Write a bundle's trained parts to an empty folder; `name` is what kohya's file is called."""
+    """Write a bundle's trained parts to an empty folder; `name` is what kohya's file is called.
+
+    Raises UserError where the format cannot hold what was trained.
+    """
     writers: dict[str, Callable[[], None]] = {
         "diffusers": lambda: _save_diffusers(bundle, out),
         "kohya": lambda: _save_kohya(bundle, out / f"{name}.safetensors"),
@@ -43,23 +47,25 @@ def export_bundle(bundle: Bundle, format: str, out: Path, name: str) -> None:
 
 
 def _save_diffusers(bundle: Bundle, out: Path) -> None:
-    if "denoiser_lora" not in bundle.modes:
+    if LORA not in bundle.modes:
         return
-    layers = {}
-    for module, down, up, scale in _lora(bundle, "unet"):
-        layers[f"unet.{module}.lora_A.weight"] = down
+    layers, part = {}, bundle.family.part
+    for module, down, up, scale in _lora_pairs(bundle, LORA):
+        layers[f"{part}.{module}.lora_A.weight"] = down
         # Many readers of this form know no alpha: with its scale in B, all get the same picture.
-        layers[f"unet.{module}.lora_B.weight"] = scale * up
+        layers[f"{part}.{module}.lora_B.weight"] = scale * up
     save_file(_plain(layers), out / DIFFUSERS_FILE, metadata={"format": "pt"})
 
 
 def _save_kohya(bundle: Bundle, file: Path) -> None:
-    if "denoiser_lora" not in bundle.modes:
-        raise UserError("kohya's form is for a LoRA of the U-Net; this run has none: use --format diffusers")
-    config = bundle.pipe.unet.peft_config["default"]
+    if LORA not in bundle.modes:
+        raise UserError(
+            "kohya's form is for a LoRA of the denoiser; this run has none: use --format diffusers"
+        )
+    config = bundle.trained_module(LORA).peft_config["default"]
     layers = {}
-    for module, down, up, _ in _lora(bundle, "unet"):
-        key = "lora_unet_" + module.replace(".", "_")
+    for module, down, up, _ in _lora_pairs(bundle, LORA):
+        key = f"lora_{bundle.family.part}_" + bundle.family.kohya_name(module).replace(".", "_")
         layers[f"{key}.lora_down.weight"] = down
         layers[f"{key}.lora_up.weight"] = up
         layers[f"{key}.alpha"] = torch.tensor(float(config.lora_alpha))
@@ -73,27 +79,32 @@ def _save_kohya(bundle: Bundle, file: Path) -> None:
 
 
 def _save_peft(bundle: Bundle, out: Path) -> None:
-    names = [mode.removesuffix("_lora") for mode in bundle.modes if mode.endswith("_lora")]
-    if not names:
+    modes = [mode for mode in bundle.modes if mode.endswith("_lora")]
+    if not modes:
         raise UserError("PEFT's form is for LoRA; this run has none: use --format diffusers")
-    for name in names:
-        module = getattr(bundle.pipe, name)
-        config = module.peft_config["default"]
-        config.save_pretrained(out / name, inference_mode=True)
+    for mode in modes:
+        module = bundle.trained_module(mode)
+        folder = out / (bundle.family.part if mode == LORA else "controlnet")
+        module.peft_config["default"].save_pretrained(folder, inference_mode=True)
         layers = {f"base_model.model.{k}": v for k, v in get_peft_model_state_dict(module).items()}
-        save_file(_plain(layers), out / name / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(_plain(layers), folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _save_merged(bundle: Bundle, out: Path) -> None:
-    components = dict(bundle.pipe.components)
-    components |= {name: merged_copy(bundle, name) for name in ("unet", "controlnet")}
-    settings = {name: bundle.pipe.config[name] for name in SETTINGS if name in bundle.pipe.config}
-    type(bundle.pipe)(**components, **settings).save_pretrained(out)
+    pipe = bundle.pipe
+    if pipe is None:
+        raise UserError(
+            "this base's family has no diffusers pipeline to save: use --format diffusers or peft"
+        )
+    components = dict(pipe.components)
+    components |= {name: merged_copy(bundle, name) for name in (bundle.family.part, "controlnet")}
+    settings = {name: pipe.config[name] for name in SETTINGS if name in pipe.config}
+    type(pipe)(**components, **settings).save_pretrained(out)
 
 
 def merged_copy(bundle: Bundle, name: str) -> Any:
-    """A new U-Net or ControlNet that has the trained weights and no adapters."""
-    trained = getattr(bundle.pipe, name)
+    """Return a new network, the denoiser's part or the ControlNet, with trained weights and no adapters."""
+    trained = getattr(bundle.unwrapped, name)
     copy = type(trained).from_config(trained.config)
     with bundle.merged():
         state = trained.state_dict()
@@ -101,9 +112,9 @@ def merged_copy(bundle: Bundle, name: str) -> Any:
     return copy.to(trained.dtype)
 
 
-def _lora(bundle: Bundle, name: str) -> list[tuple[str, Tensor, Tensor, float]]:
-    """Module name, A, B and alpha / rank of every adapter."""
-    module = getattr(bundle.pipe, name)
+def _lora_pairs(bundle: Bundle, mode: str) -> list[tuple[str, Tensor, Tensor, float]]:
+    """Return module name, A, B and alpha / rank of every adapter."""
+    module = bundle.trained_module(mode)
     config, state = module.peft_config["default"], get_peft_model_state_dict(module)
     down = {k.removesuffix(".lora_A.weight"): v for k, v in state.items() if k.endswith(".lora_A.weight")}
     scale = config.lora_alpha / config.r

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader
 
 from rfft.config.describe import describe_objective
 from rfft.config.load import flatten
-from rfft.models.bundle import EMBEDDED
+from rfft.models.bundle import EMBEDDED, Bundle
 
 SHOWN = ("model.", "reward.", "rollout.", "objective.", "optimizer.", "trainer.batch", "trainer.accumulation")
 
@@ -26,11 +26,11 @@ class CardMetrics:
 
 
 def write_card(
-    file: Path, config: dict[str, Any], format: str, step: int, pipeline: str, metrics: CardMetrics
+    file: Path, config: dict[str, Any], format: str, step: int, bundle: Bundle, metrics: CardMetrics
 ) -> None:
     """Write the card of the weights beside `file`.
 
-    A run of `config` (resolved) trained them for `step` steps; `pipeline` names diffusers' class.
+    A run of `config` (resolved) trained them for `step` steps.
     """
     settings = {k: v for k, v in flatten(config).items() if k.startswith(SHOWN) and v is not None}
     environment = Environment(  # noqa: S701  Markdown: escaping would garble it
@@ -40,7 +40,7 @@ def write_card(
         config=config,
         settings=settings,
         step=step,
-        usage="\n".join(usage(format, config, pipeline)),
+        usage="\n".join(usage(format, config, bundle)),
         objective=describe_objective(config),
         rows=metrics.rows,
         images=metrics.images,
@@ -49,8 +49,11 @@ def write_card(
     file.write_text(card, encoding="utf-8")
 
 
-def usage(format: str, config: dict[str, Any], pipeline: str) -> list[str]:
-    """Lines of Python that load the export from the folder it lies in."""
+def usage(format: str, config: dict[str, Any], bundle: Bundle) -> list[str]:
+    """Return lines of Python that load the export from the folder it lies in."""
+    if bundle.pipe is None:
+        return ["# no diffusers pipeline knows this base: RFFT itself loads it, by model.family"]
+    pipeline = type(bundle.pipe).__name__
     no_checker = [] if "XL" in pipeline else ["safety_checker=None"]
     if format == "merged":
         here = '"."'
@@ -59,7 +62,6 @@ def usage(format: str, config: dict[str, Any], pipeline: str) -> list[str]:
             f"pipe = {pipeline}.from_pretrained({', '.join([here, *no_checker])})",
         ]
     modes, base, controlnet = (config["model"][name] for name in ("train", "bundle", "controlnet"))
-    adapters = [mode.removesuffix("_lora") for mode in modes if mode.endswith("_lora")]
     whole = "controlnet" in modes or ("controlnet_lora" in modes and format != "peft")
     embedded = base == EMBEDDED
     arguments = [f'source_of("{base}")' if embedded else f'"{base}"', *no_checker]
@@ -73,6 +75,8 @@ def usage(format: str, config: dict[str, Any], pipeline: str) -> list[str]:
         arguments.append("controlnet=controlnet")
     lines += [f"pipe = {pipeline}.from_pretrained(", *(f"    {a}," for a in arguments), ")"]
     if format == "peft":
+        names = {"denoiser_lora": bundle.family.part, "controlnet_lora": "controlnet"}
+        adapters = [names[mode] for mode in modes if mode in names]
         lines += [f'pipe.{name} = PeftModel.from_pretrained(pipe.{name}, "{name}")' for name in adapters]
     elif "denoiser_lora" in modes:
         name = "pytorch_lora_weights" if format == "diffusers" else config["run"]["name"]

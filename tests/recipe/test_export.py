@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,22 @@ import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetInpaintPipeline
 from peft import PeftModel
+from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from rfft import build
 from rfft.cli.main import main
-from rfft.config.load import load_config, to_yaml
+from rfft.config.load import config_from, load_config, to_yaml
 from rfft.errors import UserError
 from rfft.generation.export import export_bundle
 from rfft.generation.model_card import usage
 from rfft.generation.sample import paint
 from rfft.models.bundle import Bundle, load_bundle
+from rfft.models.families.sgm_names import sgm_name
 from rfft.types import Batch
 from rfft.utils.checkpoint import Checkpoints
+from tests import shapes
 from tests.stock import stock_picture, with_drawn_latent
 
 STEPS, SCALE, ATOL = 4, 3.0, 2e-4
@@ -186,13 +190,47 @@ def test_the_card_names_the_bases_own_controlnet(
     assert names["pipe"].controlnet is names["controlnet"]
 
 
-def test_the_card_finds_the_embedded_base() -> None:
-    """Its name is no hub id that diffusers would know."""
-    config = {"model": {"bundle": "rf-tiny", "controlnet": None, "train": ["denoiser_lora"]}}
-    lines = usage("diffusers", config, "StableDiffusionControlNetInpaintPipeline")
+@pytest.mark.parametrize("format", ["diffusers", "kohya", "peft", "merged"])
+def test_the_cards_lines_paint_with_the_embedded_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """As they stand: no dtype is given, and the pipeline is called."""
+    config = config_from({"run": {"name": "tiny"}, "model": {"train": ["denoiser_lora"]}})
+    bundle = build.build_bundle(config, "cpu")
+    export_bundle(bundle, format, tmp_path, "tiny")
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(next(line for line in lines if "import source_of" in line), names)
-    assert '    source_of("rf-tiny"),' in lines and (Path(names["source_of"]("rf-tiny")) / "unet").is_dir()
+    exec("\n".join(usage(format, asdict(config), bundle)), names)
+    picture = Image.new("RGB", (64, 64), "grey")
+    pictures = {"image": picture, "mask_image": picture.convert("L"), "control_image": picture}
+    painted = names["pipe"]("a park", num_inference_steps=2, output_type="np", **pictures).images
+    assert painted.shape == (1, 64, 64, 3)
+
+
+def test_kohyas_names_of_sdxl_are_the_original_unets(tmp_path: Path) -> None:
+    """sd-scripts numbers SDXL's blocks as Stability's code does; diffusers reads these names back."""
+    assert sgm_name("down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_out.0", 2) == (
+        "input_blocks.4.1.transformer_blocks.1.attn2.to_out.0"
+    )
+    assert sgm_name("mid_block.resnets.1.time_emb_proj", 2) == "middle_block.2.emb_layers.1"
+    assert sgm_name("up_blocks.0.upsamplers.0.conv", 2) == "output_blocks.2.2.conv"
+    assert sgm_name("up_blocks.2.resnets.2.conv_shortcut", 2) == "output_blocks.8.0.skip_connection"
+    assert sgm_name("down_blocks.0.downsamplers.0.conv", 2) == "input_blocks.3.0.op"
+
+    bundle = shapes.bundle_of(shapes.pipeline("sdxl"))
+    bundle.train(["denoiser_lora"], 2, 4, ["to_q", "to_out.0", "proj_in", "conv1", "conv"])
+    export_bundle(bundle, "kohya", tmp_path, "lora")
+    layers = load_file(tmp_path / "lora.safetensors")
+    assert not [key for key in layers if "down_blocks" in key or "resnets" in key]
+    pipe = shapes.pipeline("sdxl")
+    pipe.load_lora_weights(tmp_path, weight_name="lora.safetensors")
+    loaded, own = (
+        {name: p for name, p in unet.named_parameters() if "lora_A" in name}
+        for unet in (pipe.unet, bundle.pipe.unet)
+    )
+    assert len(loaded) == len(own) == len(layers) / 3
+    for name, tensor in loaded.items():
+        assert torch.equal(tensor, own[name.replace(".default_0.", ".default.")])
 
 
 def test_the_moving_average_is_what_is_exported(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,10 @@ def save_pipeline(nets: nn.ModuleDict, vae: AutoencoderKL, tokenizer: CLIPTokeni
     for file in out.glob("*/config.json"):  # diffusers notes where a part came from on this machine
         config = json.loads(file.read_text())
         config.pop("_name_or_path", None)
+        if (
+            "dtype" in config
+        ):  # transformers would load its part in half precision, diffusers loads the others in full
+            config["dtype"] = "float32"
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

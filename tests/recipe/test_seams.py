@@ -1,0 +1,81 @@
+"""Each seam takes a part of one's own by dotted path: the real command line trains it for two steps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+RunCommand = Callable[..., tuple[int, str, str]]
+NO_EVALUATION = (
+    "evaluate.enabled=false",
+    "trainer.sample_every=0",
+    "trainer.checkpoint_every=1",
+    "data.count=4",
+)
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a package outside rfft, in the folder in which commands are started."""
+    package = tmp_path / "work/toy_parts"
+    package.mkdir(parents=True)
+    shutil.copy(Path(__file__).with_name("toy_parts.py"), package / "__init__.py")
+    monkeypatch.chdir(package.parent)
+    return "toy_parts"
+
+
+def rows() -> list[dict[str, float]]:
+    lines = Path("runs/small/metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("settings", "scalar"),
+    [
+        (
+            ["model.family={}:LinearFlow", "model.bundle=toy", "model.lora.target_modules=[linear]"],
+            "train/l_cc",
+        ),
+        (
+            ["objective.use={}:OneStep", "objective.options={factor: 2.0}", "objective.regularizer=none"],
+            "train/f_ac",
+        ),
+        (["objective.regularizer={}:FirstMoment"], "train/l_mean"),
+        (
+            ["reward.terms=[{{use: '{}:Brightness', options: {{wanted: 0.5}}}}]", "reward.rfnet=null"],
+            "train/brightness/brightness",
+        ),
+    ],
+    ids=["family", "objective", "regularizer", "reward"],
+)
+def test_a_part_of_ones_own_is_trained(
+    parts: str, world: Path, run_command: RunCommand, settings: list[str], scalar: str
+) -> None:
+    named = [setting.format(parts) if "{}" in setting else setting for setting in settings]
+    code, _, told = run_command("train", world / "config.yaml", *NO_EVALUATION, *named)
+    assert code == 0, told
+    assert [row["step"] for row in rows()] == [1, 2]
+    assert all(row[scalar] is not None and row["train/skipped"] == 0 for row in rows())
+    first, last = (load_file(f"runs/small/checkpoints/step-00000{i}/adapter.safetensors") for i in (1, 2))
+    assert any((first[name] != tensor).any() for name, tensor in last.items())
+    assert (Path("runs/small/export/diffusers/pytorch_lora_weights.safetensors")).is_file()
+
+
+def test_parts_are_checked_before_they_are_trained(parts: str, world: Path, run_command: RunCommand) -> None:
+    """`rfft check` counts a family of one's own, too; what cannot be found is one line."""
+    family = [f"model.family={parts}:LinearFlow", "model.bundle=toy", "model.lora.target_modules=[linear]"]
+    code, facts, told = run_command("check", world / "config.yaml", *NO_EVALUATION, *family)
+    assert code == 0 and "LinearFlow" not in told and "velocity" not in told, told
+    assert "32 parameters in 2 tensors" in facts
+    for setting, message in (
+        (f"model.family={parts}:Nothing", f"model.family '{parts}:Nothing' cannot be used"),
+        ("objective.use=refl", "objective.use 'refl' is not known; give x0_hat, draft, drtune or a path"),
+        ("objective.regularizer=l2", "objective.regularizer 'l2' is not known; give cc, kl"),
+    ):
+        code, _, told = run_command("train", world / "config.yaml", *NO_EVALUATION, setting)
+        assert code == 2 and message in told.splitlines()[-1]
