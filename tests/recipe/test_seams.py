@@ -71,7 +71,7 @@ def test_parts_are_checked_before_they_are_trained(parts: str, world: Path, run_
     family = [f"model.family={parts}:LinearFlow", "model.bundle=toy", "model.lora.target_modules=[linear]"]
     code, facts, told = run_command("check", world / "config.yaml", *SHORT, *family)
     assert code == 0 and "LinearFlow" not in told and "velocity" not in told, told
-    assert "32 parameters in 2 tensors" in facts
+    assert "16 parameters in 2 tensors" in facts
     for setting, message in (
         (f"model.family={parts}:Nothing", f"model.family '{parts}:Nothing' cannot be used"),
         ("objective.use=refl", "objective.use 'refl' is not known; give x0_hat, draft, drtune or a path"),
