@@ -166,6 +166,8 @@ def _check_key(schema: type, key: str, is_group: bool, place: str) -> Any:
     level: Any = schema
     done: list[str] = []
     for name in key.split("."):
+        if get_origin(level) is dict:  # options: their names are for somebody else to know
+            return Any
         names = list(get_type_hints(level)) if is_dataclass(level) else []
         if name not in names:
             group = f"in {'.'.join(done)}" if done else "at the top level"

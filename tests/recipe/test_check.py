@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rfft.adworld import products
 from rfft.adworld.draw import draw_dataset
 from rfft.config.load import load_config
-from rfft.evaluation import evaluator
 from rfft.rewards.preference import PickScore
 from rfft.training import costs
 from rfft.utils.estimate import Cost
@@ -29,7 +29,7 @@ def check(
 ) -> Check:
     """check(config, *overrides) -> (exit code, facts, stderr); it writes nothing."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluator, "REFERENCE_IMAGES", 4)
+    monkeypatch.setattr(products, "REFERENCE_IMAGES", 4)
 
     def run(config: Path, *overrides: str) -> tuple[int, dict[str, str], str]:
         before = sorted(tmp_path.rglob("*"))

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from rfft.data.conditions import encode_samples, init_image, noise_for, product_for
-from rfft.data.samples import Framing, Sample, load_samples
-from rfft.errors import UserError
+from rfft.data.samples import Sample
 from rfft.models.bundle import Bundle
 
 
@@ -75,52 +71,3 @@ def test_every_epoch_has_every_sample_in_another_order() -> None:
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
     assert order != [product_for(4, place, 10) for place in range(40)]
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Three products, with captions in their names."""
-    (tmp_path / "photos").mkdir()
-    for name in ("box", "cup", "jar"):
-        pixels = np.zeros((40, 30, 4), np.uint8)
-        pixels[10:30, 5:25] = 200, 90, 30, 255
-        Image.fromarray(pixels).save(tmp_path / "photos" / f"{name}.png")
-    return tmp_path / "photos"
-
-
-def test_prompts_are_dealt_out_in_turn(photos: Path, tmp_path: Path) -> None:
-    entries = (
-        '{"prompt": "one {}", "flag": 1}, {"prompt": "two", "negative_prompt": "no", "image_scale": 0.5}'
-    )
-    prompts = tmp_path / "prompts.json"
-    prompts.write_text(f'[{entries}, {{"prompt": "three"}}]')
-    made = load_samples(str(photos), str(prompts), Framing(64, 0.75), prompts_per_product=2)
-    assert [s.id for s in made] == ["box-0", "box-1", "cup-0", "cup-1", "jar-0", "jar-1"]
-    assert [s.prompt.split()[0] for s in made] == ["one", "two", "three", "one", "two", "three"]
-    assert "{" not in made[0].prompt and made[1].negative == "no"
-    widths = [int((s.canvas[3].amax(0) > 0).sum()) for s in made]
-    assert widths[:2] == [48, 32]
-    again = load_samples(str(photos), str(prompts), Framing(64, 0.75), prompts_per_product=2)
-    assert [s.prompt for s in again] == [s.prompt for s in made]
-    assert len(load_samples(str(photos), str(prompts), Framing(64, 0.75), count=2)) == 2
-
-
-def test_a_product_without_a_prompt(photos: Path) -> None:
-    with pytest.raises(UserError, match="product 'box' has no prompt; .*data.prompts"):
-        load_samples(str(photos), None, Framing(64, 0.75))
-
-
-def test_adworld() -> None:
-    made = load_samples("adworld:test", None, Framing(64, 0.7), count=3, prompts_per_product=2, seed=1)
-    assert len(made) == 6 == len({s.id for s in made})
-    assert made[0].attributes and torch.equal(made[0].canvas, made[1].canvas)
-    assert made[0].canvas.shape == (4, 64, 64) and made[0].canvas.max() <= 1
-
-
-@pytest.mark.parametrize(
-    ("source", "size", "message"),
-    [("adworld:tset", 64, "give adworld:train"), ("adworld:test", 128, "set data.image_size=64")],
-)
-def test_adworld_has_one_size_and_three_splits(source: str, size: int, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        load_samples(source, None, Framing(size, 0.7))
