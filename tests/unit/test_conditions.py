@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
+from rfft.data import conditions
 from rfft.data.conditions import encode_samples, init_image, noise_for, product_for
 from rfft.data.samples import Sample
-from rfft.models.bundle import Bundle
+from rfft.models.bundle import Bundle, load_bundle
 
 
 def samples() -> list[Sample]:
@@ -25,7 +26,7 @@ def samples() -> list[Sample]:
 
 def test_conditions_are_those_of_each_sample(bundle: Bundle) -> None:
     made = samples()
-    batch = encode_samples(bundle, made, batch_size=2)
+    batch = encode_samples(bundle, made)
     assert len(batch) == 3 and not batch.noise.any()
     assert batch.edges.shape == (3, 3, 32, 32) and batch.edges.max() == 1
     assert batch.mask.shape == (3, 1, 8, 8) and 0 < batch.mask.mean() < 1
@@ -47,14 +48,39 @@ def test_the_product_lies_on_grey() -> None:
     assert init_image(product)[0, 0].tolist() == [[0.25, 0.25], [0.5, 0.5]]
 
 
-def test_a_long_prompt_is_cut_and_said_so(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
-    sample = samples()[0]
-    long = [Sample(f"{i}", sample.canvas, "x", f"{'ab ' * 20} {i}") for i in range(5)]
-    with caplog.at_level(logging.WARNING):
-        encode_samples(bundle, long)
-    assert len(caplog.records) == 4
-    assert "longer than the text encoder takes" in caplog.records[0].getMessage()
-    assert caplog.records[3].getMessage().startswith("2 more prompts")
+def test_the_encoder_sees_few_pixels_at_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the products' size and number, its memory is that of PIXELS pixels, or of one picture."""
+    made = [replace(sample, id=f"{i}") for i, sample in enumerate(samples() * 3)]
+    whole = encode_samples(bundle, made)
+    seen: list[int] = []
+    monkeypatch.setattr(conditions, "PIXELS", 2 * 32**2)
+    bundle.family.vae.encoder.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0][:, 0].numel())
+    )
+    torch.testing.assert_close(encode_samples(bundle, made).x_o, whole.x_o)
+    assert sum(seen) == 9 * 32**2 and max(seen) == 2 * 32**2
+    assert [conditions.encoded_at_once(size) for size in (32, 512, 1024)] == [2, 1, 1]
+
+
+def test_prompts_that_cannot_be_read_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """One short line each, with a count; no prompt is printed. By the embedded generator's tokenizer."""
+    canvas = samples()[0].canvas
+    texts = [
+        "a vase in a park",
+        "a vase \U0001f600 in a park",
+        "a vase_2 \u4e2d",
+        "a vase " * 5_000,
+        "no park",
+    ]
+    texts += [f"a vase {chr(letter)}" for letter in range(0x4E00, 0x4E20)]
+    made = [Sample(f"{i}", canvas, "a vase", text, "dim") for i, text in enumerate([*texts, texts[1]])]
+    encode_samples(load_bundle("rf-tiny"), made)
+    long, foreign = capsys.readouterr().err.splitlines()
+    assert long.startswith("warning: 1 of 37 prompts are longer than the text encoder reads: up to 34,")
+    assert foreign.startswith(
+        "warning: 34 of 37 prompts hold characters that the text encoder does not know: _ "
+    )
+    assert foreign.endswith(" ...") and max(len(long), len(foreign)) < 130
 
 
 def test_noise_depends_on_seed_and_index_only() -> None:
@@ -66,8 +92,8 @@ def test_noise_depends_on_seed_and_index_only() -> None:
 
 
 def test_every_epoch_has_every_sample_in_another_order() -> None:
-    order = [product_for(3, place, 10) for place in range(40)]
+    order = [product_for(3, index, 10) for index in range(40)]
     epochs = [order[i : i + 10] for i in range(0, 40, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert order != [product_for(4, place, 10) for place in range(40)]
+    assert order != [product_for(4, index, 10) for index in range(40)]
