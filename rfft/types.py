@@ -84,7 +84,10 @@ class Batch(TensorFields):
 
     def index(self, i: Index) -> Batch:
         """Return samples i, their texts too."""
-        rows = torch.arange(len(self))[i.cpu() if isinstance(i, Tensor) else i].tolist()
+        if isinstance(i, slice):  # of tensors without data, too
+            rows = list(range(len(self)))[i]
+        else:
+            rows = torch.arange(len(self))[i.cpu() if isinstance(i, Tensor) else i].tolist()
         captions, prompts = ([texts[row] for row in rows] for texts in (self.captions, self.prompts))
         return replace(super().index(i), captions=captions, prompts=prompts)
 
