@@ -10,10 +10,10 @@ import torch
 
 from rfft.config.schema import Config
 from rfft.data.conditions import encode_samples
-from rfft.data.dataset import evaluation_source, read_samples
+from rfft.data.dataset import KNOWN, evaluation_source, read_samples
 from rfft.data.samples import Framing, Sample, Selection, Skipped
 from rfft.data.splits import parse_source
-from rfft.errors import UserError
+from rfft.errors import UserError, require
 from rfft.models.bundle import Bundle, load_bundle, load_tiny_vae
 from rfft.models.pretrained import find_folder, read_config, tokenizer_of
 from rfft.objectives import OBJECTIVES
@@ -148,7 +148,10 @@ def build_samples(config: Config, purpose: Purpose, skipped: list[Skipped] | Non
     data = config.data
     if purpose == "evaluate":
         return read_samples(evaluated_products(config), _evaluation(config))
-    source = trained_products(config) if purpose == "train" else data.products
+    source = data.products
+    if purpose == "train":
+        source = trained_products(config)
+        _require_another_split(source, config)
     selection = Selection(
         framing=_framing(config),
         prompts=data.prompts,
@@ -171,6 +174,17 @@ def trained_products(config: Config) -> str:
 def evaluated_products(config: Config) -> str:
     """Return the source of what is evaluated on."""
     return config.evaluate.products or evaluation_source(config.data.products, config.data.holdout)
+
+
+def _require_another_split(trained_on: str, config: Config) -> None:
+    """Raise UserError if a split of a known data set is both trained on and evaluated on."""
+    name, _ = parse_source(trained_on)
+    clash = config.evaluate.enabled and name in KNOWN and evaluated_products(config) == trained_on
+    require(
+        not clash,
+        f"{trained_on} is both trained on and evaluated on; set data.products={name}:train and "
+        f"evaluate.products={name}:test",
+    )
 
 
 def _evaluation(config: Config) -> Selection:

@@ -87,7 +87,7 @@ def evaluation_source(products: str, holdout: float | str | None, split: str = "
 
     That is their test split, or another one; `products` themselves if they have no splits.
     """
-    name, _ = parse_source(products)
+    name = holdout if isinstance(holdout, str) else parse_source(products)[0]
     return f"{name}:{split}" if name in KNOWN or holdout is not None else products
 
 

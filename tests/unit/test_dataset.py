@@ -183,4 +183,5 @@ def test_what_is_evaluated_on_unless_it_is_named() -> None:
     assert evaluation_source("adworld:train", None) == "adworld:test"
     assert evaluation_source("photos", 0.2) == evaluation_source("photos:train", 0.2) == "photos:test"
     assert evaluation_source("package.module:Name", 0.2, "val") == "package.module:Name:val"
+    assert evaluation_source("photos", "others") == "others:test"
     assert evaluation_source("photos", None) == "photos"
