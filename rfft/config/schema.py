@@ -51,7 +51,11 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    products: str = "adworld:train"  # folder of RGBA images, JSON-lines manifest, or adworld:SPLIT
+    # Folder of RGBA images, JSON-lines manifest, adworld:SPLIT, or package.module:Name (docs/products.md).
+    products: str = "adworld:train"
+    options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of a data set of one's own
+    # Share of the products that is not trained on: half of it is :val, half :test. Or a folder of others.
+    holdout: float | str | None = setting(None, above=0, most=0.9)
     prompts: str | None = None  # prompt file in the official form; null: the products' own prompts
     count: int | None = setting(None, least=1)  # use only the first products; AdWorld: 500 unless said here
     prompts_per_product: int = setting(1, least=1)  # of the prompt file, or of AdWorld's grammar
@@ -155,7 +159,9 @@ class EvaluateConfig:
     """The fixed grid products x prompts x seeds on which base and tuned model are compared."""
 
     enabled: bool = True
-    products: str = "adworld:test"  # as data.products
+    # As data.products; null: the held-out part of data.products, with its prompts and options.
+    products: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)  # as data.options
     prompts: str | None = None  # as data.prompts
     count: int = setting(24, least=1)  # products
     prompts_per_product: int = setting(2, least=1)

@@ -10,21 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
 from rfft import build
-from rfft.adworld import draw
 from rfft.config.schema import Config, EvaluateConfig
 from rfft.data.conditions import noise_for
-from rfft.data.cutout import read_square
-from rfft.data.products import SUFFIXES
-from rfft.data.samples import ADWORLD, Sample, adworld_split
+from rfft.data.references import FEWEST, reference_images
+from rfft.data.samples import Sample
 from rfft.diffusion.compositing import paste
-from rfft.errors import UserError
 from rfft.evaluation import store, summary
 from rfft.evaluation.scorers import Scorers, score_metrics
 from rfft.generation.sample import Outcome, autocast, improves, paint_bare, recur
@@ -41,8 +37,6 @@ from rfft.utils.contact_sheet import to_bytes
 from rfft.utils.processes import spread
 
 NOISE_SEED = 24080418  # seed s of the grid is NOISE_SEED + s: no run trains on this noise
-REFERENCE_SEED, REFERENCE_IMAGES = 418, 128
-FEWEST = 4  # pictures that KID needs
 FIDELITY = ("product_psnr", "product_ssim")
 SPECIAL = ("quality_words", "negative_prompt", "only_accepted")
 
@@ -256,20 +250,6 @@ def in_batches(
     parts = zip(images.split(size), products.split(size), strict=True)
     found = [network(image.to(device), product.to(device)) for image, product in parts]
     return {name: torch.cat([part[name] for part in found]).cpu() for name in found[0]}
-
-
-def reference_images(source: str, size: int, max_pixels: int) -> Tensor:
-    """Held-out available pictures [M,3,size,size], uint8: of AdWorld's split, or of a folder."""
-    if source.startswith(ADWORLD):
-        split = adworld_split(source)
-        scenes = [draw.scene(REFERENCE_SEED, i, split, "available").image for i in range(REFERENCE_IMAGES)]
-        return torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2)
-    files = sorted(file for file in Path(source).glob("*") if file.suffix.lower() in SUFFIXES)
-    if len(files) < FEWEST:
-        raise UserError(
-            f"evaluate.reference: {source} must be a folder of {FEWEST} pictures at least, or null for no KID"
-        )
-    return torch.stack([read_square(file, size, max_pixels) for file in files])
 
 
 def show(progress: Progress, task: TaskID, done: int, total: int) -> None:

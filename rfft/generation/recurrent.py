@@ -54,7 +54,7 @@ def generate(config: Config, lora: Path | None, out: Path) -> None:
     skipped: list[Skipped] = []
     with painting(config.evaluate.batch_size), joined() as device:
         console = messages(quiet=rank() > 0)
-        samples = build.build_samples(config, "train", skipped)
+        samples = build.build_samples(config, "generate", skipped)
         draw = painter(config, load_generator(config, lora, device), samples, device)
         with _folder_for_all(out) as draft:
             for kind in ("images", "products"):

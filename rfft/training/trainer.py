@@ -15,6 +15,7 @@ from rfft.config.schema import MAY_CHANGE, Config
 from rfft.data.samples import Skipped
 from rfft.errors import Interrupted
 from rfft.evaluation.evaluator import Evaluator
+from rfft.training.announce import announce_data
 from rfft.training.callbacks import SAMPLES, TrainingCallbacks, paint_samples
 from rfft.training.costs import costs
 from rfft.training.job import leave, resume, start
@@ -50,6 +51,7 @@ def _train(config: Config, run: Path, signals: StopSignals) -> Path:
         open_run(run, to_yaml(config), MAY_CHANGE)
         write_environment(run)
         write_skipped(run, [asdict(product) for product in skipped])
+        announce_data(config, samples, None if evaluator is None else evaluator.samples)
     accelerator.wait_for_everyone()
 
     checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
@@ -118,7 +120,9 @@ def memory_advice(config: Config) -> str:
         "Try in this order: trainer.decode_batch=1 (the same result), model.gradient_checkpointing=true (the "
         "same, a third more time), half of trainer.batch_size with twice trainer.accumulation; for an "
         "evaluation, a smaller evaluate.batch_size. The same command with these goes on from the last "
-        f"checkpoint. Memory of a process: {', '.join(phases)}"
+        "checkpoint. Before the first step, where products are encoded one by one, and where all that is not "
+        "enough: model.dtype=bfloat16 trainer.mixed_precision=bf16 objective.precision=bf16, in a new run. "
+        f"Memory of a process: {', '.join(phases)}"
     )
 
 

@@ -6,6 +6,8 @@ of attention behave as in a run. FLOPs count a multiply-add as two, as torch's c
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 _ATEN = torch.ops.aten
@@ -87,6 +91,43 @@ def cost(call: Callable[[], Tensor], parameters: Iterable[nn.Parameter]) -> Cost
     with FlopCounterMode(display=False, custom_mapping=_COUNTED) as backward:
         result.sum().backward()
     return Cost(forward.get_total_flops(), backward.get_total_flops(), waiting)
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Follows the storages that operations make, as long as a tensor of them lives."""
+
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()
+        self.known, self.tensors = known, Counter[int]()  # by storage; those that are known do not count
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._follow(tensor)
+        return result
+
+    def _follow(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.now += size * (self.tensors[key] == 0)
+        self.most = max(self.most, self.now)
+        self.tensors[key] += 1
+        weakref.finalize(tensor, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self.tensors[key] -= 1
+        self.now -= size * (self.tensors[key] == 0)
+
+
+def peak_bytes(call: Callable[[], Tensor], parameters: Iterable[nn.Parameter]) -> int:
+    """Return the most bytes that a call without gradient has at one time, beside inputs and `parameters`."""
+    with torch.no_grad(), _LiveBytes({p.untyped_storage()._cdata for p in parameters}) as live:
+        call()
+    return live.most
 
 
 def weight_bytes(modules: Iterable[nn.Module]) -> int:

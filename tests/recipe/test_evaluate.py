@@ -15,11 +15,13 @@ from PIL import Image
 from transformers import CLIPModel
 
 from rfft import build
+from rfft.adworld import products
 from rfft.config.load import load_config, to_yaml
 from rfft.config.schema import Config
+from rfft.data.references import reference_images
 from rfft.errors import UserError
 from rfft.evaluation import evaluator, store
-from rfft.evaluation.evaluator import Evaluator, reference_images
+from rfft.evaluation.evaluator import Evaluator
 from rfft.evaluation.runs import evaluate_base
 from rfft.utils.checkpoint import Checkpoints
 from tests.toys import no_memory
@@ -29,7 +31,7 @@ STATES = ("base", "tuned")
 
 @pytest.fixture(autouse=True)
 def few_references(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator, "REFERENCE_IMAGES", 8)
+    monkeypatch.setattr(products, "REFERENCE_IMAGES", 8)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rfft.adworld import products
 from rfft.errors import Interrupted
 from rfft.evaluation import evaluator, summary
 from rfft.rewards.availability import Availability
@@ -45,7 +46,7 @@ def rfft(
 ) -> Iterator[Rfft]:
     """rfft(*overrides) -> (exit code, stderr) of `rfft train`, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluator, "REFERENCE_IMAGES", 8)
+    monkeypatch.setattr(products, "REFERENCE_IMAGES", 8)
 
     def run(*overrides: str) -> tuple[int, str]:
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -110,7 +111,7 @@ def test_the_main_job_on_the_embedded_weights(
 ) -> None:
     """configs/tiny.yaml as it is, but short."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluator, "REFERENCE_IMAGES", 8)
+    monkeypatch.setattr(products, "REFERENCE_IMAGES", 8)
     short = ["data.count=8", "trainer.steps=2", "trainer.batch_size=2", "trainer.sample_every=0"]
     grid = ["rollout.steps=20", "evaluate.count=1", "evaluate.seeds=2", "evaluate.max_attempts=2"]
     code, _, told = run_command("train", "tiny", *short, *grid)

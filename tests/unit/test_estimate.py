@@ -11,7 +11,7 @@ from torch import nn
 from rfft.diffusion.sampling import denoise_twice
 from rfft.models.bundle import Bundle, load_bundle, load_skeleton, skeleton_batch
 from rfft.types import Schedule
-from rfft.utils.estimate import Cost, cost, fake, imagine, weight_bytes
+from rfft.utils.estimate import Cost, cost, fake, imagine, peak_bytes, weight_bytes
 from tests import shapes
 
 TARGETS = ["to_q", "to_v", "conv1"]
@@ -25,6 +25,20 @@ def test_a_linear_layer() -> None:
         x = torch.zeros(2, 3, requires_grad=True)
         assert cost(lambda: layer(x), layer.parameters()) == Cost(60, 120, 24)
     assert weight_bytes([layer, layer]) == 60
+
+
+def test_the_peak_of_a_call_without_gradient() -> None:
+    """Three layers of 3 x 4 numbers: the first one's result is gone when the third one's is made."""
+    layers = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)))
+
+    def peak() -> int:
+        x = torch.zeros(3, 4)
+        return peak_bytes(lambda: layers(x), layers.parameters())
+
+    expected = peak()
+    with fake():
+        imagine([layers])
+        assert peak() == expected == 2 * 48
 
 
 SCHEDULE = Schedule(torch.zeros(1, dtype=torch.long), *(torch.ones(1) for _ in range(4)))
