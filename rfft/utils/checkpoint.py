@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rfft.errors import UserError
+from rfft.errors import UserError, disk_problem
 from rfft.utils.atomic_io import aside
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,8 @@ class Checkpoints:
             draft.mkdir(parents=True)
             for part, tensors in weights.items():
                 save_file(_plain(tensors), draft / f"{part}.safetensors", metadata={"format": "pt"})
-            torch.save({key: item.state_dict() for key, item in objects.items()}, draft / STATE)
+            with (draft / STATE).open("wb") as file:
+                torch.save({key: item.state_dict() for key, item in objects.items()}, file)
             sums = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
             (draft / SUMS).write_text(json.dumps(sums, indent=1) + "\n")
             for written in (*draft.iterdir(), draft):
@@ -94,10 +95,8 @@ class Checkpoints:
             _sync(self.folder)
         except (OSError, SafetensorError, RuntimeError) as error:  # torch's writer raises RuntimeError
             shutil.rmtree(draft, ignore_errors=True)
-            raise UserError(
-                f"{path} cannot be written ({error}); earlier checkpoints are intact: make room and run the "
-                "same command again"
-            ) from error
+            reason = disk_problem(error) or f"{error}; make room and run the same command again"
+            raise UserError(f"{path} cannot be written, earlier checkpoints are intact: {reason}") from error
         return path
 
     def has(self, step: int) -> bool:
