@@ -196,7 +196,7 @@ def _config_of(run: Path) -> Path:
 
 
 def _hush_libraries() -> None:
-    """Their notes on optional packages and coming releases would drown our own messages; errors show."""
+    """Silence libraries' notes on optional packages and coming releases; their errors show."""
     for library in ("TRANSFORMERS", "DIFFUSERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     warnings.simplefilter("ignore", FutureWarning)

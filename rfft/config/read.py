@@ -78,7 +78,7 @@ def _complete(schema: type[T], settings: DictConfig, overrides: Sequence[str], s
 
 
 def _leaves(schema: type, mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of every setting in a nested mapping."""
+    """Yield dotted key and value of every setting in a nested mapping."""
     for name, value in mapping.items():
         key = f"{prefix}{name}"
         is_group = isinstance(value, Mapping)
@@ -91,7 +91,7 @@ def _leaves(schema: type, mapping: Mapping[str, Any], prefix: str = "") -> Itera
 
 
 def _parse(path: Path) -> tuple[yaml.Node | None, Any]:
-    """The YAML node tree (for line numbers) and the values."""
+    """Return the YAML node tree (for line numbers) and the values of a file."""
     try:
         text = path.read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
@@ -118,7 +118,7 @@ def _parse(path: Path) -> tuple[yaml.Node | None, Any]:
 
 
 def _settings(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int, yaml.Node]]:
-    """Dotted key, line number and value of every setting in the file."""
+    """Yield dotted key, line number and value of every setting in the file."""
     if not isinstance(node, yaml.MappingNode):
         return
     for key_node, value_node in node.value:
@@ -190,7 +190,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_key(schema: type, key: str, is_group: bool, place: str) -> Any:
-    """The type that a dotted key has in the schema; where it has none, offer the nearest name."""
+    """Return the type that a dotted key has in the schema; where it has none, offer the nearest name."""
     level: Any = schema
     done: list[str] = []
     for name in key.split("."):

@@ -35,20 +35,26 @@ Weights = Mapping[str, Tensor]
 
 
 class Stateful(Protocol):
+    """What a checkpoint stores and gives its state back: modules, optimizers, counters."""
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
 class Checkpoints:
-    """The checkpoints of a run."""
+    """The checkpoints of a run, in a folder of their own."""
 
     def __init__(self, folder: Path, keep: int) -> None:
-        """`keep`: newest ones that stay."""
+        """Manage the checkpoints below `folder`, of which the newest `keep` stay."""
         self.folder, self.keep = folder, keep
 
     def save(self, step: int, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]) -> Path:
-        """Write weights (NAME.safetensors each) and objects."""
+        """Write the checkpoint of a step and remove older ones; returns its folder.
+
+        Each of `weights` becomes NAME.safetensors, and the states of all objects one file. Raises UserError
+        if they cannot be written; earlier checkpoints are then as they were.
+        """
         path = self._write(f"step-{step:06}", weights, objects)
         found = self._found()
         here = found.index(path)
@@ -60,7 +66,7 @@ class Checkpoints:
     def save_best(
         self, score: float, step: int, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]
     ) -> None:
-        """Keep this one beside the newest ones if no earlier one has this score, to four digits."""
+        """Keep a checkpoint beside the newest ones if no earlier one has this score, to four digits."""
         kept = self.best()
         if kept is not None and float(kept.name.split("-")[1]) >= round(score, 4):
             return
@@ -70,12 +76,12 @@ class Checkpoints:
                 shutil.rmtree(other)
 
     def best(self) -> Path | None:
-        """The intact one of the highest score."""
+        """Return the intact checkpoint of the highest score, or None."""
         found = sorted(self._named(BEST), key=lambda path: path.name, reverse=True)
         return next((path for path in found if _intact(path)), None)
 
     def _write(self, name: str, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]) -> Path:
-        """Aside, then renamed: a crash leaves no half."""
+        """Write a checkpoint aside and rename it: a crash leaves no half."""
         path = self.folder / name
         draft = aside(path)
         try:
@@ -100,10 +106,14 @@ class Checkpoints:
         return path
 
     def has(self, step: int) -> bool:
+        """Tell whether there is an intact checkpoint of this step."""
         return _intact(self.folder / f"step-{step:06}")
 
     def latest(self) -> Path | None:
-        """The newest intact one; a UserError where all are damaged: to begin anew would remove them."""
+        """Return the newest intact checkpoint, or None if there is none at all.
+
+        Raises UserError where all are damaged, since to begin anew would remove them.
+        """
         found = self._found()
         for path in found:
             if _intact(path):
@@ -120,21 +130,22 @@ class Checkpoints:
         return sorted(self._named(r"step-\d+"), key=lambda path: int(path.name[5:]), reverse=True)
 
     def _named(self, pattern: str) -> list[Path]:
-        """Folders of exactly such a name: a copy that someone put beside them is none of ours."""
+        """Return folders of exactly such a name: a copy that somebody put beside them is none of ours."""
         return [path for path in self.folder.glob("*") if re.fullmatch(pattern, path.name)]
 
 
 def step_of(path: Path) -> int:
-    """The optimizer steps behind a checkpoint."""
+    """Return the number of optimizer steps behind a checkpoint."""
     return int(path.name.rpartition("-")[2])
 
 
 def load_weights(path: Path, name: str) -> dict[str, Tensor]:
+    """Return the tensors that a checkpoint has under a name, on the CPU."""
     return load_file(path / f"{name}.safetensors")
 
 
 def load_objects(path: Path, objects: Mapping[str, Stateful]) -> None:
-    """Give every object its state back."""
+    """Give every object the state that a checkpoint has of it."""
     states = torch.load(path / STATE, map_location="cpu", weights_only=True)
     for name, item in objects.items():
         item.load_state_dict(states[name])
@@ -161,7 +172,7 @@ def _sha256(file: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """On the disk, not just in its cache; a folder's entries too."""
+    """Bring a file or a folder's entries onto the disk, not just into its cache."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
