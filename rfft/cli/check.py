@@ -56,7 +56,7 @@ def _evaluation(config: Config, trained: list[Sample]) -> str:
 
 
 def _networks(config: Config) -> list[str]:
-    """All that must be there; costs() loads them."""
+    """Return the names of all networks that must be there; costs() loads them."""
     reward, evaluate = config.reward, config.evaluate
     named = [] if reward.rfnet is None else [reward.rfnet, reward.depth, reward.saliency]
     if evaluate.enabled:
@@ -65,7 +65,10 @@ def _networks(config: Config) -> list[str]:
 
 
 def _processes(config: Config) -> str:
-    """How many may share a run: a draw's micro-batches come from all processes, from each equally many."""
+    """Say how many processes may share a run.
+
+    A draw's micro-batches come from all processes, from each equally many.
+    """
     shared, accumulation = config.rollout.shared_draw, config.trainer.accumulation
     if shared is None:
         return "any number"

@@ -15,7 +15,7 @@ ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 def setting(default: Any, **limits: Any) -> Any:
-    """A field with limits: `above` (exclusive), `least` and `most` (inclusive)."""
+    """Return a field with a default and limits: `above` (exclusive), `least` and `most` (inclusive)."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=limits)
     return field(default=default, metadata=limits)

@@ -30,12 +30,14 @@ def check(
     """check(config, *overrides) -> (exit code, facts, stderr); it writes nothing."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(products, "REFERENCE_IMAGES", 4)
+    monkeypatch.setenv("COLUMNS", "1000")
 
     def run(config: Path, *overrides: str) -> tuple[int, dict[str, str], str]:
         before = sorted(tmp_path.rglob("*"))
         code, out, told = run_command("check", config, *overrides)
         assert sorted(tmp_path.rglob("*")) == before
-        return code, {line[:36].rstrip(): line[36:] for line in out.splitlines()}, told
+        facts = (line.partition("  ") for line in out.splitlines())
+        return code, {name: value.strip() for name, _, value in facts}, told
 
     return run
 
