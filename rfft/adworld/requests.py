@@ -16,6 +16,7 @@ class Request:
     """product [64, 64, 4] uint8, straight alpha; `attributes` is what the prompt asks for."""
 
     id: str
+    icon: str  # name of the product's icon; the same one may come again in another placement
     product: Image8
     caption: str
     prompt: str
@@ -36,5 +37,6 @@ def draw_requests(split: str, products: int, prompts_per_product: int, seed: int
             attributes = draw_attributes(icon, drawn_height, rng)
             text = grammar.prompt(icon.name, icon.height_cm, attributes, rng)
             caption = grammar.caption(icon.name, icon.height_cm)
-            requests.append(Request(f"{number:04d}-{icon.id}-{turn}", cutout, caption, text, attributes))
+            name = f"{number:04d}-{icon.id}-{turn}"
+            requests.append(Request(name, icon.id, cutout, caption, text, attributes))
     return requests

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Sample:
     attributes: dict[str, str] = field(default_factory=dict)  # what the prompt asks for; AdWorld only
     source: Pixels | None = None  # uint8 [H,W,4], the product's own pixels; not in AdWorld
     placement: Placement | None = None  # where of the source which part went
+    product: str = ""  # whose samples are not independent of each other; "": this one stands alone
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _samples_of(product: Product, prompts: list[Prompt], framing: Framing, seed:
         name = product.id + f"-{turn}" * (len(prompts) > 1)
         text = prompt.fill(random.Random(f"{seed}/{name}"))
         negative = product.negative_prompt or prompt.negative
-        yield Sample(name, canvas, product.caption, text, negative, {}, source, placement)
+        yield Sample(name, canvas, product.caption, text, negative, {}, source, placement, product.id)
 
 
 def _own_prompt(product: Product, source: str) -> Prompt:
@@ -132,6 +133,7 @@ def _from_adworld(source: str, size: int, count: int, turns: int, seed: int) -> 
             caption=request.caption,
             prompt=request.prompt,
             attributes=request.attributes,
+            product=request.icon,
         )
         for request in draw_requests(split, count, turns, seed)
     ]
@@ -140,6 +142,6 @@ def _from_adworld(source: str, size: int, count: int, turns: int, seed: int) -> 
 def _with_prompts(samples: list[Sample], prompts: list[Prompt], seed: int) -> list[Sample]:
     """AdWorld's products with other prompts, in turn: what they ask for is not known."""
     return [
-        Sample(s.id, s.canvas, s.caption, p.fill(random.Random(f"{seed}/{s.id}")), p.negative)
+        replace(s, prompt=p.fill(random.Random(f"{seed}/{s.id}")), negative=p.negative, attributes={})
         for s, p in ((s, prompts[i % len(prompts)]) for i, s in enumerate(samples))
     ]

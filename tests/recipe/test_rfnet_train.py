@@ -193,7 +193,7 @@ def test_a_coarse_network_without_depth_as_a_reward(rfft: Rfft, settings: Path, 
     assert code == 0, told
     found = json.loads(Path("runs/tuned/summary.json").read_text())["base"]
     assert list(found["failures"]["rfnet"]) == ["unavailable"]
-    rate = found["available_rate"]["rfnet"]["rate"]
+    rate = found["metrics"]["available_rate_rfnet"]["value"]
     assert found["failures"]["rfnet"]["unavailable"]["rate"] == pytest.approx(1 - rate)
 
 
