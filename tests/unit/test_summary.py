@@ -113,7 +113,7 @@ def test_json_has_no_nan(tmp_path) -> None:
 
 
 def test_the_table_fits_a_terminal() -> None:
-    """Of 80 columns: every metric on a line of its own, with widest numbers; better and worse have colours."""
+    """Of 80 columns, with one line for each metric and widest numbers; better and worse have colours."""
     networks = {name: torch.zeros(2, 2, dtype=torch.long) for name in ("rfnet", "judge")}
     names = [
         *summary.verdict_metrics(networks, TWO),
@@ -125,7 +125,7 @@ def test_the_table_fits_a_terminal() -> None:
     widest = {"value": 1.0, "low": 0.0, "high": 1.0}
     states = [{"metrics": dict.fromkeys(names, widest), "not_finite": n, "images": 96} for n in (0, 3)]
     down = {"value": -0.99999, "low": -1.0, "high": -0.99998}
-    change = {name: down for name in names}
+    change = dict.fromkeys(names, down)
     console = Console(
         width=80, record=True, file=io.StringIO(), color_system="truecolor", force_terminal=True
     )
