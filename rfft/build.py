@@ -13,7 +13,7 @@ from rfft.data.conditions import encode_samples
 from rfft.data.dataset import KNOWN, evaluation_source, read_samples
 from rfft.data.samples import Framing, Sample, Selection, Skipped
 from rfft.data.splits import parse_source
-from rfft.errors import UserError, require
+from rfft.errors import require
 from rfft.models.bundle import Bundle, load_bundle, load_tiny_vae
 from rfft.models.pretrained import find_folder, read_config, tokenizer_of
 from rfft.objectives import OBJECTIVES
@@ -25,7 +25,7 @@ from rfft.rewards.preference import PickScore, TextMatch
 from rfft.rewards.rfnet import RFNet
 from rfft.rewards.weighted import REWARDS, WeightedRewards
 from rfft.types import Batch, Reward
-from rfft.utils.checkpoint import Checkpoints, load_weights, step_of
+from rfft.utils.checkpoint import load_weights
 from rfft.utils.registry import construct
 
 Purpose = Literal["train", "evaluate", "generate"]
@@ -47,20 +47,12 @@ def build_bundle(config: Config, device: torch.device | str, trained: bool = Tru
     return bundle.to(device)
 
 
-def load_trained(
-    config: Config, run: Path, device: torch.device | str, best: bool = False
-) -> tuple[Bundle, int]:
-    """The tuned generator of the run's last or best checkpoint (moving average, where kept), and its step."""
-    checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
-    checkpoint = checkpoints.best() if best else checkpoints.latest()
-    if checkpoint is None and best:
-        raise UserError(f"{run}: no best checkpoint; it is chosen while training, with evaluate.every=N")
-    if checkpoint is None:
-        raise UserError(f"{run}: no checkpoint yet; train first, with rfft train")
+def load_trained(config: Config, checkpoint: Path, device: torch.device | str) -> Bundle:
+    """Return the tuned generator of a checkpoint: with its moving average, where one is kept."""
     averaged = (checkpoint / "ema.safetensors").is_file()
     bundle = build_bundle(config, device)
     bundle.load_adapter_state_dict(load_weights(checkpoint, "ema" if averaged else "adapter"))
-    return bundle, step_of(checkpoint)
+    return bundle
 
 
 def build_rfnet(config: Config, device: torch.device | str) -> RFNetWithMaps | None:

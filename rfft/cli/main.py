@@ -38,6 +38,11 @@ Overrides = Annotated[
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run: runs/tiny.")]
 
+Best = Annotated[
+    bool, typer.Option("--best", help="The best checkpoint on the way, not what the run exported.")
+]
+Step = Annotated[int | None, typer.Option(min=1, help="The checkpoint of this step.")]
+
 
 def _print_version(asked: bool) -> None:
     if asked:
@@ -83,15 +88,24 @@ def evaluate(
         Path, typer.Argument(metavar="RUN", help="The folder of a run, or a config: its base model alone.")
     ],
     overrides: Overrides = None,
+    best: Best = False,
+    step: Step = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where it goes. Default: the run's folder, if this is its grid.")
+    ] = None,
 ) -> None:
     """Compare the base model and a run's tuned one on the same products, prompts and seeds."""
     settings = _load(_config_of(run) if run.is_dir() else run, overrides)
     from rfft.evaluation import runs
 
     if run.is_dir():
-        runs.evaluate(settings, run)
+        runs.evaluate(settings, run, best, step, out)
+    elif best or step is not None:
+        raise UserError(
+            f"{run} is a config, whose base model has no checkpoints: --best and --step are for runs"
+        )
     else:
-        runs.evaluate_base(settings)
+        runs.evaluate_base(settings, out)
 
 
 @app.command()
@@ -136,13 +150,14 @@ def export(
         typer.Option(help="For diffusers' load_lora_weights, for ComfyUI, adapters, or a whole pipeline."),
     ] = "diffusers",
     out: Annotated[Path | None, typer.Option(help="Default: RUN/export/FORMAT.")] = None,
-    best: Annotated[bool, typer.Option("--best", help="Not the last checkpoint but the best one.")] = False,
+    best: Best = False,
+    step: Step = None,
 ) -> None:
     """Write a run's weights in the form other tools load."""
     _config_of(run)
     from rfft.evaluation.runs import export_run
 
-    typer.echo(export_run(run, format, out or run / "export" / format, best))
+    typer.echo(export_run(run, format, out, best, step))
 
 
 @app.command()

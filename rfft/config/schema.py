@@ -155,6 +155,22 @@ class EmaConfig:
 
 
 @dataclass
+class ValidationConfig:
+    """The grid that `evaluate.every` measures on the way, which chooses the best checkpoint.
+
+    None of its products may be among those of `evaluate`, on which the run is reported.
+    """
+
+    # As data.products; null: the validation part of data.products, with its prompts and options.
+    products: str | None = None
+    prompts: str | None = None  # as data.prompts
+    count: int = setting(24, least=1)  # products
+    prompts_per_product: int = setting(1, least=1)
+    seeds: int = setting(2, least=1)
+    reference: str | None = "adworld:val"  # as evaluate.reference
+
+
+@dataclass
 class EvaluateConfig:
     """The fixed grid products x prompts x seeds on which base and tuned model are compared."""
 
@@ -183,7 +199,9 @@ class EvaluateConfig:
     negative_prompt: str | None = None  # in place of the prompts' own; null: these
     # Metrics of what recurrent generation delivers: a refused picture is painted anew, max_attempts in all.
     only_accepted: bool = False
-    every: int = setting(0, least=0)  # also during training, in optimizer steps; 0: only before and after
+    # Also during training, in optimizer steps, on the grid of `validation`; 0: only before and after.
+    every: int = setting(0, least=0)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     # Guardrails, as shares of the base model's. Without a probe, CLIP score stands for alignment.
     min_alignment: float = setting(0.9, least=0)
     min_diversity: float = setting(0.9, least=0)

@@ -21,7 +21,7 @@ SHOWN = ("model.", "reward.", "rollout.", "objective.", "optimizer.", "trainer.b
 class CardMetrics:
     """What an evaluation measured, as the card shows it."""
 
-    rows: Sequence[Any] = ()  # evaluation.store.MetricRow: a line of the table each
+    rows: Sequence[Any] = ()  # evaluation.tables.MetricRow: a line of the table each
     images: int = 0  # pictures of each state
     painted: str = ""  # how they differ from a model's plain first pictures
 

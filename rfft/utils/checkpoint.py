@@ -80,6 +80,15 @@ class Checkpoints:
         found = sorted(self._named(BEST), key=lambda path: path.name, reverse=True)
         return next((path for path in found if _intact(path)), None)
 
+    def at(self, step: int) -> Path | None:
+        """Return the intact checkpoint of a step, a newest or the best one; None without one."""
+        found = [path for path in self._named(rf"step-\d+|{BEST}") if step_of(path) == step]
+        return next((path for path in found if _intact(path)), None)
+
+    def steps(self) -> list[int]:
+        """Return the steps of all checkpoints that are there."""
+        return sorted({step_of(path) for path in self._named(rf"step-\d+|{BEST}")})
+
     def _write(self, name: str, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]) -> Path:
         """Write a checkpoint aside and rename it: a crash leaves no half."""
         path = self.folder / name

@@ -162,8 +162,8 @@ def test_a_full_disk_costs_nothing_but_the_new_one(tmp_path: Path, file: str) ->
         else:
             checkpoints.save(2, {"adapter": dict(large.named_parameters())}, {})
     assert str(error.value) == (
-        f"{tmp_path}/step-000002 cannot be written, earlier checkpoints are intact: file too large; make room and "
-        "run the same command again"
+        f"{tmp_path}/step-000002 cannot be written, earlier checkpoints are intact: file too large; "
+        "make room and run the same command again"
     )
     assert list(tmp_path.iterdir()) == [kept] and checkpoints.latest() == kept
 
