@@ -88,16 +88,18 @@ def generate(
     seed: Annotated[int | None, typer.Option(min=0, help="Of the first attempt. Default: run.seed.")] = None,
     white_to_alpha: Annotated[bool, typer.Option(help="Pictures without alpha: white is cut away.")] = False,
     config: Annotated[
-        Path, typer.Option(help="All other settings: that of the run, for a base of your own.")
-    ] = Path("tiny"),
+        Path | None,
+        typer.Option(help="All other settings. Default: those beside the exported weights, else tiny."),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Recurrent generation: paint each product again with new seeds until RFNet accepts."""
-    settings = _load(config, overrides)
+    from rfft.generation.settings import config_for
+
+    settings = config_for(config, model, lora, overrides or [])
     settings.data.products = str(products)
     settings.data.prompts = str(prompts) if prompts else settings.data.prompts
     settings.data.white_to_alpha |= white_to_alpha
-    settings.model.bundle = model or settings.model.bundle
     settings.evaluate.max_attempts = max_attempts or settings.evaluate.max_attempts
     settings.run.seed = settings.run.seed if seed is None else seed
     from rfft.generation import recurrent

@@ -27,11 +27,12 @@ from rfft.diffusion.compositing import paste
 from rfft.errors import UserError
 from rfft.evaluation import store, summary
 from rfft.evaluation.scorers import Scorers, score_metrics
-from rfft.generation.sample import Outcome, autocast, improves, paint_bare, recur
+from rfft.generation.sample import Outcome, autocast, improves, paint_bare, recur, reward_logits
 from rfft.metrics.colour import colourfulness
 from rfft.metrics.features import fill_product, image_features, load_efficientnet_lite0
 from rfft.metrics.fidelity import product_fidelity
 from rfft.metrics.library import torchmetrics
+from rfft.metrics.verdict import is_accepted, verdict_classes
 from rfft.models.bundle import Bundle
 from rfft.rewards.availability import RFNetWithMaps
 from rfft.rewards.judge import Judge
@@ -110,11 +111,11 @@ class Evaluator:
         count, seeds = len(self.samples), self.settings.seeds
         grid = [(i, seed) for i in range(count) for seed in range(seeds)]
         painted = images, logits, scores = self._paint(grid, reference, report, self.settings.fidelity)
-        accepted = logits["rfnet"].argmax(-1).unflatten(0, (count, seeds)) == 0
+        accepted = is_accepted(logits["rfnet"]).unflatten(0, (count, seeds))
         if self.settings.only_accepted:
             self._paint_anew(painted, grid, reference, report)
         judged = {name: found.unflatten(0, (count, seeds)) for name, found in logits.items()}
-        verdicts = {name: found.argmax(-1) for name, found in judged.items()}
+        verdicts = {name: verdict_classes(found) for name, found in judged.items()}
         accepted = self._attempts(accepted, reference, report)
         outputs = {name: found.shape[-1] for name, found in judged.items()}
         metrics = {"images": len(grid)} | self._special()
@@ -188,11 +189,14 @@ class Evaluator:
 
     def _judge(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
         assert self.rfnet is not None
-        logits = {"rfnet": self.rfnet(image, batch).float().cpu()}
+        logits = {"rfnet": reward_logits(self.rfnet, image, batch).cpu()}
         if self.judge is not None:
             ids, mask = (tensor[batch.sample.cpu()].to(image.device) for tensor in self.judge_captions)
-            found = self.judge(image, batch.product, ids, mask)
-            logits["judge"] = found.float().cpu()
+
+            def judge(image: Tensor, batch: Batch) -> Tensor:
+                return self.judge(image, batch.product, ids, mask)
+
+            logits["judge"] = reward_logits(judge, image, batch).cpu()
         return logits
 
     def _attempts(self, accepted: Tensor, reference: bool, report: Report | None) -> Tensor:
@@ -208,7 +212,7 @@ class Evaluator:
             if not pending:
                 break
             _, logits, _ = self._paint([(i, attempt) for i in pending], reference, report, fidelity=False)
-            tried[pending, attempt] = logits["rfnet"].argmax(-1) == 0
+            tried[pending, attempt] = is_accepted(logits["rfnet"])
         return tried[:, : self.settings.max_attempts]
 
     def _picture_metrics(self, images: Tensor) -> dict[str, Any]:

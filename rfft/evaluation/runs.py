@@ -17,6 +17,7 @@ from rfft.evaluation.evaluator import Evaluator, show, show_result
 from rfft.evaluation.report import write_report
 from rfft.generation.export import export_bundle
 from rfft.generation.model_card import CardMetrics, write_card
+from rfft.generation.settings import SETTINGS_FILE, write_settings
 from rfft.utils.atomic_io import new_folder, refuse_existing
 from rfft.utils.faults import painting
 from rfft.utils.log import messages, open_run, write_environment
@@ -84,6 +85,7 @@ def export_run(run: Path, format: str, out: Path, best: bool = False) -> Path:
     with new_folder(out, replace=own) as draft:
         export_bundle(bundle, format, draft, config.run.name)
         resolved = read_resolved(run / "config.yaml")
+        write_settings(draft / SETTINGS_FILE, config, format)
         write_card(draft / "README.md", resolved, format, step, bundle, _card_metrics(run))
     return out
 

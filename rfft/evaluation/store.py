@@ -18,6 +18,7 @@ from rich.text import Text
 from torch import Tensor
 
 from rfft.errors import UserError
+from rfft.metrics.verdict import is_accepted
 from rfft.utils import contact_sheet
 from rfft.utils.log import write_atomically
 
@@ -95,7 +96,7 @@ def _pictures(run: Path, state: str) -> Path:
 
 def accepted(run: Path, state: str) -> Tensor:
     """RFNet's verdict on each picture [N*S]."""
-    return torch.tensor(read_json(run / EVALUATION)[state]["probabilities"]["rfnet"]).argmax(-1) == 0
+    return is_accepted(torch.tensor(read_json(run / EVALUATION)[state]["probabilities"]["rfnet"]))
 
 
 def finish(run: Path, counters: dict[str, float]) -> dict[str, Any]:

@@ -56,8 +56,11 @@ def predict(
 
 
 def report(probabilities: Tensor, labels: Tensor) -> Report:
-    """Metrics of verdicts [N,K] on labels [N]; `loss` is the plain cross-entropy."""
-    chosen = probabilities.gather(1, labels[:, None]).clamp_min(1e-12)
+    """Return the metrics of class probabilities [N,K] on labels [N]; `loss` is the plain cross-entropy.
+
+    Probabilities that are not finite count as those of a verdict that is surely wrong.
+    """
+    chosen = probabilities.gather(1, labels[:, None]).nan_to_num(0.0).clamp_min(1e-12)
     metrics = classification_report(
         probabilities.numpy(), labels.numpy(), label_names(probabilities.shape[1])
     )
