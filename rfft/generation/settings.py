@@ -63,7 +63,7 @@ def _carried(model: str | None, lora: Path | None) -> Path | None:
         if (file := Path(weights) / SETTINGS_FILE).is_file():
             return file
         raise UserError(
-            f"{option} {weights}: no {SETTINGS_FILE} lies beside these weights, so size, guidance and RFNet are "
-            "not known; name their config with --config, RUN/config.yaml for example"
+            f"{option} {weights}: without a {SETTINGS_FILE} beside these weights, their size, guidance and "
+            "RFNet are not known; name their config with --config, RUN/config.yaml for example"
         )
     return None
