@@ -6,7 +6,6 @@ Modalities: o the product I_o, g the generated image I_g, d its depth I_d, s its
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,90 +15,7 @@ from transformers import AutoConfig, AutoModel, ResNetConfig, ResNetModel
 from rfft.errors import UserError
 from rfft.models.layers import composite_on_grey, normalize, resize
 from rfft.models.pretrained import PretrainedModule, why
-
-CHANNELS = {"o": 4, "g": 4, "d": 2, "s": 2}  # the last one is the product's alpha: where it stands
-CAPTION = "c"
-
-
-def _tiny_image_encoder() -> dict[str, Any]:
-    return {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [2, 2, 2], "layer_type": "basic"}
-
-
-def _tiny_text_encoder() -> dict[str, Any]:
-    return {
-        "model_type": "bert",
-        "vocab_size": 4096,
-        "hidden_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 512,
-        "max_position_embeddings": 64,
-        "attention_probs_dropout_prob": 0.0,
-    }
-
-
-@dataclass
-class RFNetConfig:
-    """`image_encoder`: values of transformers' ResNetConfig; `text_encoder`: of Bert- or RobertaConfig."""
-
-    image_size: int = 128
-    image_encoder: dict[str, Any] = field(default_factory=_tiny_image_encoder)
-    text_encoder: dict[str, Any] = field(default_factory=_tiny_text_encoder)
-    width: int = 128
-    heads: int = 4
-    n1: int = 1  # feature fusion modules, eq (3)
-    n2: int = 3  # self-attention layers, eq (4)
-    dropout: float = 0.0  # on a CPU, drawing the masks would double the time of a training step
-    drop: list[str] = field(default_factory=list)  # modalities left out: the ablation
-    num_labels: int = 5
-
-    @classmethod
-    def tiny(cls, vocab_size: int, **overrides: Any) -> RFNetConfig:
-        """For 64 px pictures, trained from scratch on a CPU."""
-        return cls(text_encoder=_tiny_text_encoder() | {"vocab_size": vocab_size}, **overrides)
-
-    @classmethod
-    def paper(cls, **overrides: Any) -> RFNetConfig:
-        """ResNet-50 and RoBERTa-base at 384 px, width 384, 8 heads, N1 = 1, N2 = 3."""
-        values: dict[str, Any] = {
-            "image_size": 384,
-            "image_encoder": {
-                "embedding_size": 64,
-                "hidden_sizes": [256, 512, 1024, 2048],
-                "depths": [3, 4, 6, 3],
-                "layer_type": "bottleneck",
-            },
-            "text_encoder": {
-                "model_type": "roberta",
-                "vocab_size": 50265,
-                "max_position_embeddings": 514,
-                "type_vocab_size": 1,
-                "layer_norm_eps": 1e-5,
-            },
-            "width": 384,
-            "heads": 8,
-            "dropout": 0.1,
-        }
-        return cls(**(values | overrides))
-
-    def __post_init__(self) -> None:
-        if unknown := set(self.drop) - {*CHANNELS, CAPTION}:
-            raise UserError(f"rfnet drop: unknown modality {sorted(unknown)}; choose from o, g, d, s, c")
-        if not self.pictures:
-            raise UserError("rfnet drop: leave at least one of o, g, d, s in")
-        if self.width % self.heads:
-            raise UserError(f"rfnet width {self.width} is not a multiple of its {self.heads} heads")
-        if self.image_size % self.stride:
-            raise UserError(f"rfnet image_size {self.image_size} is not a multiple of {self.stride}")
-
-    @property
-    def pictures(self) -> list[str]:
-        return [m for m in CHANNELS if m not in self.drop]
-
-    @property
-    def stride(self) -> int:
-        """Pixels per token: the stem's 4, then 2 for every stage but the first."""
-        return 2 ** (len(self.image_encoder["hidden_sizes"]) + 1)
+from rfft.rewards.rfnet_config import CAPTION, CHANNELS, RFNetConfig
 
 
 class PictureEncoder(nn.Module):
@@ -118,24 +34,28 @@ class PictureEncoder(nn.Module):
 
 
 class FeatureFusionModule(nn.Module):
-    """Eq (3): e_f = Conv(Conv(CrossAttn(e_o, e_c)) * Conv(e_o)) + e_o; the caption gates the product."""
+    """Eq (3): e_f = Conv(Conv(CrossAttn(e_o, e_c)) * Conv(e_o)) + e_o; the caption gates the product.
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    The convolutions are kernel x kernel with padding. The paper's are 1x1, which gate each token by itself;
+    with 3x3 a token hears its neighbours on the grid, too.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, kernel: int) -> None:
         super().__init__()
         self.cross_attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
-        self.conv_attended = nn.Conv2d(width, width, 3, padding=1)
-        self.conv_product = nn.Conv2d(width, width, 3, padding=1)
-        self.conv_out = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_attended = nn.Conv2d(width, width, kernel, padding=kernel // 2)
+        self.conv_product = nn.Conv2d(width, width, kernel, padding=kernel // 2)
+        self.conv_out = nn.Conv2d(width, width, kernel, padding=kernel // 2)
 
     def forward(self, e_o: Tensor, e_c: Tensor, padding: Tensor) -> Tensor:
-        """e_o [B,T,D], e_c [B,L,D], padding [B,L] true where the caption has no token -> e_f [B,T,D]."""
+        """Return e_f [B,T,D] of e_o [B,T,D], e_c [B,L,D], and padding [B,L], true where there is no token."""
         attended, _ = self.cross_attention(e_o, e_c, e_c, key_padding_mask=padding, need_weights=False)
         gated = self.conv_attended(to_map(attended)) * self.conv_product(to_map(e_o))
         return self.conv_out(gated).flatten(2).transpose(1, 2) + e_o
 
 
 def to_map(tokens: Tensor) -> Tensor:
-    """[B,T,D] -> [B,D,grid,grid] for square grids."""
+    """Lay tokens [B,T,D] out on their square grid: [B,D,grid,grid]."""
     grid = round(tokens.shape[1] ** 0.5)
     return tokens.transpose(1, 2).unflatten(2, (grid, grid))
 
@@ -159,8 +79,8 @@ class RFNet(PretrainedModule):
             self.text_encoder = AutoModel.from_config(text_config, add_pooling_layer=False)
             self.text_project = nn.Sequential(nn.Linear(text_config.hidden_size, width), nn.LayerNorm(width))
             if "o" not in config.drop:
-                modules = [FeatureFusionModule(width, config.heads, config.dropout) for _ in range(config.n1)]
-                self.fusion_modules.extend(modules)
+                shape = width, config.heads, config.dropout, config.ffm_kernel
+                self.fusion_modules.extend(FeatureFusionModule(*shape) for _ in range(config.n1))
         layer = nn.TransformerEncoderLayer(
             width, config.heads, 4 * width, config.dropout, "gelu", batch_first=True, norm_first=True
         )
