@@ -116,12 +116,21 @@ def export(
     ] = "diffusers",
     out: Annotated[Path | None, typer.Option(help="Default: RUN/export/FORMAT.")] = None,
     best: Annotated[bool, typer.Option("--best", help="Not the last checkpoint but the best one.")] = False,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to the Hugging Face hub, too.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make that repository a private one.")] = False,
 ) -> None:
     """Write a run's weights in the form other tools load."""
     _config_of(run)
     from rfft.evaluation.runs import export_run
 
-    typer.echo(export_run(run, format, out or run / "export" / format, best))
+    folder = export_run(run, format, out or run / "export" / format, best)
+    typer.echo(folder)
+    if push_to_hub:
+        from rfft.models.hub import upload
+
+        typer.echo(upload(folder, push_to_hub, private))
 
 
 @app.command()

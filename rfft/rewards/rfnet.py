@@ -6,15 +6,19 @@ Modalities: o the product I_o, g the generated image I_g, d its depth I_d, s its
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, ResNetConfig, ResNetModel
 
 from rfft.errors import UserError
+from rfft.models.hub import pushing
 from rfft.models.layers import composite_on_grey, normalize, resize
 from rfft.models.pretrained import PretrainedModule, why
+from rfft.rewards.rfnet_card import copy_companions, render_card, require_tokenizer
 from rfft.rewards.rfnet_config import CAPTION, CHANNELS, RFNetConfig
 
 
@@ -60,10 +64,16 @@ def to_map(tokens: Tensor) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, (grid, grid))
 
 
-class RFNet(PretrainedModule):
-    """Five-way verdict on a generated image; a dropped modality's encoder and tokens do not exist at all."""
+class RFNet(PretrainedModule, ModelHubMixin):  # type: ignore[misc]  # whose from_pretrained is not used
+    """Five-way verdict on a generated image; a dropped modality's encoder and tokens do not exist at all.
+
+    `from_pretrained` takes a folder, an embedded name or a hub id; `save_pretrained(folder)` writes
+    config.json, model.safetensors and a model card, and brings along tokenizer and report of the folder that
+    the network was loaded from; `push_to_hub(repo_id)` uploads just that (huggingface_hub's ModelHubMixin).
+    """
 
     config_class = RFNetConfig
+    save_pretrained = ModelHubMixin.save_pretrained  # type: ignore[assignment]  # it calls _save_pretrained
 
     def __init__(self, config: RFNetConfig) -> None:
         super().__init__(config)
@@ -96,7 +106,11 @@ class RFNet(PretrainedModule):
         caption_ids: Tensor,
         caption_mask: Tensor,
     ) -> Tensor:
-        """Image [B,3,H,W], RGBA product [B,4,H,W], depth, saliency [B,1,H,W], in [0,1] -> logits [B,5]."""
+        """Return logits [B,5] (or [B,2]) of pictures in [0,1], differentiable with respect to them.
+
+        They are: image [B,3,H,W], RGBA product [B,4,H,W], depth and saliency [B,1,H,W]. Captions are ids and
+        mask [B,L].
+        """
         return self.head(self.fuse(*self.encode(image, product, depth, saliency, caption_ids, caption_mask)))
 
     def encode(
@@ -108,7 +122,7 @@ class RFNet(PretrainedModule):
         caption_ids: Tensor,
         caption_mask: Tensor,
     ) -> tuple[dict[str, Tensor], list[Tensor], Tensor]:
-        """Eq (3): tokens [B,T,D] of each picture, e_f for the product, and what else fuse takes.
+        """Apply eq (3): return tokens [B,T,D] of each picture, e_f for the product, and what else fuse takes.
 
         Arguments as in forward. Told where the product is, an encoder tells it from a prop, and its own
         shape from what grew on it, for products that it has never seen, too.
@@ -130,12 +144,12 @@ class RFNet(PretrainedModule):
         return tokens, captions, padding
 
     def encode_caption(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids and mask [B,L] -> e_c [B,L,D] and padding [B,L] (true where there is no token)."""
+        """Return e_c [B,L,D] of ids and mask [B,L], and padding [B,L], true where there is no token."""
         hidden = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         return self.text_project(hidden) + self.modality[CAPTION], mask == 0
 
     def fuse(self, tokens: dict[str, Tensor], captions: list[Tensor], padding: Tensor) -> Tensor:
-        """Eq (4): SelfAttention^N2 over all tokens, mean of the pictures'; what the head classifies [B,D]."""
+        """Apply eq (4), self-attention over all tokens; return the mean of the pictures' ones [B,D]."""
         pictures = torch.cat(list(tokens.values()), dim=1)
         count = pictures.shape[1]
         ignored = None
@@ -143,6 +157,26 @@ class RFNet(PretrainedModule):
             ignored = torch.cat([padding.new_zeros(padding.shape[0], count), padding], dim=1)
         fused = self.self_attention(torch.cat([pictures, *captions], dim=1), src_key_padding_mask=ignored)
         return fused[:, :count].mean(dim=1)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write what makes up the network; called by save_pretrained."""
+        PretrainedModule.save_pretrained(self, save_directory)
+        if self.source is not None:
+            copy_companions(self.source, save_directory)
+
+    def generate_model_card(self, name: str = ".") -> ModelCard:
+        """Return the model card; `name` is the folder or hub id that its lines load."""
+        return ModelCard(render_card(self.config, self.source, name))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the network with its tokenizer, report and card to the hub; return the commit's URL.
+
+        `options` are those of ModelHubMixin.push_to_hub: private, token, branch, create_pr, commit_message.
+        Raises UserError without a tokenizer, a network or a token that may write.
+        """
+        require_tokenizer(self.source)
+        with pushing(repo_id):
+            return str(super().push_to_hub(repo_id, model_card_kwargs={"name": repo_id}, **options))
 
     def load_encoders(self, image: str | None = None, text: str | None = None) -> None:
         """Start from published encoders (folder or hub id), such as microsoft/resnet-50 and roberta-base."""
@@ -155,7 +189,10 @@ class RFNet(PretrainedModule):
 
 
 def adapt_stem(weights: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """A ResNet's RGB stem for grey or RGB (grey: as if it were repeated) and alpha, which starts at zero."""
+    """Return a ResNet's weights with its RGB stem made to take grey or RGB, and alpha, which starts at zero.
+
+    Grey counts as if it were repeated in three channels.
+    """
     name = "embedder.embedder.convolution.weight"
     stem = weights[name]
     if channels == 2:

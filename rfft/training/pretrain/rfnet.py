@@ -1,5 +1,6 @@
 """RFNet for rf-tiny: learns the five labels on renders, VAE round trips and one-step x0_hat."""
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -78,7 +79,7 @@ def train(run: PretrainRun) -> None:
     if run.drop:
         add_ablation(out / NAME / ABLATION, "".join(run.drop), run.steps, reports)
         return
-    model.save_pretrained(out / NAME, half=True)
+    copy.deepcopy(model).half().save_pretrained(out / NAME)
     tokenizer.save_pretrained(out / NAME)
     write_report(out / NAME / REPORT, reports)
 
