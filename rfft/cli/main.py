@@ -108,6 +108,34 @@ def generate(
 
 
 @app.command()
+def score(
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="PICTURES...", help="Finished pictures, files or folders.")
+    ],
+    products: Annotated[
+        Path, typer.Option(help="Folder of the RGBA products of the same names, as they lie in the pictures.")
+    ],
+    out: Annotated[Path, typer.Option(help="New CSV file for the verdicts.")],
+    rfnet: Annotated[
+        str, typer.Option(help="An embedded RFNet, a folder or a hub id: RUN/rfnet.")
+    ] = "rf-tiny-rfnet",
+    depth: Annotated[
+        str | None, typer.Option(help="Network of the depth maps. Default: the one RFNet learned from.")
+    ] = None,
+    saliency: Annotated[str | None, typer.Option(help="The same for saliency.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures judged at a time.")] = 16,
+    on_error: Annotated[
+        Literal["stop", "skip"], typer.Option(help="What to do about a picture that cannot be used.")
+    ] = "stop",
+) -> None:
+    """Ask RFNet for its verdicts on pictures, whoever painted them."""
+    from rfft.generation import score as scoring
+
+    scorer = scoring.Scorer(rfnet, depth, saliency)
+    scoring.score_files(pictures, products, out, scorer, batch_size, on_error)
+
+
+@app.command()
 def export(
     run: RunFolder,
     format: Annotated[

@@ -189,14 +189,12 @@ class Evaluator:
 
     def _judge(self, image: Tensor, batch: Batch) -> dict[str, Tensor]:
         assert self.rfnet is not None
-        logits = {"rfnet": reward_logits(self.rfnet, image, batch).cpu()}
-        if self.judge is not None:
+        rfnet, judge = self.rfnet, self.judge
+        logits = {"rfnet": reward_logits(lambda x: rfnet(x, batch), image).cpu()}
+        if judge is not None:
             ids, mask = (tensor[batch.sample.cpu()].to(image.device) for tensor in self.judge_captions)
-
-            def judge(image: Tensor, batch: Batch) -> Tensor:
-                return self.judge(image, batch.product, ids, mask)
-
-            logits["judge"] = reward_logits(judge, image, batch).cpu()
+            found = reward_logits(lambda x: judge(x, batch.product, ids, mask), image)
+            logits["judge"] = found.cpu()
         return logits
 
     def _attempts(self, accepted: Tensor, reference: bool, report: Report | None) -> Tensor:

@@ -105,7 +105,7 @@ def painter(config: Config, bundle: Bundle, samples: list[Sample], device: torch
         batch = replace(conditions.index(chosen), noise=noise).to(device)
         with autocast(device, config.trainer.mixed_precision):
             images = paint(bundle, batch, schedule, scale)
-        return images.cpu(), reward_logits(rfnet, images, batch).softmax(-1).cpu()
+        return images.cpu(), reward_logits(lambda x: rfnet(x, batch), images).softmax(-1).cpu()
 
     return draw
 

@@ -17,8 +17,6 @@ from rfft.metrics.verdict import AVAILABLE, is_accepted
 from rfft.objectives.base import render_bare
 from rfft.types import Batch, Policy, Schedule
 
-LogitsOf = Callable[[Tensor, Batch], Tensor]  # pictures [B,3,H,W] of a batch's products -> logits [B,K]
-
 
 @torch.no_grad()
 def paint(
@@ -48,14 +46,14 @@ def paint_bare(
 
 
 @torch.no_grad()
-def reward_logits(network: LogitsOf, images: Tensor, batch: Batch) -> Tensor:
-    """Return a reward network's logits [B,K] for finished pictures [B,3,H,W], on the pictures' device.
+def reward_logits(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return what a reward network says of finished pictures [B,3,H,W]: logits [B,K] on their device.
 
-    They are computed in float32 even where autocast is on, so that samples, evaluations and `rfft generate`
-    give a picture the same verdict. A picture that is not finite throughout gets NaN.
+    They are computed in float32 even where autocast is on, so that samples, evaluations, `rfft generate` and
+    `rfft score` give a picture the same verdict. A picture that is not finite throughout gets NaN.
     """
     with torch.autocast(images.device.type, enabled=False):
-        logits = network(images.float(), batch).float()
+        logits = network(images.float()).float()
     return logits.masked_fill(~_is_finite(images)[:, None], torch.nan)
 
 

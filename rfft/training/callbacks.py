@@ -226,8 +226,9 @@ def paint_samples(learner: Learner) -> tuple[Tensor, Tensor]:
         batch = replace(chosen, noise=noise).to(learner.accelerator.device)
         with learner.autocast():
             images = paint(learner.bundle, batch, learner.schedule, learner.config.rollout.guidance_scale)
-            assert learner.rfnet is not None
-            return images.cpu(), reward_logits(learner.rfnet, images, batch).cpu()
+        rfnet = learner.rfnet
+        assert rfnet is not None
+        return images.cpu(), reward_logits(lambda x: rfnet(x, batch), images).cpu()
 
     parts = spread(paint_part, -(-len(picks) // size), lambda _: learner.heed())
     images, logits = (torch.cat(found) for found in zip(*parts, strict=True))
