@@ -40,9 +40,9 @@ def find_questions(pictures: Sequence[Path], products: Path) -> list[Question]:
     """Pair pictures with the products of the same name.
 
     `pictures` are files and folders (of a folder that `rfft generate` wrote, its images/), `products` a
-    folder of RGBA cutouts or a JSON-lines manifest. Captions come from the manifest.jsonl beside the products'
-    folder, else from NAME.txt beside a product, else they are the words of its name. Raises UserError if
-    there is no picture.
+    folder of RGBA cutouts or a JSON-lines manifest. Captions come from the manifest.jsonl beside the folder
+    of products, else from NAME.txt beside a product, else they are the words of its name. Raises UserError
+    if there is no picture.
     """
     files = [file for path in pictures for file in _files(path)]
     known = {product.id: product for product in read_products(products)}
@@ -73,8 +73,7 @@ def _captions(manifest: Path) -> dict[str, str]:
     if not manifest.is_file():
         return {}
     try:
-        lines = manifest.read_text(encoding="utf-8").split("
-")
+        lines = manifest.read_text(encoding="utf-8").split("\n")
         rows = [json.loads(line) for line in lines if line.strip()]
         return {str(row["id"]): row["caption"] for row in rows if isinstance(row.get("caption"), str)}
     except (OSError, ValueError, KeyError, AttributeError, RecursionError):
