@@ -125,21 +125,51 @@ def generate(
     seed: Annotated[int | None, typer.Option(min=0, help="Of the first attempt. Default: run.seed.")] = None,
     white_to_alpha: Annotated[bool, typer.Option(help="Pictures without alpha: white is cut away.")] = False,
     config: Annotated[
-        Path, typer.Option(help="All other settings: that of the run, for a base of your own.")
-    ] = Path("tiny"),
+        Path | None,
+        typer.Option(help="All other settings. Default: those beside the exported weights, else tiny."),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Recurrent generation: paint each product again with new seeds until RFNet accepts."""
-    settings = _load(config, overrides)
+    from rfft.generation.settings import config_for
+
+    settings = config_for(config, model, lora, overrides or [])
     settings.data.products = str(products)
     settings.data.prompts = str(prompts) if prompts else settings.data.prompts
     settings.data.white_to_alpha |= white_to_alpha
-    settings.model.bundle = model or settings.model.bundle
     settings.evaluate.max_attempts = max_attempts or settings.evaluate.max_attempts
     settings.run.seed = settings.run.seed if seed is None else seed
     from rfft.generation import recurrent
 
     recurrent.generate(settings, lora, out)
+
+
+@app.command()
+def score(
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="PICTURES...", help="Finished pictures, files or folders.")
+    ],
+    products: Annotated[
+        Path, typer.Option(help="Folder of the RGBA products of the same names, as they lie in the pictures.")
+    ],
+    out: Annotated[Path, typer.Option(help="New CSV file for the verdicts.")],
+    rfnet: Annotated[
+        str, typer.Option(help="An embedded RFNet, a folder or a hub id: RUN/rfnet.")
+    ] = "rf-tiny-rfnet",
+    depth: Annotated[
+        str | None, typer.Option(help="Network of the depth maps. Default: the one RFNet learned from.")
+    ] = None,
+    saliency: Annotated[str | None, typer.Option(help="The same for saliency.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures judged at a time.")] = 16,
+    on_error: Annotated[
+        Literal["stop", "skip"], typer.Option(help="What to do about a picture that cannot be used.")
+    ] = "stop",
+) -> None:
+    """Ask RFNet for its verdicts on pictures, whoever painted them."""
+    from rfft.generation import score as scoring
+
+    scorer = scoring.Scorer(rfnet, depth, saliency)
+    scoring.score_files(pictures, products, out, scorer, batch_size, on_error)
 
 
 @app.command()
@@ -152,12 +182,21 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Default: RUN/export/FORMAT.")] = None,
     best: Best = False,
     step: Step = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to the Hugging Face hub, too.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make that repository a private one.")] = False,
 ) -> None:
     """Write a run's weights in the form other tools load."""
     _config_of(run)
     from rfft.evaluation.runs import export_run
 
-    typer.echo(export_run(run, format, out, best, step))
+    folder = export_run(run, format, out, best, step)
+    typer.echo(folder)
+    if push_to_hub:
+        from rfft.models.hub import upload
+
+        typer.echo(upload(folder, push_to_hub, private))
 
 
 @app.command()

@@ -20,13 +20,12 @@ from rfft.evaluation import summary
 from rfft.evaluation.networks import Networks, Verdicts, in_batches, load_networks
 from rfft.evaluation.painter import Painted, Painter, Report
 from rfft.evaluation.scorers import Scorers, score_metrics
-from rfft.evaluation.verdicts import NOT_FINITE, verdicts_of
 from rfft.metrics.colour import colourfulness
 from rfft.metrics.features import fill_product, image_features
 from rfft.metrics.library import torchmetrics
+from rfft.metrics.verdict import NOT_FINITE, is_accepted, verdict_classes
 from rfft.models.bundle import Bundle
 from rfft.rewards.availability import RFNetWithMaps
-from rfft.rewards.availability import accepted as is_accepted
 from rfft.utils.contact_sheet import to_bytes
 
 SPECIAL = ("quality_words", "negative_prompt", "only_accepted")
@@ -117,7 +116,7 @@ class Evaluator:
         return Evaluation(estimates, to_bytes(images).unflatten(0, self.shape), probabilities, scores, facts)
 
     def _verdict_metrics(self, painted: Painted) -> summary.Estimates:
-        verdicts = {name: verdicts_of(x).unflatten(0, self.shape) for name, x in painted.logits.items()}
+        verdicts = {name: verdict_classes(x).unflatten(0, self.shape) for name, x in painted.logits.items()}
         outputs = {name: x.shape[-1] for name, x in painted.logits.items()}
         return summary.verdict_metrics(verdicts, self.products, outputs)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rfft import build
 from rfft.config.schema import Config
+from rfft.generation.sample import reward_logits
 from rfft.metrics.features import EfficientNetLite0, load_efficientnet_lite0
 from rfft.rewards.availability import RFNetWithMaps
 from rfft.rewards.judge import Judge
@@ -65,16 +66,14 @@ class Verdicts:
         """Return each network's logits [B,K] on the CPU, NaN for a picture [3,H,W] that is not finite."""
         logits: dict[str, Tensor] = {}
         if self.rfnet is not None:
-            logits["rfnet"] = self.rfnet(images, batch)
+            rfnet = self.rfnet
+            logits["rfnet"] = reward_logits(lambda x: rfnet(x, batch), images).cpu()
         if self.judge is not None:
             found = self.tokenizer(batch.captions, padding=True, truncation=True, return_tensors="pt")
             tokens = found.input_ids.to(images.device), found.attention_mask.to(images.device)
-            logits["judge"] = self.judge(images, batch.product, *tokens)
-        broken = ~images.isfinite().flatten(1).all(1)
-        return {
-            name: found.float().masked_fill(broken[:, None], torch.nan).cpu()
-            for name, found in logits.items()
-        }
+            judge = self.judge
+            logits["judge"] = reward_logits(lambda x: judge(x, batch.product, *tokens), images).cpu()
+        return logits
 
 
 def in_batches(

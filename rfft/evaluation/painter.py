@@ -17,8 +17,8 @@ from rfft.diffusion.compositing import paste
 from rfft.evaluation.networks import Verdicts
 from rfft.generation.sample import Outcome, autocast, improves, paint_bare, recur
 from rfft.metrics.fidelity import product_fidelity
+from rfft.metrics.verdict import is_accepted
 from rfft.models.bundle import Bundle
-from rfft.rewards.availability import accepted as is_accepted
 from rfft.types import Batch
 from rfft.utils.processes import spread
 

@@ -18,7 +18,8 @@ from rfft.errors import UserError
 from rfft.evaluation import store
 from rfft.evaluation.charts import charts, data_uri
 from rfft.evaluation.tables import MetricRow, kind_of, painted, rows
-from rfft.evaluation.verdicts import AVAILABLE, NETWORKS, recorded_verdicts, verdict_name
+from rfft.evaluation.verdicts import NETWORKS, recorded_verdicts, verdict_name
+from rfft.metrics.verdict import AVAILABLE
 from rfft.utils.log import write_atomically
 
 SHOWN_AT_ONCE, SHOWN_AT_MOST = 12, 96  # pairs of a group; pairs in all

@@ -21,6 +21,7 @@ from rfft.evaluation.report import write_report
 from rfft.evaluation.tables import painted, rows, table
 from rfft.generation.export import export_bundle
 from rfft.generation.model_card import CardMetrics, write_card
+from rfft.generation.settings import SETTINGS_FILE, write_settings
 from rfft.utils.atomic_io import new_folder, refuse_existing
 from rfft.utils.checkpoint import Checkpoints, step_of
 from rfft.utils.faults import painting
@@ -141,6 +142,7 @@ def export_run(
     bundle = build.load_trained(config, checkpoint, "cpu")
     with new_folder(out, replace=inside) as draft:
         export_bundle(bundle, format, draft, config.run.name)
+        write_settings(draft / SETTINGS_FILE, config, format)
         resolved, metrics = read_resolved(run / "config.yaml"), _card_metrics(run, taken)
         write_card(draft / "README.md", resolved, format, taken, bundle, metrics)
     return out

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from rfft.errors import UserError
 from rfft.evaluation.summary import Estimates, as_json
-from rfft.evaluation.verdicts import AVAILABLE, changes_by_network, recorded_verdicts, verdict_name
+from rfft.evaluation.verdicts import changes_by_network, recorded_verdicts, verdict_name
 from rfft.metrics.estimate import Estimate
+from rfft.metrics.verdict import AVAILABLE
 from rfft.utils import contact_sheet
 from rfft.utils.atomic_io import new_file
 from rfft.utils.log import write_atomically

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rfft.evaluation.verdicts import AVAILABLE, NOT_FINITE
 from rfft.metrics.attempts import attempts
 from rfft.metrics.diversity import mean_pairwise_distance, vendi_score
 from rfft.metrics.estimate import RESAMPLES, Estimate, mean_estimate, mean_of, share_estimate
 from rfft.metrics.jackknife import jackknife_estimate
 from rfft.metrics.kid import kid
+from rfft.metrics.verdict import AVAILABLE, NOT_FINITE
 from rfft.types import LABELS, label_names
 
 Estimates = dict[str, Estimate]

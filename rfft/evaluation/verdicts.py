@@ -10,15 +10,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from rfft.metrics.verdict import AVAILABLE, NOT_FINITE
 from rfft.types import label_names
 
-AVAILABLE, NOT_FINITE = 0, -1
 NETWORKS = {"rfnet": "RFNet", "judge": "judge"}  # by the names that metrics have them under
-
-
-def verdicts_of(outputs: Tensor) -> Tensor:
-    """Return the verdicts [N] of logits or probabilities [N,K]; what is not finite is never available."""
-    return torch.where(outputs.isfinite().all(-1), outputs.argmax(-1), NOT_FINITE)
 
 
 def verdict_name(verdict: int, outputs: int) -> str:

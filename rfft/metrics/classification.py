@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+
+from rfft.metrics.verdict import NOT_FINITE, verdict_classes
 
 
 def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, k: int) -> NDArray[np.int64]:
@@ -27,13 +30,19 @@ def average_precision(scores: ArrayLike, positive: ArrayLike) -> float:
 def classification_report(
     probabilities: ArrayLike, labels: ArrayLike, names: Sequence[str]
 ) -> dict[str, Any]:
-    """Probabilities [N,K], labels [N] -> accuracy, macro F1, per class precision/recall/F1/AP, confusion.
+    """Return accuracy, macro F1, per class precision, recall, F1 and AP, and the confusion matrix.
 
-    A ratio with nothing in its denominator is 0; a class without samples does not count in macro F1.
+    Takes probabilities [N,K] and labels [N]. A ratio with nothing in its denominator is 0; a class without
+    samples does not count in macro F1. A row that is not finite is wrong, whatever its label: it stands in no
+    column of the confusion matrix, and is counted under "not_finite".
     """
     probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    confusion = confusion_matrix(labels, probabilities.argmax(axis=1), len(names))
-    hits, support, chosen = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    predicted = verdict_classes(torch.from_numpy(probabilities)).numpy()
+    finite = predicted != NOT_FINITE
+    probabilities = np.where(finite[:, None], probabilities, -1.0)  # the last ones in every ranking
+    confusion = confusion_matrix(labels[finite], predicted[finite], len(names))
+    hits, chosen = np.diag(confusion), confusion.sum(axis=0)
+    support = np.bincount(labels, minlength=len(names))
     precision = hits / np.maximum(chosen, 1)
     recall = hits / np.maximum(support, 1)
     f1 = 2 * hits / np.maximum(support + chosen, 1)
@@ -52,6 +61,7 @@ def classification_report(
         "macro_f1": float(f1[support > 0].mean()),
         "classes": classes,
         "confusion": confusion.tolist(),
+        "not_finite": int((~finite).sum()),
     }
 
 

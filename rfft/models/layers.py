@@ -27,6 +27,21 @@ def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
     return resized.to(x.dtype)
 
 
+def resize_shorter_side(image: Tensor, size: int) -> Tensor:
+    """Bring the shorter side of pictures [B,3,H,W] in [0,1] to `size` by Pillow's bicubic filter.
+
+    The longer side is rounded down, as by transformers and torchvision; differentiable.
+    """
+    height, width = image.shape[-2:]
+    shorter = min(height, width)
+    if shorter == size:
+        return image
+    shape = size * height // shorter, size * width // shorter
+    # antialias=True means Pillow's filter even where the picture grows; it overshoots at edges.
+    resized = F.interpolate(image.float(), shape, mode="bicubic", antialias=True, align_corners=False)
+    return resized.clamp(0, 1).to(image.dtype)
+
+
 def normalize(x: Tensor) -> Tensor:
     """[0,1] to about zero mean and unit variance (one constant, close to ImageNet's, for every channel)."""
     return (x - GREY) / 0.25

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from rfft.errors import UserError
+from rfft.models.hub import fetch, is_hub_id
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,27 +30,30 @@ class PretrainedModule(nn.Module):
     """A module built from one dataclass, which subclasses name in `config_class`."""
 
     config_class: ClassVar[type]
+    source: Path | None = None  # the folder that it was loaded from
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
 
-    def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
-        """Write config.json and model.safetensors; `half` stores floating-point tensors as float16."""
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors, with the weights in the precision that they have."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {"architecture": type(self).__name__, **dataclasses.asdict(self.config)}
         (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
-        state = {
-            name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
-            for name, value in self.state_dict().items()
-        }
+        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         save_file(state, folder / WEIGHTS_NAME, metadata={"format": "pt"})
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> Self:
-        """Load a folder, or an embedded network by its name (rfft/assets/NAME), as float32 in eval mode."""
-        folder = find_folder(name)
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
+        """Load a network as float32 in eval mode.
+
+        `name` is a folder, an embedded network (rfft/assets/NAME), or a hub id (owner/name), for which
+        `options` may be those of huggingface_hub.snapshot_download: revision, token, cache_dir and so on.
+        Raises UserError if there is no such network, or if its weights do not fit.
+        """
+        folder = find_folder(name, **options)
         model = cls(read_config(cls, folder))
         try:
             state = load_file(folder / WEIGHTS_NAME)
@@ -59,17 +63,25 @@ class PretrainedModule(nn.Module):
         except (SafetensorError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise UserError(f"{folder / WEIGHTS_NAME} does not fit {cls.__name__}: {reason}") from error
+        model.source = folder
         return model.eval()
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type of its weights."""
         return next(self.parameters()).dtype
 
 
-def find_folder(name: str | Path) -> Path:
+def find_folder(name: str | Path, **options: Any) -> Path:
+    """Return a network's folder: the one named, that of an embedded one, or the local copy of a hub id's.
+
+    `options`: see rfft.models.hub.fetch. Raises UserError where there is none.
+    """
     for folder in (Path(name), ASSETS / name):
         if (folder / CONFIG_NAME).is_file():
             return folder
+    if is_hub_id(name) and (fetched := fetch(str(name), **options) / CONFIG_NAME).is_file():
+        return fetched.parent
     raise UserError(f"{name}: no such network; give a folder that holds {CONFIG_NAME} and {WEIGHTS_NAME}")
 
 

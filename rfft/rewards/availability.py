@@ -11,18 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rfft.metrics.verdict import verdict_classes
 from rfft.rewards.rfnet import RFNet
 from rfft.types import Batch, label_names
-
-AVAILABLE = 0  # index of "available" among RFNet's outputs
-
-
-def accepted(verdicts: Tensor) -> Tensor:
-    """Return which verdicts [...,K], logits or probabilities, accept the picture: a boolean [...].
-
-    One that is not finite accepts nothing, though NaN's argmax is the first class.
-    """
-    return (verdicts.argmax(-1) == AVAILABLE) & verdicts.isfinite().all(-1)
 
 
 class RFNetWithMaps(nn.Module):
@@ -42,11 +33,15 @@ class RFNetWithMaps(nn.Module):
 
     def forward(self, image: Tensor, batch: Batch) -> Tensor:
         """Return logits [B,K] for pictures [B,3,H,W] in [0,1] of the batch's products."""
-        tokens = self.tokenizer(batch.captions, padding=True, truncation=True, return_tensors="pt")
+        return self.logits(image, batch.product, batch.captions)
+
+    def logits(self, image: Tensor, product: Tensor, captions: list[str]) -> Tensor:
+        """Return logits [B,K] for pictures [B,3,H,W] in [0,1] of RGBA products [B,4,H,W] and B captions."""
+        tokens = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
         ids, mask = tokens.input_ids.to(image.device), tokens.attention_mask.to(image.device)
         seen = image if self.auxiliary_grad else image.detach()
         maps = self.depth(seen), self.saliency(seen)
-        return self.rfnet(image, batch.product, *maps, ids, mask).float()
+        return self.rfnet(image, product, *maps, ids, mask).float()
 
 
 class Availability(nn.Module):
@@ -63,9 +58,6 @@ class Availability(nn.Module):
         losses = F.cross_entropy(
             logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device), reduction="none"
         )
-        verdicts, finite = logits.argmax(-1), logits.isfinite().all(-1)
-        shares = {
-            name: ((verdicts == i) & finite).float().mean()
-            for i, name in enumerate(label_names(logits.shape[-1]))
-        }
+        verdicts, names = verdict_classes(logits), label_names(logits.shape[-1])
+        shares = {name: (verdicts == i).float().mean() for i, name in enumerate(names)}
         return losses, {"f_ac": losses.mean()} | shares

@@ -11,12 +11,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from rfft.errors import UserError
-from rfft.models.layers import CLIP_MEAN, CLIP_STD, ScoreReward, score_head, standardize
+from rfft.models.layers import (
+    CLIP_MEAN,
+    CLIP_STD,
+    ScoreReward,
+    resize_shorter_side,
+    score_head,
+    standardize,
+)
 from rfft.models.pretrained import read_weights
 
 WEIGHTS = ("ImageReward.safetensors", "ImageReward.pt")  # the first one that is there
@@ -72,17 +78,12 @@ class ImageReward(ScoreReward):
 
 
 def pixels(image: Tensor, size: int) -> Tensor:
-    """[B,3,H,W] in [0,1] to standardised pixels of the middle square [B,3,size,size]; differentiable.
+    """Prepare pictures [B,3,H,W] in [0,1] as the authors do: standardised pixels [B,3,size,size].
 
-    Bicubic with Pillow's filter, which antialias=True means even where the picture grows.
+    That is torchvision's Resize (bicubic) and CenterCrop, whose middle is rounded; differentiable.
     """
-    height, width = image.shape[-2:]
-    shorter = min(height, width)
-    shape = size * height // shorter, size * width // shorter
-    if shape != (height, width):
-        resized = F.interpolate(image.float(), shape, mode="bicubic", antialias=True, align_corners=False)
-        image = resized.clamp(0, 1).to(image.dtype)  # the filter overshoots at edges
-    top, left = round((shape[0] - size) / 2), round((shape[1] - size) / 2)
+    image = resize_shorter_side(image, size)
+    top, left = (round((side - size) / 2) for side in image.shape[-2:])
     return standardize(image[..., top : top + size, left : left + size], CLIP_MEAN, CLIP_STD)
 
 

@@ -5,7 +5,6 @@ are for real pictures. All take images [B,3,H,W] in [0,1], give maps [B,1,H,W] i
 salient) and are differentiable with respect to the image.
 """
 
-import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rfft.models.hub import is_hub_id
 from rfft.models.layers import normalize, vgg_stage
 from rfft.models.pretrained import PretrainedModule, find_folder, read_json
 from rfft.rewards.depth import DepthEstimator, load_depth_estimator
@@ -29,7 +29,7 @@ class MapNetConfig:
 
 
 class MapNet(PretrainedModule):
-    """Image [B,3,H,W] in [0,1] -> map [B,1,H,W] in [0,1]; any H, W of at least 2^(levels - 1)."""
+    """Makes a map [B,1,H,W] in [0,1] of a picture [B,3,H,W] in [0,1]; H and W are at least 2^(levels - 1)."""
 
     config_class = MapNetConfig
 
@@ -44,7 +44,7 @@ class MapNet(PretrainedModule):
         return torch.sigmoid(self.logits(image))
 
     def logits(self, image: Tensor) -> Tensor:
-        """The map before its sigmoid, [B,1,H,W]."""
+        """Return the map before its sigmoid, [B,1,H,W]."""
         x = normalize(image.to(self.dtype))
         skips: list[Tensor] = []
         for i, stage in enumerate(self.down):
@@ -57,14 +57,12 @@ class MapNet(PretrainedModule):
 
 
 def find_depth(name: str) -> str:
-    """The folder of a depth network; a hub id (owner/name, and no folder) as it is."""
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).is_dir():
-        return name
-    return str(find_folder(name))
+    """Return the folder of a depth network; a hub id as it is."""
+    return name if is_hub_id(name) else str(find_folder(name))
 
 
 def load_depth(name: str) -> nn.Module:
-    """A MapNet (embedded name or folder), or a transformers depth model (folder or hub id); frozen."""
+    """Load a MapNet (embedded name or folder) or a depth model of transformers (folder or hub id), frozen."""
     source = find_depth(name)
     values = read_json(Path(source)) if Path(source).is_dir() else {"model_type": "on the hub"}
     network = load_depth_estimator(source) if "model_type" in values else MapNet.from_pretrained(source)
@@ -72,7 +70,7 @@ def load_depth(name: str) -> nn.Module:
 
 
 def load_saliency(name: str) -> nn.Module:
-    """A U2-Net (u2netp is embedded) or a MapNet, by embedded name or folder; frozen."""
+    """Load a U2-Net (u2netp is embedded) or a MapNet, by embedded name, folder or hub id, frozen."""
     folder = find_folder(name)
     architecture = U2Net if read_json(folder).get("architecture") == U2Net.__name__ else MapNet
     return architecture.from_pretrained(folder).requires_grad_(False)
@@ -80,14 +78,14 @@ def load_saliency(name: str) -> nn.Module:
 
 @torch.inference_mode()
 def make_maps(network: nn.Module, image: Tensor) -> Tensor:
-    """Maps [B,1,H,W] of any number of pictures [B,3,H,W], a few at a time."""
+    """Make the maps [B,1,H,W] of any number of pictures [B,3,H,W], a few at a time."""
     height, width = _working_size(network, image)
     at_once = max(1, FORWARD_PIXELS // (height * width))
     return torch.cat([network(part) for part in image.split(at_once)])
 
 
 def _working_size(network: nn.Module, image: Tensor) -> tuple[int, int]:
-    """Height and width to which the network brings a picture."""
+    """Return the height and width to which the network brings a picture."""
     if isinstance(network, DepthEstimator):
         return network.size
     if isinstance(network, U2Net):

@@ -12,7 +12,14 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from rfft.errors import UserError
-from rfft.models.layers import CLIP_MEAN, CLIP_STD, ScoreReward, resize, score_head, standardize
+from rfft.models.layers import (
+    CLIP_MEAN,
+    CLIP_STD,
+    ScoreReward,
+    resize_shorter_side,
+    score_head,
+    standardize,
+)
 from rfft.models.pretrained import read_weights, tokenizer_of, why
 
 
@@ -26,13 +33,13 @@ class TextMatch(ScoreReward):
         self.tokenizer = tokenizer_of(model)
 
     def cosine(self, image: Tensor, prompts: list[str]) -> Tensor:
-        """[B]"""
+        """Return the cosine [B] of pictures [B,3,H,W] and prompts in CLIP's joint space."""
         tokens = self.tokenizer(prompts, padding=True, truncation=True, return_tensors="pt").to(image.device)
         text = self.clip.text_projection(self.clip.text_model(**tokens).pooler_output)
         return (F.normalize(picture_features(self.clip, image), dim=-1) * F.normalize(text, dim=-1)).sum(-1)
 
     def score(self, image: Tensor, prompts: list[str]) -> Tensor:
-        """[B]: CLIP score (arXiv 2104.08718) on the scale that is usual, 100 x cosine, 0 at least."""
+        """Return the CLIP score (arXiv 2104.08718) [B] on the usual scale: 100 x cosine, 0 at least."""
         return 100 * self.cosine(image, prompts).clamp(min=0)
 
 
@@ -43,7 +50,7 @@ class PickScore(TextMatch):
         super().__init__(model)
 
     def score(self, image: Tensor, prompts: list[str]) -> Tensor:
-        """[B]"""
+        """Return PickScore [B] of pictures [B,3,H,W] and prompts."""
         return self.clip.logit_scale.exp() * self.cosine(image, prompts)
 
 
@@ -63,14 +70,25 @@ class Aesthetic(ScoreReward):
             raise UserError(f"{head} does not fit an aesthetic head on {model}: {reason}") from error
 
     def score(self, image: Tensor, prompts: list[str]) -> Tensor:
-        """[B]; prompts are not looked at."""
+        """Return the aesthetic score [B] of pictures [B,3,H,W]; prompts do not matter."""
         return self.layers(F.normalize(picture_features(self.clip, image), dim=-1))[:, 0]
 
 
 def picture_features(clip: CLIPModel, image: Tensor) -> Tensor:
-    """CLIP's projected features [B,D], not normalised; differentiable."""
-    pixels = standardize(resize(image, clip.config.vision_config.image_size), CLIP_MEAN, CLIP_STD)
+    """Return CLIP's projected features [B,D] of pictures [B,3,H,W], not normalised; differentiable."""
+    pixels = clip_pixels(image, clip.config.vision_config.image_size)
     return clip.visual_projection(clip.vision_model(pixels).pooler_output)
+
+
+def clip_pixels(image: Tensor, size: int) -> Tensor:
+    """Prepare pictures [B,3,H,W] in [0,1] as transformers' CLIPImageProcessor does; differentiable.
+
+    The shorter side is brought to `size` by a bicubic filter, the middle square cut out and standardised:
+    [B,3,size,size]. Scores can be compared with published ones only so.
+    """
+    image = resize_shorter_side(image, size)
+    top, left = ((side - size) // 2 for side in image.shape[-2:])
+    return standardize(image[..., top : top + size, left : left + size], CLIP_MEAN, CLIP_STD)
 
 
 def _clip(model: str) -> CLIPModel:

@@ -6,100 +6,20 @@ Modalities: o the product I_o, g the generated image I_g, d its depth I_d, s its
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, ResNetConfig, ResNetModel
 
 from rfft.errors import UserError
+from rfft.models.hub import pushing
 from rfft.models.layers import composite_on_grey, normalize, resize
 from rfft.models.pretrained import PretrainedModule, why
-
-CHANNELS = {"o": 4, "g": 4, "d": 2, "s": 2}  # the last one is the product's alpha: where it stands
-CAPTION = "c"
-
-
-def _tiny_image_encoder() -> dict[str, Any]:
-    return {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [2, 2, 2], "layer_type": "basic"}
-
-
-def _tiny_text_encoder() -> dict[str, Any]:
-    return {
-        "model_type": "bert",
-        "vocab_size": 4096,
-        "hidden_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 512,
-        "max_position_embeddings": 64,
-        "attention_probs_dropout_prob": 0.0,
-    }
-
-
-@dataclass
-class RFNetConfig:
-    """`image_encoder`: values of transformers' ResNetConfig; `text_encoder`: of Bert- or RobertaConfig."""
-
-    image_size: int = 128
-    image_encoder: dict[str, Any] = field(default_factory=_tiny_image_encoder)
-    text_encoder: dict[str, Any] = field(default_factory=_tiny_text_encoder)
-    width: int = 128
-    heads: int = 4
-    n1: int = 1  # feature fusion modules, eq (3)
-    n2: int = 3  # self-attention layers, eq (4)
-    dropout: float = 0.0  # on a CPU, drawing the masks would double the time of a training step
-    drop: list[str] = field(default_factory=list)  # modalities left out: the ablation
-    num_labels: int = 5
-
-    @classmethod
-    def tiny(cls, vocab_size: int, **overrides: Any) -> RFNetConfig:
-        """For 64 px pictures, trained from scratch on a CPU."""
-        return cls(text_encoder=_tiny_text_encoder() | {"vocab_size": vocab_size}, **overrides)
-
-    @classmethod
-    def paper(cls, **overrides: Any) -> RFNetConfig:
-        """ResNet-50 and RoBERTa-base at 384 px, width 384, 8 heads, N1 = 1, N2 = 3."""
-        values: dict[str, Any] = {
-            "image_size": 384,
-            "image_encoder": {
-                "embedding_size": 64,
-                "hidden_sizes": [256, 512, 1024, 2048],
-                "depths": [3, 4, 6, 3],
-                "layer_type": "bottleneck",
-            },
-            "text_encoder": {
-                "model_type": "roberta",
-                "vocab_size": 50265,
-                "max_position_embeddings": 514,
-                "type_vocab_size": 1,
-                "layer_norm_eps": 1e-5,
-            },
-            "width": 384,
-            "heads": 8,
-            "dropout": 0.1,
-        }
-        return cls(**(values | overrides))
-
-    def __post_init__(self) -> None:
-        if unknown := set(self.drop) - {*CHANNELS, CAPTION}:
-            raise UserError(f"rfnet drop: unknown modality {sorted(unknown)}; choose from o, g, d, s, c")
-        if not self.pictures:
-            raise UserError("rfnet drop: leave at least one of o, g, d, s in")
-        if self.width % self.heads:
-            raise UserError(f"rfnet width {self.width} is not a multiple of its {self.heads} heads")
-        if self.image_size % self.stride:
-            raise UserError(f"rfnet image_size {self.image_size} is not a multiple of {self.stride}")
-
-    @property
-    def pictures(self) -> list[str]:
-        return [m for m in CHANNELS if m not in self.drop]
-
-    @property
-    def stride(self) -> int:
-        """Pixels per token: the stem's 4, then 2 for every stage but the first."""
-        return 2 ** (len(self.image_encoder["hidden_sizes"]) + 1)
+from rfft.rewards.rfnet_card import copy_companions, render_card, require_tokenizer
+from rfft.rewards.rfnet_config import CAPTION, CHANNELS, RFNetConfig
 
 
 class PictureEncoder(nn.Module):
@@ -118,32 +38,42 @@ class PictureEncoder(nn.Module):
 
 
 class FeatureFusionModule(nn.Module):
-    """Eq (3): e_f = Conv(Conv(CrossAttn(e_o, e_c)) * Conv(e_o)) + e_o; the caption gates the product."""
+    """Eq (3): e_f = Conv(Conv(CrossAttn(e_o, e_c)) * Conv(e_o)) + e_o; the caption gates the product.
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    The convolutions are kernel x kernel with padding. The paper's are 1x1, which gate each token by itself;
+    with 3x3 a token hears its neighbours on the grid, too.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, kernel: int) -> None:
         super().__init__()
         self.cross_attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
-        self.conv_attended = nn.Conv2d(width, width, 3, padding=1)
-        self.conv_product = nn.Conv2d(width, width, 3, padding=1)
-        self.conv_out = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_attended = nn.Conv2d(width, width, kernel, padding=kernel // 2)
+        self.conv_product = nn.Conv2d(width, width, kernel, padding=kernel // 2)
+        self.conv_out = nn.Conv2d(width, width, kernel, padding=kernel // 2)
 
     def forward(self, e_o: Tensor, e_c: Tensor, padding: Tensor) -> Tensor:
-        """e_o [B,T,D], e_c [B,L,D], padding [B,L] true where the caption has no token -> e_f [B,T,D]."""
+        """Return e_f [B,T,D] of e_o [B,T,D], e_c [B,L,D], and padding [B,L], true where there is no token."""
         attended, _ = self.cross_attention(e_o, e_c, e_c, key_padding_mask=padding, need_weights=False)
         gated = self.conv_attended(to_map(attended)) * self.conv_product(to_map(e_o))
         return self.conv_out(gated).flatten(2).transpose(1, 2) + e_o
 
 
 def to_map(tokens: Tensor) -> Tensor:
-    """[B,T,D] -> [B,D,grid,grid] for square grids."""
+    """Lay tokens [B,T,D] out on their square grid: [B,D,grid,grid]."""
     grid = round(tokens.shape[1] ** 0.5)
     return tokens.transpose(1, 2).unflatten(2, (grid, grid))
 
 
-class RFNet(PretrainedModule):
-    """Five-way verdict on a generated image; a dropped modality's encoder and tokens do not exist at all."""
+class RFNet(PretrainedModule, ModelHubMixin):  # type: ignore[misc]  # whose from_pretrained is not used
+    """Five-way verdict on a generated image; a dropped modality's encoder and tokens do not exist at all.
+
+    `from_pretrained` takes a folder, an embedded name or a hub id; `save_pretrained(folder)` writes
+    config.json, model.safetensors and a model card, and brings along tokenizer and report of the folder that
+    the network was loaded from; `push_to_hub(repo_id)` uploads just that (huggingface_hub's ModelHubMixin).
+    """
 
     config_class = RFNetConfig
+    save_pretrained = ModelHubMixin.save_pretrained  # type: ignore[assignment]  # it calls _save_pretrained
 
     def __init__(self, config: RFNetConfig) -> None:
         super().__init__(config)
@@ -159,8 +89,8 @@ class RFNet(PretrainedModule):
             self.text_encoder = AutoModel.from_config(text_config, add_pooling_layer=False)
             self.text_project = nn.Sequential(nn.Linear(text_config.hidden_size, width), nn.LayerNorm(width))
             if "o" not in config.drop:
-                modules = [FeatureFusionModule(width, config.heads, config.dropout) for _ in range(config.n1)]
-                self.fusion_modules.extend(modules)
+                shape = width, config.heads, config.dropout, config.ffm_kernel
+                self.fusion_modules.extend(FeatureFusionModule(*shape) for _ in range(config.n1))
         layer = nn.TransformerEncoderLayer(
             width, config.heads, 4 * width, config.dropout, "gelu", batch_first=True, norm_first=True
         )
@@ -176,7 +106,11 @@ class RFNet(PretrainedModule):
         caption_ids: Tensor,
         caption_mask: Tensor,
     ) -> Tensor:
-        """Image [B,3,H,W], RGBA product [B,4,H,W], depth, saliency [B,1,H,W], in [0,1] -> logits [B,5]."""
+        """Return logits [B,5] (or [B,2]) of pictures in [0,1], differentiable with respect to them.
+
+        They are: image [B,3,H,W], RGBA product [B,4,H,W], depth and saliency [B,1,H,W]. Captions are ids and
+        mask [B,L].
+        """
         return self.head(self.fuse(*self.encode(image, product, depth, saliency, caption_ids, caption_mask)))
 
     def encode(
@@ -188,7 +122,7 @@ class RFNet(PretrainedModule):
         caption_ids: Tensor,
         caption_mask: Tensor,
     ) -> tuple[dict[str, Tensor], list[Tensor], Tensor]:
-        """Eq (3): tokens [B,T,D] of each picture, e_f for the product, and what else fuse takes.
+        """Apply eq (3): return tokens [B,T,D] of each picture, e_f for the product, and what else fuse takes.
 
         Arguments as in forward. Told where the product is, an encoder tells it from a prop, and its own
         shape from what grew on it, for products that it has never seen, too.
@@ -210,12 +144,12 @@ class RFNet(PretrainedModule):
         return tokens, captions, padding
 
     def encode_caption(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids and mask [B,L] -> e_c [B,L,D] and padding [B,L] (true where there is no token)."""
+        """Return e_c [B,L,D] of ids and mask [B,L], and padding [B,L], true where there is no token."""
         hidden = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         return self.text_project(hidden) + self.modality[CAPTION], mask == 0
 
     def fuse(self, tokens: dict[str, Tensor], captions: list[Tensor], padding: Tensor) -> Tensor:
-        """Eq (4): SelfAttention^N2 over all tokens, mean of the pictures'; what the head classifies [B,D]."""
+        """Apply eq (4), self-attention over all tokens; return the mean of the pictures' ones [B,D]."""
         pictures = torch.cat(list(tokens.values()), dim=1)
         count = pictures.shape[1]
         ignored = None
@@ -223,6 +157,26 @@ class RFNet(PretrainedModule):
             ignored = torch.cat([padding.new_zeros(padding.shape[0], count), padding], dim=1)
         fused = self.self_attention(torch.cat([pictures, *captions], dim=1), src_key_padding_mask=ignored)
         return fused[:, :count].mean(dim=1)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write what makes up the network; called by save_pretrained."""
+        PretrainedModule.save_pretrained(self, save_directory)
+        if self.source is not None:
+            copy_companions(self.source, save_directory)
+
+    def generate_model_card(self, name: str = ".") -> ModelCard:
+        """Return the model card; `name` is the folder or hub id that its lines load."""
+        return ModelCard(render_card(self.config, self.source, name))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the network with its tokenizer, report and card to the hub; return the commit's URL.
+
+        `options` are those of ModelHubMixin.push_to_hub: private, token, branch, create_pr, commit_message.
+        Raises UserError without a tokenizer, a network or a token that may write.
+        """
+        require_tokenizer(self.source)
+        with pushing(repo_id):
+            return str(super().push_to_hub(repo_id, model_card_kwargs={"name": repo_id}, **options))
 
     def load_encoders(self, image: str | None = None, text: str | None = None) -> None:
         """Start from published encoders (folder or hub id), such as microsoft/resnet-50 and roberta-base."""
@@ -235,7 +189,10 @@ class RFNet(PretrainedModule):
 
 
 def adapt_stem(weights: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """A ResNet's RGB stem for grey or RGB (grey: as if it were repeated) and alpha, which starts at zero."""
+    """Return a ResNet's weights with its RGB stem made to take grey or RGB, and alpha, which starts at zero.
+
+    Grey counts as if it were repeated in three channels.
+    """
     name = "embedder.embedder.convolution.weight"
     stem = weights[name]
     if channels == 2:

@@ -51,9 +51,13 @@ def network_config(config: RFNetTrainingConfig, tokenizer: Any) -> RFNetConfig:
         heads=settings.heads,
         n1=settings.n1,
         n2=settings.n2,
+        ffm_kernel=settings.ffm_kernel,
         dropout=settings.dropout,
         drop=list(settings.drop),
         num_labels=len(LABELS if config.objective.labels == "fine" else COARSE_LABELS),
+        picture_size=config.data.image_size,
+        depth=config.maps.depth,
+        saliency=config.maps.saliency,
     )
 
 

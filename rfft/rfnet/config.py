@@ -14,7 +14,7 @@ from rfft.config.load import find_config, load_as
 from rfft.config.read import groups
 from rfft.config.schema import Config, RunConfig, TrackerConfig, setting
 from rfft.errors import require
-from rfft.rewards.rfnet import CAPTION, CHANNELS
+from rfft.rewards.rfnet_config import CAPTION, CHANNELS
 
 MODALITIES = (*CHANNELS, CAPTION)
 
@@ -52,6 +52,7 @@ class RFNetNetworkConfig:
     heads: int = setting(8, least=1)
     n1: int = setting(1, least=1)  # feature fusion modules, eq (3)
     n2: int = setting(3, least=1)  # self-attention layers, eq (4)
+    ffm_kernel: int = setting(1, least=1)  # side of the convolutions in eq (3), odd; 1 in the paper
     dropout: float = setting(0.1, least=0, most=1)
     drop: list[str] = setting([])  # modalities left out, of o, g, d, s, c: the ablation
     image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)

@@ -56,8 +56,11 @@ def predict(
 
 
 def report(probabilities: Tensor, labels: Tensor) -> Report:
-    """Metrics of verdicts [N,K] on labels [N]; `loss` is the plain cross-entropy."""
-    chosen = probabilities.gather(1, labels[:, None]).clamp_min(1e-12)
+    """Return the metrics of class probabilities [N,K] on labels [N]; `loss` is the plain cross-entropy.
+
+    Probabilities that are not finite count as those of a verdict that is surely wrong.
+    """
+    chosen = probabilities.gather(1, labels[:, None]).nan_to_num(0.0).clamp_min(1e-12)
     metrics = classification_report(
         probabilities.numpy(), labels.numpy(), label_names(probabilities.shape[1])
     )
@@ -134,10 +137,13 @@ def evaluate(source: Path, data: Path, out: Path | None, changes: dict[str, Any]
     if out is None and not is_run:
         raise UserError(f"{source} is no run of `rfft rfnet train`: say with --out where the metrics go")
     trained = config.load_config(source / "config.yaml") if is_run else config.RFNetTrainingConfig()
-    folder, maps = source / EXPORT if is_run else source, replace(trained.maps, **changes)
+    folder = source / EXPORT if is_run else source
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = RFNet.from_pretrained(folder).to(device)
-    size, coarse = trained.data.image_size or model.config.image_size, model.config.num_labels == 2
+    shape = model.config
+    learned_from = {kind: getattr(shape, kind) for kind in ("depth", "saliency") if getattr(shape, kind)}
+    maps = replace(trained.maps, **(learned_from | changes))
+    size, coarse = shape.picture_size or shape.image_size, shape.num_labels == 2
     pictures: FeedbackSource
     if are_shards([str(data)]):
         pictures = open_shards([str(data)], size, maps, coarse)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rfft.errors import UserError
+from rfft.metrics.verdict import verdict_classes
 from rfft.rewards.rfnet import RFNet
 from rfft.rfnet.config import RFNetOptimizerConfig, RFNetTrainingConfig
 from rfft.rfnet.data import network_inputs
@@ -134,7 +135,7 @@ class RFNetLearner:
                 logits = self.model(**inputs)
             loss = weighted_loss(logits, labels, self.class_weights, smoothing)
             self.accelerator.backward(loss)
-        accuracy = (logits.argmax(-1) == labels).float().mean()
+        accuracy = (verdict_classes(logits) == labels).float().mean()
         return torch.stack([loss.detach(), accuracy])
 
     def heed(self) -> None:

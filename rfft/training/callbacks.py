@@ -19,10 +19,10 @@ from rfft.evaluation.guardrails import show_result
 from rfft.evaluation.report import write_report
 from rfft.evaluation.runs import export_run
 from rfft.evaluation.validation import CHOOSES, Validation
-from rfft.generation.sample import paint
+from rfft.generation.sample import paint, reward_logits
+from rfft.metrics.verdict import Verdict, is_accepted
 from rfft.training.learner import Learner
 from rfft.training.tracking import Tracker
-from rfft.types import label_names
 from rfft.utils import contact_sheet
 from rfft.utils.checkpoint import Checkpoints, step_of
 from rfft.utils.log import MetricsFile, TrainingDisplay, messages
@@ -143,15 +143,15 @@ class TrainingCallbacks:
         broadcast("samples")  # the other processes take part, see trainer.meet
         with self.learner.averaged():
             images, logits = paint_samples(self.learner)
-        verdicts, names = logits.argmax(-1), label_names(logits.shape[-1])
+        verdicts = [Verdict.of(row) for row in logits.softmax(-1)]
         cells = contact_sheet.to_bytes(images)
         zoom = max(1, 128 // cells.shape[-1])
-        sheet = contact_sheet.sheet(cells, verdicts == 0, min(SAMPLE_COLUMNS, len(cells)), zoom)
+        sheet = contact_sheet.sheet(cells, is_accepted(logits), min(SAMPLE_COLUMNS, len(cells)), zoom)
         contact_sheet.save_png(self.sheet(step), sheet)
         columns: dict[str, list[Any]] = {
             "prompt": [sample.prompt for sample in self.samples],
             "noise": list(range(len(self.samples))),
-            "verdict": [names[i] for i in verdicts],
+            "verdict": [verdict.label for verdict in verdicts],
         }
         self.tracker.pictures("samples", cells.permute(0, 2, 3, 1).numpy(), columns, step)
 
@@ -238,8 +238,9 @@ def paint_samples(learner: Learner) -> tuple[Tensor, Tensor]:
         batch = replace(chosen, noise=noise).to(learner.accelerator.device)
         with learner.autocast():
             images = paint(learner.bundle, batch, learner.schedule, learner.config.rollout.guidance_scale)
-            assert learner.rfnet is not None
-            return images.cpu(), learner.rfnet(images, batch).cpu()
+        rfnet = learner.rfnet
+        assert rfnet is not None
+        return images.cpu(), reward_logits(lambda x: rfnet(x, batch), images).cpu()
 
     parts = spread(paint_part, -(-len(picks) // size), lambda _: learner.heed())
     images, logits = (torch.cat(found) for found in zip(*parts, strict=True))

@@ -24,8 +24,8 @@ BORDER, GAP = 3, 2
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Pictures in [0,1] to uint8, on the CPU."""
-    return images.detach().float().clamp(0, 1).mul(255).round().byte().cpu()
+    """Return pictures in [0,1] as uint8 on the CPU; what is NaN becomes black."""
+    return images.detach().float().nan_to_num(0.0).clamp(0, 1).mul(255).round().byte().cpu()
 
 
 def tile(cells: Tensor, columns: int, gap: int = 0) -> Sheet:

@@ -69,7 +69,8 @@ def world(pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def _save_networks(folder: Path, vocab_size: int) -> None:
     text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = RFNetConfig.tiny(vocab_size, image_size=32, width=16, heads=2, n2=1)
+    maps = {name: str(folder / name) for name in ("depth", "saliency")}
+    config = RFNetConfig.tiny(vocab_size, image_size=32, width=16, heads=2, n2=1, picture_size=64, **maps)
     config.text_encoder |= text
     config.image_encoder |= {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
     rfnet = RFNet(config)

@@ -30,6 +30,7 @@ from rfft.models.families.sgm_names import sgm_name
 from rfft.types import Batch
 from rfft.utils.checkpoint import Checkpoints
 from tests import shapes
+from tests.repository import Repository
 from tests.stock import stock_picture, with_drawn_latent
 
 STEPS, SCALE, ATOL = 4, 3.0, 2e-4
@@ -253,6 +254,22 @@ def test_exporting_over_something(
     assert (run / "export/kohya/small.safetensors").exists()
     assert call(monkeypatch, run, "--out", tmp_path / "new/lora") == 0
     assert precious.exists() and (tmp_path / "new/lora/README.md").exists()
+
+
+def test_an_export_goes_to_the_hub(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, run, "--push-to-hub", "me/lora") == 2  # there is no network
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("rfft: me/lora: cannot be pushed to the hub") and "hf auth login" in error
+    repository = Repository(tmp_path / "hub", monkeypatch)
+    assert call(monkeypatch, run, "--push-to-hub", "me/lora", "--private") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "https://huggingface.co/me/lora/commit/1"
+    pushed, exported = repository.folder / "me/lora", run / "export/diffusers"
+    names = {"pytorch_lora_weights.safetensors", "README.md", "rfft.yaml"}
+    assert {file.name for file in pushed.iterdir()} == names == {file.name for file in exported.iterdir()}
+    assert repository.options["private"] is True
+    assert all((pushed / name).read_bytes() == (exported / name).read_bytes() for name in names)
 
 
 def test_a_run_without_checkpoint(

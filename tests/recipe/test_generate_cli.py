@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
-from rfft.generation import recurrent
+from rfft import build
+from rfft.config.load import load_config, to_yaml
+from rfft.evaluation.runs import export_run
+from rfft.generation import generated, recurrent
 from rfft.generation.export import export_bundle
 from rfft.models.bundle import Bundle
 from rfft.types import LABELS
+from rfft.utils.checkpoint import Checkpoints
 from tests.toys import no_memory
 
 SIZES = {"square": (800, 800), "wide": (600, 200), "tall": (120, 400), "small": (30, 40)}
@@ -155,6 +161,76 @@ def test_an_exported_lora(
     assert base.shape == tuned.shape and not np.array_equal(base, tuned)
 
 
+def test_exported_weights_bring_their_settings(
+    rfft: Rfft, run_with_lora: Path, world: Path, tmp_path: Path
+) -> None:
+    """Size, guidance and RFNet are those of the run; weights without them need a --config."""
+    out, lora = tmp_path / "pictures", run_with_lora / "export/diffusers"
+    arguments = ("--products", "adworld:test", "--max-attempts", 1, "data.count=1")
+    assert rfft("generate", "--lora", lora, "--out", out, *arguments)[0] == 0
+    alone = tmp_path / "with_config"
+    assert rfft(*command(world, "adworld:test", alone, *arguments[2:], "--lora", lora))[0] == 0
+    (carried,), (configured,) = manifest(out), manifest(alone)
+    assert carried == configured  # RFNet of the run's world, not the embedded one, and 4 steps
+    settings = yaml.safe_load((lora / "rfft.yaml").read_text())
+    assert settings["rollout"]["guidance_scale"] == 3.0
+    assert not {"run", "tracker"} & settings.keys() and "products" not in settings["data"]
+    (lora / "rfft.yaml").unlink()
+    for option, weights in (("--lora", lora), ("--model", lora)):
+        code, lines = rfft("generate", option, weights, "--out", tmp_path / "more", *arguments)
+        assert code == 2 and lines[-1].startswith(f"rfft: {option} {weights}: ") and "--config" in lines[-1]
+
+
+@pytest.fixture
+def run_with_lora(world: Path, tmp_path: Path) -> Path:
+    """A run of two steps' settings with a checkpoint, exported."""
+    config = load_config(world / "config.yaml")
+    bundle = build.build_bundle(config, "cpu")
+    folder = tmp_path / "runs/small"
+    Checkpoints(folder / "checkpoints", keep=1).save(2, {"adapter": bundle.adapter_state_dict()}, {})
+    (folder / "config.yaml").write_text(to_yaml(config))
+    export_run(folder, "diffusers", folder / "export/diffusers")
+    return folder
+
+
+def test_what_is_not_finite_is_never_accepted(
+    rfft: Rfft, world: Path, tmp_path: Path, make_trained: Callable[..., Bundle]
+) -> None:
+    out, arguments = tmp_path / "pictures", ("--max-attempts", 3)
+    for count in (1, 2):
+        settings = (f"data.count={count}", "rollout.guidance_scale=1e30")
+        code, lines = rfft(*command(world, "adworld:test", out, *arguments, *settings))
+        assert code == 2 and lines[-1].startswith(f"rfft: none of {count} pictures is finite"), lines
+        assert "or lower rollout.guidance_scale=1e+30" in lines[-1] and not out.exists()
+    lora, bundle = tmp_path / "lora", make_trained("unet_lora")
+    lora.mkdir()
+    next(iter(bundle.trainable().values())).data.fill_(float("nan"))
+    export_bundle(bundle, "diffusers", lora, "tiny")
+    code, lines = rfft(*command(world, "adworld:test", out, *arguments, "--lora", lora))
+    assert code == 2 and "it holds weights that are NaN or infinite" in lines[-1] and not out.exists()
+
+
+def test_single_pictures_that_are_not_finite(
+    rfft: Rfft, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are tried again, counted, named, and in the manifest without probabilities."""
+    paint = recurrent.paint
+
+    def first_breaks(*arguments: Any) -> torch.Tensor:
+        images = paint(*arguments)
+        images[0, 0, 0, 0] = torch.nan
+        return images
+
+    monkeypatch.setattr(recurrent, "paint", first_breaks)
+    out = tmp_path / "pictures"
+    code, lines = rfft(*command(world, "adworld:test", out, "--max-attempts", 2, "data.count=2"))
+    rows = manifest(out)
+    assert code == 0 and f"1 of 2 pictures are not finite: {rows[0]['id']}" in " ".join(lines)
+    assert (rows[0]["accepted"], rows[0]["attempts"], rows[0]["not_finite"]) == (False, 2, True)
+    assert rows[0]["probabilities"] is None and "not_finite" not in rows[1]
+    assert "NaN" not in (out / "manifest.jsonl").read_text()
+
+
 def test_a_prompt_that_is_too_long(rfft: Rfft, world: Path, products: Path, tmp_path: Path) -> None:
     """It is cut where the text encoder ends, and the user is told so in one short line."""
     prompts = tmp_path / "prompts.json"
@@ -242,7 +318,7 @@ def test_an_error_in_the_middle_leaves_nothing(
         if len(written) == 2:
             raise OSError("No space left on device")
 
-    monkeypatch.setattr(recurrent.contact_sheet, "save_png", full_disk)
+    monkeypatch.setattr(generated.contact_sheet, "save_png", full_disk)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(OSError, match="No space"):
         rfft(*command(world, products, tmp_path / "pictures", "--prompts", prompts))

@@ -10,19 +10,21 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
-from transformers import CLIPModel
+from transformers import CLIPImageProcessor, CLIPModel
 
 from rfft.errors import UserError
 from rfft.models.bundle import Bundle
 from rfft.objectives.base import ObjectiveSettings
 from rfft.objectives.regularizers import ConsistentCondition
 from rfft.objectives.x0_hat import X0Hat
-from rfft.rewards.preference import Aesthetic, PickScore, TextMatch
+from rfft.rewards.preference import Aesthetic, PickScore, TextMatch, clip_pixels
 from rfft.rewards.weighted import REWARDS, WeightedRewards
 from rfft.types import Batch, Reward
 from rfft.utils.registry import construct
@@ -73,6 +75,20 @@ def test_pickscore_is_clips_own(clip: Path) -> None:
     assert_close(scalars["score"], theirs.mean())
     loss.sum().backward()
     assert image.grad is not None and image.grad.any()
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (48, 65), (101, 40), (20, 27), (33, 32)])
+def test_pictures_are_prepared_as_clips_processor_does(shape: tuple[int, int]) -> None:
+    """Bicubic to the shorter side, then the middle square; Pillow rounds to 8 bits on the way."""
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    rng = np.random.default_rng(0)
+    picture = rng.integers(64, 192, (*shape, 3), np.uint8)  # Pillow clamps between its passes
+    theirs = processor(Image.fromarray(picture), return_tensors="pt").pixel_values
+    image = (torch.from_numpy(picture).permute(2, 0, 1)[None] / 255).requires_grad_()
+    ours = clip_pixels(image, 32)
+    assert_close(ours, theirs, rtol=0, atol=1.01 / 255 / 0.26)
+    ours.square().sum().backward()
+    assert image.grad is not None and image.grad[..., shape[0] // 2, shape[1] // 2].all()
 
 
 def test_the_clip_score_is_a_cosine_without_clips_scale(clip: Path) -> None:

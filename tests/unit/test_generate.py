@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from rfft.diffusion.sampling import paste, rollout
-from rfft.generation.sample import Outcome, paint, recur
+from rfft.diffusion.compositing import paste
+from rfft.diffusion.sampling import rollout
+from rfft.generation.sample import Outcome, paint, recur, reward_logits
 from rfft.models.bundle import Bundle
+from rfft.rewards.availability import Availability
 from rfft.types import Batch
 
 Make = Callable[..., Bundle]
@@ -92,3 +96,29 @@ def test_an_accepted_picture_wins_over_a_refused_one_of_higher_probability() -> 
     refused, accepted = [0.45, 0.55, 0, 0, 0], [0.3, 0.2, 0.2, 0.2, 0.1]
     found = recur(lambda waiting, attempt, best: torch.tensor([[refused, accepted][attempt]]), 1, 5)
     assert (found[0].accepted, found[0].attempt, found[0].attempts) == (True, 1, 2)
+
+
+def test_a_picture_that_is_not_finite_is_tried_again_and_gives_way() -> None:
+    rounds = [[math.nan] * 5, [0.1, 0.9, 0, 0, 0], [math.inf, 0, 0, 0, 0]]
+    found = recur(lambda waiting, attempt, best: torch.tensor([rounds[attempt]]), 1, 3)
+    assert (found[0].accepted, found[0].attempt, found[0].attempts) == (False, 1, 3)
+
+
+def test_a_latent_that_overflows_is_no_white_picture(
+    bundle: Bundle, make_batch: Callable[..., Batch], reward: Availability
+) -> None:
+    batch = make_batch(bundle)
+    batch.noise[1] = torch.inf
+    images = paint(bundle, batch, bundle.schedule(STEPS), SCALE)
+    assert images[0].isfinite().all() and images[1].isnan().all()
+    logits = reward_logits(lambda x: reward.rfnet(x, batch), images)
+    assert logits[0].isfinite().all() and logits[1].isnan().all()
+
+
+def test_verdicts_are_in_full_precision_whatever_paints(reward: Availability) -> None:
+    """Samples and evaluation give one picture one verdict: the bits of float32, in bf16 training too."""
+    images, batch = torch.rand(2, 3, 32, 32), cast("Batch", None)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = reward_logits(lambda x: reward.rfnet(x, batch), images)
+        assert not torch.equal(reward.rfnet(images, batch).float(), logits)
+    assert torch.equal(logits, reward.rfnet(images, batch)) and logits.dtype == torch.float32

@@ -26,6 +26,7 @@ from rfft.metrics.features import (
 )
 from rfft.metrics.jackknife import jackknife_estimate
 from rfft.metrics.kid import kid
+from rfft.metrics.verdict import NOT_FINITE, Verdict, is_accepted, verdict_classes
 from rfft.metrics.wilson import Z_95, wilson_interval
 
 
@@ -201,6 +202,28 @@ def test_classification_report() -> None:
     assert report["macro_f1"] == pytest.approx((2 / 3 + 1 / 2) / 2)  # c has no samples
     assert a["ap"] == pytest.approx((1 + 1 + 3 / 4) / 3)  # a's scores rank 1, 2 and 4
     assert confusion_matrix([0, 1], [1, 1], 2).tolist() == [[0, 1], [0, 1]]
+
+
+def test_what_is_not_finite_is_wrong_whatever_its_label() -> None:
+    """argmax of NaN is 0, which would stand for "available"."""
+    nan = float("nan")
+    probabilities = [[0.7, 0.3], [nan, nan], [0.2, 0.8], [nan, 0.1]]
+    report = classification_report(probabilities, [0, 0, 1, 1], ["available", "unavailable"])
+    assert report["not_finite"] == 2 and report["accuracy"] == 0.5
+    assert report["confusion"] == [[1, 0], [0, 1]]
+    assert [report["classes"][name]["recall"] for name in report["classes"]] == [0.5, 0.5]
+    assert report["classes"]["available"]["ap"] == pytest.approx(0.5 + 0.5 * 2 / 4)  # they rank last
+
+
+def test_acceptance() -> None:
+    outputs = torch.tensor([[2.0, 1.0], [1.0, 2.0], [torch.nan, 0.0], [torch.inf, 0.0], [1.0, -torch.inf]])
+    assert verdict_classes(outputs).tolist() == [0, 1, NOT_FINITE, NOT_FINITE, NOT_FINITE]
+    assert is_accepted(outputs).tolist() == [True, False, False, False, False]
+    verdict = Verdict.of(torch.tensor([0.25, 0.75]))
+    assert (verdict.label, verdict.accepted) == ("unavailable", False)
+    assert verdict.probabilities == {"available": 0.25, "unavailable": 0.75}
+    broken = Verdict.of(torch.full((5,), torch.nan))
+    assert (broken.label, broken.accepted, broken.is_finite) == ("not_finite", False, False)
 
 
 def test_agreement() -> None:

@@ -1,5 +1,6 @@
 """RFNet and its companions: shapes, eq (3) by hand, dropped modalities, gradients, save and load."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rfft.rewards.judge import Judge, JudgeConfig
 from rfft.rewards.maps import MapNet, MapNetConfig
 from rfft.rewards.probe import Probe, ProbeConfig
 from rfft.rewards.rfnet import FeatureFusionModule, RFNet, RFNetConfig, adapt_stem
+from rfft.rfnet.config import load_config
 
 VOCABULARY = 64
 INPUTS = ("image", "product", "depth", "saliency")
@@ -45,20 +47,38 @@ def inputs() -> dict[str, Tensor]:
     }
 
 
-def test_feature_fusion_by_hand() -> None:
-    """Attention to one caption token returns it; the convolutions only multiply, by 2, 3 and 5."""
-    module = FeatureFusionModule(width=2, heads=1, dropout=0.0)
+@pytest.mark.parametrize(
+    ("kernel", "expected"),
+    [
+        # Each token by itself: 5 * (2 * 0.5 * 3 * e_o) + e_o = 16 * e_o.
+        (1, [[16.0, 32.0], [64.0, 0.0]]),
+        # All of the 2x2 grid is within reach of each token: 4 * 2 * 0.5 = 4 and 3 * (1 + 2 + 4) = 21;
+        # 5 * 4 * (4 * 21) + e_o = 1680 + e_o.
+        (3, [[1681.0, 1682.0], [1684.0, 1680.0]]),
+    ],
+)
+def test_feature_fusion_by_hand(kernel: int, expected: list[list[float]]) -> None:
+    """Attention to one caption token returns it; all weights of the convolutions are 2, 3 and 5."""
+    module = FeatureFusionModule(width=1, heads=1, dropout=0.0, kernel=kernel)
     with torch.no_grad():
-        module.cross_attention.in_proj_weight.copy_(torch.eye(2).repeat(3, 1))
-        module.cross_attention.out_proj.weight.copy_(torch.eye(2))
-        for conv, scale in ((module.conv_attended, 2), (module.conv_product, 3), (module.conv_out, 5)):
-            nn.init.dirac_(conv.weight)
-            conv.weight.mul_(scale)
+        module.cross_attention.in_proj_weight.fill_(1)
+        module.cross_attention.out_proj.weight.fill_(1)
+        for conv, weight in ((module.conv_attended, 2), (module.conv_product, 3), (module.conv_out, 5)):
+            conv.weight.fill_(weight)
             nn.init.zeros_(conv.bias)
-    e_o, e_c = torch.tensor([[[1.0, 2.0]] * 4]), torch.tensor([[[0.5, -1.0], [9.0, 9.0]]])
+    e_o, e_c = torch.tensor([[[1.0], [2.0], [4.0], [0.0]]]), torch.tensor([[[0.5], [9.0]]])
     e_f = module(e_o, e_c, torch.tensor([[False, True]]))  # the second caption token is padding
-    # 5 * (2 * e_c * 3 * e_o) + e_o = 30 * (0.5, -2) + (1, 2)
-    torch.testing.assert_close(e_f, torch.tensor([[[16.0, -58.0]] * 4]))
+    torch.testing.assert_close(e_f, torch.tensor(expected).reshape(1, 4, 1))
+
+
+def test_the_papers_convolutions_are_1x1_the_embedded_ones_3x3() -> None:
+    with torch.device("meta"):
+        paper = RFNet(RFNetConfig.paper()).fusion_modules[0]
+    embedded = RFNet.from_pretrained("rf-tiny-rfnet").fusion_modules[0]
+    for name in ("conv_attended", "conv_product", "conv_out"):
+        assert getattr(paper, name).weight.shape == (384, 384, 1, 1)
+        assert getattr(embedded, name).weight.shape == (128, 128, 3, 3)
+    assert load_config("rfnet_paper").rfnet.ffm_kernel == 1
 
 
 def test_five_logits_also_in_bfloat16(inputs: dict[str, Tensor]) -> None:
@@ -140,6 +160,7 @@ def test_caption_matters_where_it_is_not_dropped(inputs: dict[str, Tensor]) -> N
         ({"drop": ["o", "g", "d", "s"]}, "at least one"),
         ({"width": 30}, "multiple of its 4 heads"),
         ({"image_size": 100}, "multiple of 16"),
+        ({"ffm_kernel": 2}, "ffm_kernel 2 is not odd"),
     ],
 )
 def test_impossible_configs(values: dict, message: str) -> None:
@@ -239,7 +260,7 @@ def test_save_and_load(inputs: dict[str, Tensor], tmp_path: Path) -> None:
     model = RFNet(small_config(drop=["s"])).eval()
     logits = model(**inputs)
     model.save_pretrained(tmp_path / "full")
-    model.save_pretrained(tmp_path / "half", half=True)
+    copy.deepcopy(model).half().save_pretrained(tmp_path / "half")
     torch.testing.assert_close(RFNet.from_pretrained(tmp_path / "full")(**inputs), logits, rtol=0, atol=0)
     half = RFNet.from_pretrained(tmp_path / "half")
     assert half.config == model.config

@@ -1,5 +1,7 @@
 """The judge: another architecture, seed and set of scenes than RFNet's, and no depth or saliency maps."""
 
+import copy
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -48,7 +50,7 @@ def train(run: PretrainRun) -> None:
 
     nets = nn.ModuleDict({"judge": model, "read": read})
     fit(nets, loss_fn, FitConfig(lr=2e-3, weight_decay=0.02, ema=0.995, seed=SEED), run, "judge")
-    model.save_pretrained(folder, half=True)
+    copy.deepcopy(model).half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_report(folder / REPORT, test_reports(test_probabilities(reader(model), run.out, NAME)))
 

@@ -1,5 +1,6 @@
 """The depth and saliency networks: AdWorld knows both maps of every scene it draws."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def train(kind: str, run: PretrainRun) -> None:
         return F.binary_cross_entropy_with_logits(logits.float(), target)
 
     fit(model, loss_fn, FitConfig(lr=3e-3, ema=0.99), run, kind)
-    model.save_pretrained(folder, half=True)
+    copy.deepcopy(model).half().save_pretrained(folder)
     for variant in VARIANTS:
         console.print(
             f"{kind}: mean absolute error on test, {variant}: {test_error(model, kind, variant, run.out):.4f}"

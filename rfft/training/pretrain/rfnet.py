@@ -1,5 +1,6 @@
 """RFNet for rf-tiny: learns the five labels on renders, VAE round trips and one-step x0_hat."""
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rfft.adworld.assets import RESIZED
+from rfft.adworld.scene import SIZE as ADWORLD_SIZE
 from rfft.rewards.maps import MapNet
 from rfft.rewards.rfnet import RFNet, RFNetConfig
 from rfft.training.pretrain.degraded import VARIANTS
@@ -54,7 +56,11 @@ def train(run: PretrainRun) -> None:
     tokenizer = tokenizer_for(out, NAME)
     parts = [VariantScenes((RESIZED, SCENES[variant], 1), variant, out, tokenizer) for variant in VARIANTS]
     inputs = run.compiled(inputs_with_maps(out))
-    model = start(RFNet, out / NAME, RFNetConfig.tiny(len(tokenizer), image_size=128, image_encoder=ENCODER))
+    maps = {"depth": "rf-tiny-depth", "saliency": "rf-tiny-saliency"}
+    shape = RFNetConfig.tiny(
+        len(tokenizer), image_size=128, image_encoder=ENCODER, picture_size=ADWORLD_SIZE, **maps
+    )
+    model = start(RFNet, out / NAME, shape)
     if run.drop:
         model = without(model, tuple(m for m in run.drop if m != CONTROL))
     read = attribute_reader(2 * model.config.width)
@@ -73,7 +79,7 @@ def train(run: PretrainRun) -> None:
     if run.drop:
         add_ablation(out / NAME / ABLATION, "".join(run.drop), run.steps, reports)
         return
-    model.save_pretrained(out / NAME, half=True)
+    copy.deepcopy(model).half().save_pretrained(out / NAME)
     tokenizer.save_pretrained(out / NAME)
     write_report(out / NAME / REPORT, reports)
 
