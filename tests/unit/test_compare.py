@@ -29,7 +29,7 @@ def metrics(rate: float, prop: float) -> dict:
 
 def write_run(folder, regularizer: str, beta: float, rate: float, prop: float):
     folder.mkdir()
-    objective = f"objective: {{regularizer: {regularizer}, beta: {beta}}}"
+    objective = f"objective: {{use: x0_hat, regularizer: {regularizer}, beta: {beta}}}"
     run = f"run: {{name: {folder.name}, seed: 0}}\nrollout: {{grad_steps: 1, guidance_scale: 3}}"
     (folder / "config.yaml").write_text(f"{run}\n{objective}\n")
     summary = {"base": metrics(0.5, 0.3), "tuned": metrics(rate, prop), "steps": 60}
