@@ -11,6 +11,7 @@ from rfft.config.load import read_resolved
 from rfft.errors import UserError
 from rfft.evaluation.methods import method_of
 from rfft.evaluation.ranking import ComparedState, Metrics, asked, ranking_section
+from rfft.evaluation.seeds import seeds_section
 from rfft.evaluation.store import EVALUATION, SUMMARY, read_json
 from rfft.utils.log import warn, write_atomically
 
@@ -51,7 +52,14 @@ def compare(runs: Sequence[Path], out: Path, tie: float = 0.05) -> Path:
     if warning := _other_grids(rows):
         warn(warning)
     out.mkdir(parents=True, exist_ok=True)
-    parts = [_table(rows), warning and f"Warning: {warning}\n", ranking_section(rows, tie)]
+    shown = {name: [metric(row.metrics) for row in rows] for name, metric in METRICS.items()}
+    columns = {name: values for name, values in shown.items() if any(value is not None for value in values)}
+    parts = [
+        _table(rows),
+        seeds_section(rows, columns, _text),
+        warning and f"Warning: {warning}\n",
+        ranking_section(rows, tie),
+    ]
     write_atomically(out / TABLE, "\n".join(part for part in parts if part))
     _figure(rows, out / FIGURE)
     return out / TABLE
@@ -71,10 +79,12 @@ def _read(run: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
 
 
 def _rows(read: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]]) -> list[ComparedState]:
-    """The base model of the first training run, then every run."""
+    """The base model of the first training run, unless it is a run itself; then every run."""
     rows: list[ComparedState] = []
+    alone = [summary["base"] for _, _, summary in read if "tuned" not in summary]
+    has_base = any(method_of({}, "base", base) == "base" for base in alone)
     for run, config, summary in read:
-        if "tuned" in summary and not rows:
+        if "tuned" in summary and not rows and not has_base:
             base = summary["base"]
             rows.append(ComparedState("base", method_of(config, "base", base), "base", "", base, run, "base"))
     for run, config, summary in read:
@@ -108,10 +118,11 @@ def _table(rows: Sequence[ComparedState]) -> str:
 
 def _cells(metrics: Metrics, shown: Sequence[str]) -> list[str]:
     values = {name: METRICS[name](metrics) for name in shown}
-    return [
-        "" if value is None else f"{100 * value:.1f} %" if name in SHARES else f"{value:.3g}"
-        for name, value in values.items()
-    ]
+    return ["" if value is None else _text(name, value) for name, value in values.items()]
+
+
+def _text(name: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if name in SHARES else f"{value:.3g}"
 
 
 def _figure(rows: Sequence[ComparedState], path: Path) -> None:
