@@ -12,6 +12,7 @@ import typer
 
 from rfft.cli import adworld, data, products, rfnet, sweep
 from rfft.errors import Interrupted, ProcessLost, UserError, disk_problem
+from rfft.utils.agents import agents_overrides, agents_run_name
 
 if TYPE_CHECKING:
     from rfft.config.schema import Config
@@ -39,7 +40,8 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a 
 @app.command()
 def train(config: ConfigFile, overrides: Overrides = None) -> None:
     """Fine-tune a generator (RFFT); the same command again resumes a run that was cut off."""
-    settings = _load(config, overrides)
+    settings = _load(config, agents_overrides(overrides or []))
+    settings.run.name = agents_run_name(settings.run.name)
     from rfft.training import trainer
 
     trainer.train(settings)
