@@ -30,6 +30,7 @@ from rfft.training.tracking import Tracker
 from rfft.types import Batch
 from rfft.utils.checkpoint import Checkpoints
 from rfft.utils.signals import StopSignals
+from tests.rows import rows as metrics_rows
 
 Rfft = Callable[..., tuple[int, str]]
 PLAIN = ("evaluate.enabled=false", "trainer.sample_every=0")
@@ -61,7 +62,7 @@ def rfft(
 
 
 def rows(run: str) -> list[dict[str, float]]:
-    return [json.loads(line) for line in Path("runs", run, "metrics.jsonl").read_text().splitlines()]
+    return metrics_rows(Path("runs", run))
 
 
 def weights(run: str, step: int, name: str = "adapter") -> dict[str, Tensor]:
@@ -98,8 +99,10 @@ def test_a_run_from_one_end_to_the_other(rfft: Rfft) -> None:
 
     steps = [row["step"] for row in rows("small")]
     assert steps == [0, 0, 1, 1, 2, 2, 2]
-    trained = {"train/f_ac", "train/l_cc", "train/available", "train/grad_norm", "train/lr"}
-    assert trained <= rows("small")[2].keys()
+    trained = metrics_rows(run, speed=True)[2]
+    assert {"train/f_ac", "train/l_cc", "train/available", "train/grad_norm", "train/lr"} <= trained.keys()
+    assert trained["perf/images_per_second"] == pytest.approx(2 / trained["perf/step_seconds"], rel=1e-4)
+    assert 0.1 < trained["perf/memory_gib"] < 100
     # On the way it is measured on other products than at both ends.
     measured = [{name[:4] for name in row if name[:4] in ("eval", "val/")} for row in rows("small")]
     assert measured == [{"eval"}, {"val/"}, set(), {"val/"}, set(), {"val/"}, {"eval"}]
@@ -158,7 +161,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(rfft: Rfft, settings: list[str]) -
     ):
         code, told = rfft(*every, *overrides)
         assert code == 0, told
-    assert Path("runs/whole/metrics.jsonl").read_bytes() == Path("runs/parts/metrics.jsonl").read_bytes()
+    assert rows("whole") == rows("parts")
     assert rows("whole")[-1]["train/grad_norm"] > 0
     for file in Path("runs/whole/checkpoints/step-000004").glob("*.safetensors"):
         assert file.read_bytes() == Path("runs/parts/checkpoints/step-000004", file.name).read_bytes()
@@ -174,12 +177,12 @@ def test_killed_between_checkpoints(rfft: Rfft) -> None:
     every = [*PLAIN, "trainer.checkpoint_every=1", "trainer.keep=3", "trainer.steps=3"]
     assert rfft(*every)[0] == 0
     metrics = Path("runs/small/metrics.jsonl")
-    whole, last = metrics.read_bytes(), weights("small", 3)
-    metrics.write_bytes(whole[:-20])
+    whole, last = rows("small"), weights("small", 3)
+    metrics.write_bytes(metrics.read_bytes()[:-20])
     torn = Path("runs/small/checkpoints/step-000003/state.pt")
     torn.write_bytes(torn.read_bytes()[:100])
     assert rfft(*every)[0] == 0
-    assert metrics.read_bytes() == whole
+    assert rows("small") == whole
     assert all(torch.equal(tensor, last[name]) for name, tensor in weights("small", 3).items())
 
 
@@ -205,7 +208,8 @@ def test_gradients_that_are_no_numbers(rfft: Rfft, monkeypatch: pytest.MonkeyPat
     assert code == 2
     assert "5 steps in a row without a finite loss and gradient, the last one is step 8" in told
     assert [row["train/skipped"] for row in rows("small")] == [0, 1, 1, 2, 3, 4, 5, 6][: len(rows("small"))]
-    assert rows("small")[1]["train/loss"] is None
+    skipped = rows("small")[1]
+    assert skipped["train/loss"] is None and "train/available" not in skipped
     first, second, third = (weights("small", step) for step in (1, 2, 3))
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     assert any(not torch.equal(tensor, third[name]) for name, tensor in first.items())
@@ -327,7 +331,7 @@ def test_wandb_without_a_key_is_offline(rfft: Rfft, monkeypatch: pytest.MonkeyPa
     assert code == 0 and "failed" not in told, told
     (folder,) = Path("runs/small/wandb").glob("offline-run-*")
     assert f"wandb sync {folder}" in told
-    scalars = rows("small")[0].keys() - {"step"}
+    scalars = metrics_rows("runs/small", speed=True)[0].keys() - {"step"}
     assert sent["run"] == {"name": "small", "project": "ads", "group": "trials", "tags": ("a", "b")}
     assert sent["config"]["trainer.batch_size"] == 2 and sent["config"]["objective.regularizer"] == "cc"
     assert sent["logged"] == [{"samples"}, *[scalars, {"samples"}] * 2]
@@ -513,20 +517,20 @@ def test_a_signal_saves_and_stops(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -
     """In the middle of step 2 of 3: it has not happened; the same command goes on as if nothing had."""
     before = signal.getsignal(signal.SIGINT)
     same = [*PLAIN, "trainer.steps=3", "trainer.accumulation=2", "trainer.checkpoint_every=100"]
-    micro_batch, calls = learner.Learner.micro_batch, []
+    micro_batch, calls = learner.RFFTLearner.micro_batch, []
 
-    def disturbed(self: learner.Learner, micro: int) -> object:
+    def disturbed(self: learner.RFFTLearner, micro: int) -> object:
         calls.append(micro)
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return micro_batch(self, micro)
 
-    monkeypatch.setattr(learner.Learner, "micro_batch", disturbed)
+    monkeypatch.setattr(learner.RFFTLearner, "micro_batch", disturbed)
     code, told = rfft(*same)
     assert code == 75 and "stopped after step 1; the same command goes on" in told
     assert [row["step"] for row in rows("small")] == [1] and len(calls) == 3
     assert signal.getsignal(signal.SIGINT) is before
-    monkeypatch.setattr(learner.Learner, "micro_batch", micro_batch)
+    monkeypatch.setattr(learner.RFFTLearner, "micro_batch", micro_batch)
     assert rfft(*same)[0] == 0
     assert rfft(*same, "run.name=undisturbed")[0] == 0
     assert rows("small") == rows("undisturbed")
@@ -559,7 +563,8 @@ def test_a_signal_in_an_evaluation(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(painter.Painter, "_paint_batch", paint_batch)
     assert rfft(*same)[0] == 0
     assert rfft(*same, "run.name=undisturbed")[0] == 0
-    for name in ("metrics.jsonl", "evaluation.json", "checkpoints/step-000002/adapter.safetensors"):
+    assert rows("small") == rows("undisturbed")
+    for name in ("evaluation.json", "checkpoints/step-000002/adapter.safetensors"):
         assert Path("runs/small", name).read_bytes() == Path("runs/undisturbed", name).read_bytes(), name
 
 
