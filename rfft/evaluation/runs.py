@@ -24,6 +24,7 @@ from rfft.generation.model_card import CardMetrics, write_card
 from rfft.utils.atomic_io import new_folder, refuse_existing
 from rfft.utils.checkpoint import Checkpoints, step_of
 from rfft.utils.faults import painting
+from rfft.utils.lock import locks_run
 from rfft.utils.log import messages, open_run, write_environment
 from rfft.utils.processes import joined, rank
 
@@ -56,6 +57,7 @@ def exported_step(run: Path) -> int | None:
     return store.read_json(run / store.SUMMARY).get("checkpoint")
 
 
+@locks_run
 def evaluate(
     config: Config, run: Path, best: bool = False, step: int | None = None, out: Path | None = None
 ) -> dict[str, Any]:
@@ -121,6 +123,7 @@ def _evaluate(
         store.record(folder, state, describe_grid(evaluator), found, checkpoint)
 
 
+@locks_run
 def export_run(
     run: Path, format: str, out: Path | None = None, best: bool = False, step: int | None = None
 ) -> Path:

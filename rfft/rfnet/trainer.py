@@ -24,39 +24,40 @@ from rfft.rfnet.data import (
 from rfft.rfnet.learner import RFNetLearner
 from rfft.rfnet.validation import Summary, Validation
 from rfft.training.distributed import uses_deepspeed, uses_fsdp
-from rfft.training.job import resume, start
+from rfft.training.job import open_job, resume, start
 from rfft.training.loop import fit
 from rfft.training.recorder import CheckpointSaver, Recorder
 from rfft.utils.checkpoint import Checkpoints
 from rfft.utils.faults import explained, require_agreement
-from rfft.utils.log import open_run, write_environment
+from rfft.utils.lock import FolderLock
 from rfft.utils.signals import StopSignals
 
 
 def train(config: RFNetTrainingConfig) -> Path:
-    """Train, or go on with, the run that the config describes; returns its folder."""
+    """Train, or go on with, the run that the config describes; returns its folder.
+
+    Raises a UserError where another command is at work in that folder.
+    """
     advice = "Set half of trainer.batch_size and twice trainer.accumulation: the same command goes on"
-    with explained(lambda: advice), StopSignals() as signals:
-        run = Path(config.run.out) / config.run.name
-        _train(config, run, signals)
+    run = Path(config.run.out) / config.run.name
+    with explained(lambda: advice), StopSignals() as signals, FolderLock(run) as lock:
+        _train(config, lock, signals)
     return run
 
 
-def _train(config: RFNetTrainingConfig, run: Path, signals: StopSignals) -> None:
+def _train(config: RFNetTrainingConfig, lock: FolderLock, signals: StopSignals) -> None:
     if uses_deepspeed() or uses_fsdp():
         raise UserError("RFNet is small and trains under DDP alone: take launch/multi_gpu.yaml")
-    accelerator = start(config, run, broadcast_buffers=True)  # batch norm's
+    accelerator, run = start(config, lock, broadcast_buffers=True), lock.folder  # batch norm's
     tokenizer = build_tokenizer(config.rfnet.text_encoder)
     model = build_rfnet(config, tokenizer)
     training, validation = build_data(config, accelerator)
-    if accelerator.is_main_process:  # only now: a mistake in the config leaves no folder behind
-        open_run(run, to_yaml(config), MAY_CHANGE)
-        write_environment(run)
-    accelerator.wait_for_everyone()
+    # Only now: a mistake in the config leaves no folder behind.
+    open_job(lock, to_yaml(config), MAY_CHANGE, accelerator)
 
     learner = RFNetLearner(config, accelerator, model, tokenizer, training.counts)
     checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
-    resume(learner, checkpoints)
+    resume(run, learner, checkpoints)
     require_agreement(accelerator, run, learner.counters.step, [str(count) for count in training.counts])
     own = reading(config, accelerator)
     learner.batches = training_batches(learner, training, own)

@@ -17,26 +17,30 @@ from rfft.evaluation.validation import Validation
 from rfft.training.announce import announce_data
 from rfft.training.callbacks import SAMPLES, Evaluations, ExportAndReport, SampleSheets, Validations
 from rfft.training.costs import costs
-from rfft.training.job import resume, start
+from rfft.training.job import open_job, resume, start
 from rfft.training.learner import RFFTLearner
 from rfft.training.loop import Callback, fit
 from rfft.training.recorder import CheckpointSaver, Recorder
 from rfft.utils.checkpoint import Checkpoints
 from rfft.utils.faults import explained, require_agreement
-from rfft.utils.log import open_run, write_environment, write_skipped
+from rfft.utils.lock import FolderLock
+from rfft.utils.log import write_skipped
 from rfft.utils.signals import StopSignals
 
 
 def train(config: Config) -> Path:
-    """Train, or go on with, the run that the config describes; returns its folder."""
+    """Train, or go on with, the run that the config describes; returns its folder.
+
+    Raises a UserError where another command is at work in that folder.
+    """
     run = Path(config.run.out) / config.run.name
-    with explained(partial(memory_advice, config)), StopSignals() as signals:
-        _train(config, run, signals)
+    with explained(partial(memory_advice, config)), StopSignals() as signals, FolderLock(run) as lock:
+        _train(config, lock, signals)
     return run
 
 
-def _train(config: Config, run: Path, signals: StopSignals) -> None:
-    accelerator = start(config, run)
+def _train(config: Config, lock: FolderLock, signals: StopSignals) -> None:
+    accelerator, run = start(config, lock), lock.folder
     bundle = build.build_bundle(config, accelerator.device)
     set_tf32(config.objective.precision == "tf32")
     rfnet = build.build_rfnet(config, accelerator.device)
@@ -47,15 +51,14 @@ def _train(config: Config, run: Path, signals: StopSignals) -> None:
     validation = Validation(config, bundle, evaluator) if evaluator and config.evaluate.every else None
     conditions = build.build_conditions(config, bundle, samples)
     learner = RFFTLearner(config, accelerator, bundle, reward, rfnet, conditions)
-    if accelerator.is_main_process:  # only now: a mistake in the config leaves no folder behind
-        open_run(run, to_yaml(config), MAY_CHANGE)
-        write_environment(run)
+    # Only now: a mistake in the config leaves no folder behind.
+    open_job(lock, to_yaml(config), MAY_CHANGE, accelerator)
+    if accelerator.is_main_process:
         write_skipped(run, [asdict(product) for product in skipped])
         announce_data(config, samples, None if evaluator is None else evaluator.samples)
-    accelerator.wait_for_everyone()
 
     checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
-    resume(learner, checkpoints)
+    resume(run, learner, checkpoints)
     require_agreement(accelerator, run, learner.counters.step, [sample.id for sample in samples])
     learner.signals = signals
     with Recorder(run, learner, asdict(config)) as recorder:

@@ -22,6 +22,7 @@ from rich.text import Text
 from rfft.config.load import flatten, read_resolved
 from rfft.errors import UserError
 from rfft.utils.atomic_io import aside, new_file
+from rfft.utils.lock import NAME as LOCK
 
 PACKAGES = (
     "rfft",
@@ -34,30 +35,37 @@ PACKAGES = (
     "opencv-python-headless",
 )
 ABSENT = object()
+CONFIG = "config.yaml"  # the resolved settings, in a run's folder
 
 
 def open_run(folder: Path, settings: str, may_change: Sequence[str] = ()) -> bool:
-    """Make a run's folder, or open it to go on; True if it was there already.
+    """Make a run's folder, or open it to go on; returns whether it was there already.
 
     `settings` is the resolved config (YAML). A folder made with other settings is refused, save for
     `may_change` (keys or groups); its config.yaml then takes the new values.
     """
-    file = folder / "config.yaml"
-    known = file.exists()
-    if known:
-        old, new = flatten(read_resolved(file)), flatten(yaml.safe_load(settings))
-        for key in sorted(old.keys() | new.keys()):
-            before, now = old.get(key, ABSENT), new.get(key, ABSENT)
-            if before != now and not any(key == free or key.startswith(f"{free}.") for free in may_change):
-                raise UserError(
-                    f"{folder} belongs to another config: {key} is {_show(before)} there, {_show(now)} here; "
-                    "choose another run.name, or remove that folder"
-                )
-    elif folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - {aside(file)}):
-        raise UserError(f"{folder}: exists and is no run folder (no config.yaml); choose another run.name")
+    known = refuse_other_runs(folder, settings, may_change)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, settings)
+    write_atomically(folder / CONFIG, settings)
     return known
+
+
+def refuse_other_runs(folder: Path, settings: str, may_change: Sequence[str] = ()) -> bool:
+    """Raise a UserError where open_run() would; returns whether the run is there already."""
+    file = folder / CONFIG
+    if not file.exists():
+        if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - {aside(file), folder / LOCK}):
+            raise UserError(f"{folder}: exists and is no run folder (no {CONFIG}); choose another run.name")
+        return False
+    old, new = flatten(read_resolved(file)), flatten(yaml.safe_load(settings))
+    for key in sorted(old.keys() | new.keys()):
+        before, now = old.get(key, ABSENT), new.get(key, ABSENT)
+        if before != now and not any(key == free or key.startswith(f"{free}.") for free in may_change):
+            raise UserError(
+                f"{folder} belongs to another config: {key} is {_show(before)} there, {_show(now)} here; "
+                "choose another run.name, or remove that folder"
+            )
+    return True
 
 
 def _show(value: Any) -> str:

@@ -31,6 +31,7 @@ from rfft.types import Batch
 from rfft.utils.checkpoint import Checkpoints
 from rfft.utils.signals import StopSignals
 from tests.rows import rows as metrics_rows
+from tests.unit.test_lock import holder
 
 Rfft = Callable[..., tuple[int, str]]
 PLAIN = ("evaluate.enabled=false", "trainer.sample_every=0")
@@ -115,8 +116,9 @@ def test_a_run_from_one_end_to_the_other(rfft: Rfft) -> None:
 
     # Everything done: the same command again trains nothing and says the same.
     before = (run / "metrics.jsonl").read_bytes()
+    assert "runs/small goes on" not in told
     code, told = rfft("trainer.sample_every=1", "trainer.checkpoint_every=1", "evaluate.every=1")
-    assert code == 0 and "before and after" in told
+    assert code == 0 and "before and after" in told and "runs/small is finished after step 2\n" in told
     assert (run / "metrics.jsonl").read_bytes() == before
     assert json.loads((run / "summary.json").read_text()) == summary
 
@@ -161,6 +163,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(rfft: Rfft, settings: list[str]) -
     ):
         code, told = rfft(*every, *overrides)
         assert code == 0, told
+    assert "runs/parts goes on after step 2 of 4\n" in told
     assert rows("whole") == rows("parts")
     assert rows("whole")[-1]["train/grad_norm"] > 0
     for file in Path("runs/whole/checkpoints/step-000004").glob("*.safetensors"):
@@ -213,6 +216,38 @@ def test_gradients_that_are_no_numbers(rfft: Rfft, monkeypatch: pytest.MonkeyPat
     first, second, third = (weights("small", step) for step in (1, 2, 3))
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     assert any(not torch.equal(tensor, third[name]) for name, tensor in first.items())
+
+
+def test_a_run_without_a_finite_step_exports_nothing(rfft: Rfft) -> None:
+    """Nor is anything of it called good: the same command again says the same."""
+    settings = [SMALL_GRID[0], "trainer.steps=2", "trainer.checkpoint_every=1", "evaluate.every=1"]
+    settings += ["reward.terms=[{use: rfnet, weight: .nan}]", "evaluate.reference=null"]
+    for _ in range(2):
+        code, told = rfft(*settings)
+        assert code == 2, told
+        assert "rfft: none of the 2 steps had a finite loss and gradient: nothing was trained" in told
+        assert [row["train/skipped"] for row in rows("small") if row["step"]] == [1]
+    assert not list(Path("runs/small").glob("export/*"))
+    assert not list(Path("runs/small/checkpoints").glob("best-*"))
+
+
+def test_one_command_at_a_time(rfft: Rfft, run_command: Callable[..., tuple[int, str, str]]) -> None:
+    """A second one on the run is refused, whichever it is, and changes nothing; not after the first is
+    dead.
+    """
+    assert rfft(*PLAIN, "trainer.steps=1")[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")}
+    with holder(Path("runs/small")) as first:
+        for command in (["export", "runs/small"], ["evaluate", "runs/small"]):
+            code, _, told = run_command(*command)
+            assert code == 2 and told.startswith("rfft: runs/small is in use by another command"), told
+        code, told = rfft(*PLAIN, "trainer.steps=2")
+        assert code == 2 and told.startswith("rfft: runs/small is in use by another command"), told
+        assert len(told.splitlines()) == 1
+        assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == before
+        first.kill()
+        first.wait()
+        assert rfft(*PLAIN, "trainer.steps=2")[0] == 0
 
 
 def test_a_guardrail_stops_the_run(
