@@ -236,8 +236,8 @@ def test_one_command_at_a_time(rfft: Rfft, run_command: Callable[..., tuple[int,
     dead.
     """
     assert rfft(*PLAIN, "trainer.steps=1")[0] == 0
-    before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")}
     with holder(Path("runs/small")) as first:
+        before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")}
         for command in (["export", "runs/small"], ["evaluate", "runs/small"]):
             code, _, told = run_command(*command)
             assert code == 2 and told.startswith("rfft: runs/small is in use by another command"), told
