@@ -6,7 +6,6 @@ Shapes: B batch, K classes. Every draw is a function of seed and position, as in
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rfft.errors import UserError
 from rfft.rewards.rfnet import RFNet
@@ -106,7 +104,7 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
         torch.manual_seed(int(np.random.default_rng(place).integers(2**62)))
         inputs, labels = network_inputs(batch, self.tokenizer, device), batch["label"].to(device)
         smoothing = self.config.objective.label_smoothing
-        with plain_attention(device):
+        with optimization.plain_attention(device):
             with self.accelerator.autocast():
                 logits = self.engine.model(**inputs)
             loss = weighted_loss(logits, labels, self.class_weights, smoothing)
@@ -162,8 +160,3 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
                 f"{self.samples_per_step}, though learning rate and epochs go by steps: keep processes x "
                 "trainer.accumulation x trainer.batch_size"
             )
-
-
-def plain_attention(device: torch.device) -> AbstractContextManager[None]:
-    """On a CPU fused attention's backward is many times slower."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

@@ -27,6 +27,7 @@ from rfft.training.distributed import uses_deepspeed, uses_fsdp
 from rfft.training.job import open_job, resume, start
 from rfft.training.loop import fit
 from rfft.training.recorder import CheckpointSaver, Recorder
+from rfft.training.tracking import Tracker
 from rfft.utils.checkpoint import Checkpoints
 from rfft.utils.faults import explained, require_agreement
 from rfft.utils.lock import FolderLock
@@ -62,7 +63,8 @@ def _train(config: RFNetTrainingConfig, lock: FolderLock, signals: StopSignals) 
     own = reading(config, accelerator)
     learner.batches = training_batches(learner, training, own)
     learner.signals = signals
-    with Recorder(run, learner, asdict(config)) as recorder:
+    tracker = Tracker(accelerator, config.tracker.kind, run, asdict(config))
+    with Recorder(run, learner, tracker) as recorder:
         saver = CheckpointSaver(learner, checkpoints, config.trainer.checkpoint_every, recorder)
         # A step's checkpoint comes after its validation and knows how that went.
         fit(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rfft.errors import UserError
 
@@ -25,6 +27,11 @@ def adamw(parameters: Iterable[nn.Parameter], settings: AdamWSettings) -> torch.
     """Return AdamW over the parameters with a config's rate, betas and weight decay."""
     betas = settings.betas[0], settings.betas[1]
     return torch.optim.AdamW(parameters, settings.lr, betas, weight_decay=settings.weight_decay)
+
+
+def plain_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context without fused attention, whose backward pass is many times slower on a CPU."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 @dataclass

@@ -19,16 +19,15 @@ class Recorder(Callback):
     """Scalars of a run, in RUN/metrics.jsonl and in its tracker; the first process writes, the others do
     nothing.
 
-    with Recorder(run, learner, config) as recorder:
+    with Recorder(run, learner, tracker) as recorder:
         recorder.write(step, {"eval/ap": 0.5})
     """
 
-    def __init__(self, run: Path, learner: Learner[Any], config: dict[str, Any]) -> None:
-        """Open the file, without rows of steps that the learner has not made; `config`: nested settings."""
-        self.learner, self.main = learner, learner.accelerator.is_main_process
+    def __init__(self, run: Path, learner: Learner[Any], tracker: Tracker) -> None:
+        """Open the file, without rows of steps that the learner has not made."""
+        self.learner, self.main, self.tracker = learner, learner.accelerator.is_main_process, tracker
         self.console = messages(quiet=not self.main)
         self.file = MetricsFile(run / "metrics.jsonl", learner.counters.step) if self.main else None
-        self.tracker = Tracker(learner.accelerator, config["tracker"]["kind"], run, config)
 
     @property
     def evaluated(self) -> dict[str, dict[int, dict[str, Any]]]:

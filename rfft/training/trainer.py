@@ -21,6 +21,7 @@ from rfft.training.job import open_job, resume, start
 from rfft.training.learner import RFFTLearner
 from rfft.training.loop import Callback, fit
 from rfft.training.recorder import CheckpointSaver, Recorder
+from rfft.training.tracking import Tracker
 from rfft.utils.checkpoint import Checkpoints
 from rfft.utils.faults import explained, require_agreement
 from rfft.utils.lock import FolderLock
@@ -61,7 +62,8 @@ def _train(config: Config, lock: FolderLock, signals: StopSignals) -> None:
     resume(run, learner, checkpoints)
     require_agreement(accelerator, run, learner.counters.step, [sample.id for sample in samples])
     learner.signals = signals
-    with Recorder(run, learner, asdict(config)) as recorder:
+    tracker = Tracker(accelerator, config.tracker.kind, run, asdict(config))
+    with Recorder(run, learner, tracker) as recorder:
         saver = CheckpointSaver(learner, checkpoints, config.trainer.checkpoint_every, recorder)
         callbacks: list[Callback] = [recorder, saver]
         callbacks.append(SampleSheets(run, learner, recorder, samples[:SAMPLES]))

@@ -35,22 +35,25 @@ PACKAGES = (
     "opencv-python-headless",
 )
 ABSENT = object()
+ANOTHER_NAME = "choose another run.name, or remove that folder"
 CONFIG = "config.yaml"  # the resolved settings, in a run's folder
 
 
-def open_run(folder: Path, settings: str, may_change: Sequence[str] = ()) -> bool:
+def open_run(folder: Path, settings: str, may_change: Sequence[str] = (), advice: str = ANOTHER_NAME) -> bool:
     """Make a run's folder, or open it to go on; returns whether it was there already.
 
     `settings` is the resolved config (YAML). A folder made with other settings is refused, save for
-    `may_change` (keys or groups); its config.yaml then takes the new values.
+    `may_change` (keys or groups); its config.yaml then takes the new values. `advice`: what to do otherwise.
     """
-    known = refuse_other_runs(folder, settings, may_change)
+    known = refuse_other_runs(folder, settings, may_change, advice)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / CONFIG, settings)
     return known
 
 
-def refuse_other_runs(folder: Path, settings: str, may_change: Sequence[str] = ()) -> bool:
+def refuse_other_runs(
+    folder: Path, settings: str, may_change: Sequence[str] = (), advice: str = ANOTHER_NAME
+) -> bool:
     """Raise a UserError where open_run() would; returns whether the run is there already."""
     file = folder / CONFIG
     if not file.exists():
@@ -63,7 +66,7 @@ def refuse_other_runs(folder: Path, settings: str, may_change: Sequence[str] = (
         if before != now and not any(key == free or key.startswith(f"{free}.") for free in may_change):
             raise UserError(
                 f"{folder} belongs to another config: {key} is {_show(before)} there, {_show(now)} here; "
-                "choose another run.name, or remove that folder"
+                f"{advice}"
             )
     return True
 

@@ -17,6 +17,7 @@ from rfft.rewards.rfnet import RFNet, RFNetConfig
 from rfft.rfnet.config import RFNetOptimizerConfig, RFNetTrainingConfig
 from rfft.rfnet.learner import RFNetLearner, class_weights, rate_factor, weighted_loss
 from rfft.training.recorder import Recorder
+from rfft.training.tracking import Tracker
 from rfft.utils.checkpoint import Checkpoints
 
 
@@ -86,7 +87,7 @@ def test_a_skipped_step_leaves_no_trace(
     assert any("running_mean" in name for name in before)
     metrics = learner.step()
     assert metrics["train/skipped"] == 1 and "train/accuracy" not in metrics
-    Recorder(tmp_path, learner, {"tracker": {"kind": "none"}}).after_step(metrics)
+    Recorder(tmp_path, learner, Tracker(learner.accelerator, "none", tmp_path, {})).after_step(metrics)
     assert "step 1 is skipped" in capsys.readouterr().err
     assert all(tensor.equal(before[name]) for name, tensor in learner.rfnet.state_dict().items())
 
