@@ -19,9 +19,10 @@ import psutil
 from rfft.adworld import products
 from rfft.cli.main import main
 from rfft.training import learner, tracking, trainer
+from tests.rows import rows
 
 SAVED = ("adapter.safetensors", "ema.safetensors", "state.pt", "sha256.json")
-SAME = ("metrics.jsonl", "export/diffusers/pytorch_lora_weights.safetensors")
+EXPORTED = "export/diffusers/pytorch_lora_weights.safetensors"
 Luck = Callable[[], object]
 
 
@@ -91,7 +92,8 @@ def kill(arguments: list[str], kills: int) -> dict[str, int]:
         assert code == 0, code
         whole, resumed = Path("runs/whole"), Path("runs", name)
         last = max(path.name for path in (whole / "checkpoints").glob("step-*"))
-        for file in (*SAME, *(f"checkpoints/{last}/{part}" for part in SAVED[:2])):
+        assert rows(resumed) == rows(whole)
+        for file in (EXPORTED, *(f"checkpoints/{last}/{part}" for part in SAVED[:2])):
             assert (resumed / file).read_bytes() == (whole / file).read_bytes(), file
         done["runs"] += 1
     return done
@@ -108,9 +110,9 @@ def full(arguments: list[str]) -> dict[str, object]:
 def without_wandb() -> None:
     """W&B does not answer; then, before the second micro-batch, its process dies."""
     tracking.INIT = 2.0
-    micro_batch, calls = learner.Learner.micro_batch, count(1)
+    micro_batch, calls = learner.RFFTLearner.micro_batch, count(1)
 
-    def disturbed(self: learner.Learner, micro: int) -> object:
+    def disturbed(self: learner.RFFTLearner, micro: int) -> object:
         if next(calls) == 2:
             for child in psutil.Process().children(recursive=True):
                 if "wandb" in child.name():
@@ -118,7 +120,7 @@ def without_wandb() -> None:
                     child.wait()
         return micro_batch(self, micro)
 
-    learner.Learner.micro_batch = disturbed  # type: ignore[method-assign]
+    learner.RFFTLearner.micro_batch = disturbed  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

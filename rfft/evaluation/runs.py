@@ -25,6 +25,7 @@ from rfft.generation.settings import SETTINGS_FILE, write_settings
 from rfft.utils.atomic_io import new_folder, refuse_existing
 from rfft.utils.checkpoint import Checkpoints, step_of
 from rfft.utils.faults import painting
+from rfft.utils.lock import locks_run
 from rfft.utils.log import messages, open_run, write_environment
 from rfft.utils.processes import joined, rank
 
@@ -57,6 +58,7 @@ def exported_step(run: Path) -> int | None:
     return store.read_json(run / store.SUMMARY).get("checkpoint")
 
 
+@locks_run
 def evaluate(
     config: Config, run: Path, best: bool = False, step: int | None = None, out: Path | None = None
 ) -> dict[str, Any]:
@@ -122,6 +124,7 @@ def _evaluate(
         store.record(folder, state, describe_grid(evaluator), found, checkpoint)
 
 
+@locks_run
 def export_run(
     run: Path, format: str, out: Path | None = None, best: bool = False, step: int | None = None
 ) -> Path:

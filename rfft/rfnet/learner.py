@@ -1,14 +1,11 @@
-"""All that changes while RFNet is trained, and one optimizer step of it.
+"""RFNet's training: all that changes while it is trained, and one micro-batch of it.
 
 Shapes: B batch, K classes. Every draw is a function of seed and position, as in rfft/training/learner.py.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rfft.errors import UserError
 from rfft.metrics.verdict import verdict_classes
@@ -25,10 +21,9 @@ from rfft.rewards.rfnet import RFNet
 from rfft.rfnet.config import RFNetOptimizerConfig, RFNetTrainingConfig
 from rfft.rfnet.data import network_inputs
 from rfft.training import optimization
-from rfft.utils.checkpoint import Stateful, load_objects, load_weights
-from rfft.utils.signals import StopSignals
+from rfft.training.distributed import Engine
+from rfft.training.step import Learner
 
-WEIGHTS = "rfnet"
 DROPOUT = 3  # keeps these draws apart from others of the same seed
 
 
@@ -63,8 +58,12 @@ class RFNetCounters(optimization.StepCounters):
     validated: int = 0  # the last validation's step
 
 
-class RFNetLearner:
-    """All that changes while training, and the optimizer step."""
+class RFNetLearner(Learner[dict[str, Tensor]]):
+    """RFNet's weights, their optimizer and counters, and a micro-batch of labelled pictures."""
+
+    counters: RFNetCounters
+    weights_name = "rfnet"
+    advice = "In a new run (run.name), lower optimizer.lr or set trainer.mixed_precision=no"
 
     def __init__(
         self,
@@ -74,76 +73,66 @@ class RFNetLearner:
         tokenizer: Any,
         counts: Sequence[int],
     ) -> None:
-        """`counts`: training pictures of each class."""
-        self.config, self.accelerator, self.tokenizer = config, accelerator, tokenizer
+        """Prepare `model` for training; `counts`: training pictures of each class.
+
+        `batches`, this process's micro-batches from the learner's step on, are to be set before the first
+        step.
+        """
+        super().__init__(accelerator)
+        self.config, self.tokenizer = config, tokenizer
+        self.batches: Iterator[dict[str, Any]] = iter(())
         self.counters = RFNetCounters()
-        self.signals = StopSignals()
         trainer, optimizer = config.trainer, config.optimizer
         balanced = config.objective.class_weights == "balanced"
         weights = class_weights(counts) if balanced else torch.ones(len(counts))
         self.class_weights = weights.to(accelerator.device)
-        self.pictures_per_step = trainer.batch_size * trainer.accumulation * accelerator.num_processes
-        self.steps_per_epoch = max(1, sum(counts) // self.pictures_per_step)
+        self.accumulation, self.max_grad_norm = trainer.accumulation, optimizer.max_grad_norm
+        self.samples_per_step = trainer.batch_size * trainer.accumulation * accelerator.num_processes
+        self.steps_per_epoch = max(1, sum(counts) // self.samples_per_step)
+        self.steps = min(trainer.epochs * self.steps_per_epoch, trainer.steps or 2**62)
+        self.max_minutes = trainer.max_minutes
         self.rfnet = model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         adamw = optimization.adamw(model.parameters(), optimizer)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+        self.lr_schedule = torch.optim.lr_scheduler.LambdaLR(
             adamw, lambda step: rate_factor(step, self.steps_per_epoch, optimizer)
         )
-        self.model, self.optimizer = accelerator.prepare(model, adamw)
+        self.engine = Engine(accelerator, self.rfnet, adamw)
 
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        trainer = self.config.trainer
-        return min(trainer.epochs * self.steps_per_epoch, trainer.steps or 2**62)
-
-    def step(self, batches: Iterator[dict[str, Any]]) -> dict[str, float]:
-        """One optimizer step; its scalars are means over all processes. Skipped without a finite gradient."""
-        began = time.monotonic()
-        lr, trainer = self.schedule.get_last_lr()[0], self.config.trainer
-        buffers = [(buffer, buffer.clone()) for buffer in self.rfnet.buffers()]
-        outputs = [self.micro_batch(next(batches), micro) for micro in range(trainer.accumulation)]
-        norm = self.accelerator.clip_grad_norm_(self.rfnet.parameters(), self.config.optimizer.max_grad_norm)
-        here = norm.new_tensor([time.monotonic() - began])
-        scalars = torch.cat([torch.stack(outputs).mean(0), norm.detach().reshape(1), here])
-        loss, accuracy, norm, seconds = self.accelerator.reduce(scalars, "mean").tolist()
-
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        if finite or self.accelerator.scaler is not None:  # the scaler skips by itself, and must be told
-            self.optimizer.step()
-        if not finite:
-            for buffer, before in buffers:  # batch norm would remember what was no number for ever
-                buffer.copy_(before)
-        self.optimizer.zero_grad()
-        self.schedule.step()
-        counters = self.counters
-        counters.count(finite, seconds)
-        counters.pictures += self.pictures_per_step
-        named = {"loss": loss, "accuracy": accuracy, "grad_norm": norm, "lr": lr}
-        named |= {"epoch": counters.step / self.steps_per_epoch, "skipped": counters.skipped}
-        return {f"train/{name}": value for name, value in named.items()}
-
-    def micro_batch(self, batch: dict[str, Any], micro: int) -> Tensor:
-        """Forward and backward; loss and accuracy, detached."""
-        device, counters = self.accelerator.device, self.counters
+    def micro_batch(self, micro: int) -> dict[str, Tensor]:
+        """Make forward and backward pass; returns loss and accuracy."""
+        device, counters, batch = self.accelerator.device, self.counters, next(self.batches)
         place = [self.config.run.seed, counters.step, micro, self.accelerator.process_index, DROPOUT]
         torch.manual_seed(int(np.random.default_rng(place).integers(2**62)))
         inputs, labels = network_inputs(batch, self.tokenizer, device), batch["label"].to(device)
         smoothing = self.config.objective.label_smoothing
-        with self.accelerator.accumulate(self.model), plain_attention(device):
+        with optimization.plain_attention(device):
             with self.accelerator.autocast():
-                logits = self.model(**inputs)
+                logits = self.engine.model(**inputs)
             loss = weighted_loss(logits, labels, self.class_weights, smoothing)
-            self.accelerator.backward(loss)
-        accuracy = (verdict_classes(logits) == labels).float().mean()
-        return torch.stack([loss.detach(), accuracy])
+            self.engine.backward(loss)
+        return {"loss": loss.detach(), "accuracy": (verdict_classes(logits) == labels).float().mean()}
 
-    def heed(self) -> None:
-        """A signal to stop, in all processes together: Interrupted."""
-        self.signals.heed(self.accelerator, self.counters.step)
+    def scalars(self, outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the means over this process's micro-batches."""
+        return {name: torch.stack([output[name] for output in outputs]).mean() for name in outputs[0]}
+
+    def details(self, outputs: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+        """Return how many epochs are done."""
+        return {"epoch": self.counters.step / self.steps_per_epoch}
+
+    def count(self, outputs: Sequence[dict[str, Tensor]]) -> None:
+        """Count the pictures of all processes."""
+        self.counters.pictures += self.samples_per_step
+
+    def describe(self, scalars: Mapping[str, float]) -> str:
+        """Return loss, accuracy and the best validation's AP so far."""
+        shown = {"loss": "loss {:.3f}", "accuracy": "accuracy {:.0%}"}
+        found = [text.format(scalars[f"train/{n}"]) for n, text in shown.items() if f"train/{n}" in scalars]
+        best = self.counters.best_ap
+        return "  ".join(found + ([f"best AP {best:.1%}"] if best >= 0 else []))
 
     def judged(self, ap: float) -> bool:
-        """Take note of a validation's AP; is it the best so far?"""
+        """Take note of a validation's AP; returns whether it is the best so far."""
         counters = self.counters
         counters.validated = counters.step
         best = ap > counters.best_ap
@@ -153,39 +142,22 @@ class RFNetLearner:
         return best
 
     def finished(self) -> bool:
-        """All steps done, the time over, or no better for too long? The same in all processes."""
-        trainer, counters = self.config.trainer, self.counters
-        late = counters.seconds >= 60 * (trainer.max_minutes or math.inf)
-        stuck = 0 < trainer.patience <= counters.worse_in_a_row
-        return late or stuck or counters.step >= self.steps
+        """Return whether all steps are done, the time is over, or nothing got better for too long."""
+        stuck = 0 < self.config.trainer.patience <= self.counters.worse_in_a_row
+        return stuck or super().finished()
 
     # ---- state ----
 
-    def weights(self) -> dict[str, dict[str, Tensor]]:
-        return {WEIGHTS: self.rfnet.state_dict()}
-
-    def objects(self) -> dict[str, Stateful]:
-        named: dict[str, Stateful] = {
-            "counters": self.counters,
-            "optimizer": self.optimizer,
-            "schedule": self.schedule,
-        }
-        if self.accelerator.scaler is not None:
-            named["scaler"] = self.accelerator.scaler
-        return named
+    def trained_tensors(self) -> Mapping[str, Tensor]:
+        return self.rfnet.state_dict()
 
     def load(self, checkpoint: Path) -> None:
-        self.rfnet.load_state_dict(load_weights(checkpoint, WEIGHTS))
-        load_objects(checkpoint, self.objects())
+        """Take everything from a checkpoint whose steps were made of as many pictures; else a UserError."""
+        super().load(checkpoint)
         done = self.counters
-        if done.pictures != done.step * self.pictures_per_step:
+        if done.pictures != done.step * self.samples_per_step:
             raise UserError(
                 f"{checkpoint} has seen {done.pictures / done.step:g} pictures a step, and now it would be "
-                f"{self.pictures_per_step}, though learning rate and epochs go by steps: keep processes x "
+                f"{self.samples_per_step}, though learning rate and epochs go by steps: keep processes x "
                 "trainer.accumulation x trainer.batch_size"
             )
-
-
-def plain_attention(device: torch.device) -> AbstractContextManager[None]:
-    """On a CPU fused attention's backward is many times slower."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

@@ -1,8 +1,11 @@
-"""What the main process does beside training: metrics, display, samples, checkpoints, evaluation, report."""
+"""What RFFT does beside training: contact sheets of samples, evaluations, and the export and report at the
+end.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,218 +24,229 @@ from rfft.evaluation.runs import export_run
 from rfft.evaluation.validation import CHOOSES, Validation
 from rfft.generation.sample import paint, reward_logits
 from rfft.metrics.verdict import Verdict, is_accepted
-from rfft.training.learner import Learner
-from rfft.training.tracking import Tracker
+from rfft.training.learner import RFFTLearner
+from rfft.training.loop import Callback
+from rfft.training.recorder import CheckpointSaver, Recorder
 from rfft.utils import contact_sheet
-from rfft.utils.checkpoint import Checkpoints, step_of
-from rfft.utils.log import MetricsFile, TrainingDisplay, messages
+from rfft.utils.checkpoint import step_of
 from rfft.utils.processes import broadcast, spread
 
-SAMPLES, SAMPLE_SEED, SAMPLE_COLUMNS = 16, 20240801, 8  # grids of pictures, always with the same noise
+SAMPLES, SAMPLE_SEED, SAMPLE_COLUMNS = 16, 20240801, 8  # contact sheets, always with the same noise
 EXPORT = "diffusers"
 
 
-class TrainingCallbacks:
-    """What the main process does beside training: metrics, display, samples, checkpoints, evaluation."""
+class SampleSheets(Callback):
+    """Contact sheets of the first samples' pictures, framed by verdict: samples/step-000020.png.
+
+    They come after their step's checkpoint, as they may take long; a resumed run makes up for a missing one.
+    """
+
+    def __init__(self, run: Path, learner: RFFTLearner, recorder: Recorder, samples: list[Sample]) -> None:
+        """Paint `samples`, which are the first of the learner's conditions."""
+        self.folder, self.learner, self.recorder, self.samples = run / "samples", learner, recorder, samples
+
+    def on_start(self) -> None:
+        there = self._sheet().exists() if self.learner.accelerator.is_main_process else None
+        if not broadcast(there):
+            self.after_step({})
+
+    def after_step(self, scalars: Mapping[str, float]) -> None:
+        if not self.learner.due(self.learner.config.trainer.sample_every):
+            return
+        with self.learner.averaged():
+            images, logits = paint_samples(self.learner)
+        if self.learner.accelerator.is_main_process:
+            self._write(images, logits)
+
+    def _sheet(self) -> Path:
+        return self.folder / f"step-{self.learner.counters.step:06}.png"
+
+    def _write(self, images: Tensor, logits: Tensor | None) -> None:
+        cells = contact_sheet.to_bytes(images)
+        zoom, columns = max(1, 128 // cells.shape[-1]), min(SAMPLE_COLUMNS, len(cells))
+        accepted = None if logits is None else is_accepted(logits)
+        sheet = contact_sheet.sheet(cells, accepted, columns, zoom)
+        self.folder.mkdir(exist_ok=True)
+        contact_sheet.save_png(self._sheet(), sheet)
+        captions: dict[str, list[Any]] = {
+            "prompt": [sample.prompt for sample in self.samples],
+            "noise": list(range(len(self.samples))),
+        }
+        if logits is not None:
+            captions["verdict"] = [Verdict.of(row).label for row in logits.softmax(-1)]
+        pictures = cells.permute(0, 2, 3, 1).numpy()
+        self.recorder.tracker.pictures("samples", pictures, captions, self.learner.counters.step)
+
+
+class Evaluations(Callback):
+    """The base model before training and the tuned one at the end, on the grid of the report."""
 
     def __init__(
         self,
         run: Path,
-        learner: Learner,
-        checkpoints: Checkpoints,
-        evaluator: Evaluator | None,
-        validation: Validation | None,
-        samples: list[Sample],
+        learner: RFFTLearner,
+        evaluator: Evaluator,
+        recorder: Recorder,
+        saver: CheckpointSaver,
     ) -> None:
-        self.run, self.learner, self.checkpoints, self.evaluator = run, learner, checkpoints, evaluator
-        self.config, self.samples, self.validation = learner.config, samples, validation
-        self.console = messages()
-        (run / "samples").mkdir(exist_ok=True)
-        done, trainer = learner.counters, self.config.trainer
-        self.sampled = done.step if self.sheet(done.step).exists() else None  # by the run that is resumed
-        self.metrics_file = MetricsFile(run / "metrics.jsonl", done.step)
-        self.tracker = Tracker(self.config.tracker.kind, run, asdict(self.config))
-        left = None if trainer.max_minutes is None else 60 * trainer.max_minutes - done.seconds
-        self.display = TrainingDisplay(trainer.steps, done.step, self.console, seconds=left)
+        """`saver`: is asked for the best state where a guardrail has stopped the run."""
+        self.run, self.learner, self.evaluator = run, learner, evaluator
+        self.recorder, self.saver = recorder, saver
+        self.main = learner.accelerator.is_main_process
 
-    def before(self) -> None:
-        if self.evaluator is not None:
-            self.evaluate_base(self.evaluator)
-        if self.validation is not None:
-            self.validate_base(self.validation)
+    def on_start(self) -> None:
+        """Evaluate the base model, if that has not been done on this grid."""
+        if broadcast(self.main and store.recorded(self.run, "base") is None):
+            self._record("base")
+        self._write("base", 0)
 
-    def after_step(self, scalars: dict[str, float]) -> None:
-        trainer, step = self.config.trainer, self.learner.counters.step
-        self.metrics_file.write(step, scalars)
-        self.tracker.log(scalars, step)
-        if self.learner.counters.skipped_in_a_row:
-            self.console.print(f"step {step} is skipped: its loss or gradient is not finite", style="red")
-        self.display.show(step, shown(scalars))
-        if self.learner.due(trainer.checkpoint_every) or self.learner.finished():
-            self.save()
+    def on_end(self) -> None:
+        """Evaluate what will be exported, the last state or the best, unless an earlier end did."""
+        step, best = self.learner.counters.step, None
+        if self.learner.stopped and (best := broadcast(self.saver.checkpoints.best())):
+            self.learner.load_weights(best)
+        summary = store.read_json(self.run / store.SUMMARY) if self.main else {}
+        if broadcast(summary.get("steps") == step and "tuned" in summary):
+            return
+        checkpoint = step if best is None else step_of(best)
+        self._record("tuned", checkpoint)
+        self.on_start()  # again, if the grid is another one than when the run was begun
+        self._write("tuned", step)
+        if self.main:
+            store.finish(self.run, run_counters(self.learner), checkpoint)
 
-    def sample_and_evaluate(self) -> None:
-        """Samples and evaluation, where this step is one for them.
+    def _record(self, state: str, checkpoint: int | None = None) -> None:
+        found = evaluate(self.learner, self.evaluator, "test", state, self.recorder)
+        if self.main:
+            store.record(self.run, state, describe_grid(self.evaluator), found, checkpoint)
 
-        They come after its checkpoint, as they may take long; a resumed run makes up for what is missing.
-        """
-        step = self.learner.counters.step
-        if self.learner.due(self.config.trainer.sample_every) and step != self.sampled:
-            self.sample()
-        if step and self.validation is not None and self.learner.due(self.config.evaluate.every):
-            self.validate(self.validation)
+    def _write(self, state: str, step: int) -> None:
+        if self.main:
+            write_evaluation(self.recorder, "eval", step, store.recorded(self.run, state))
 
-    def stop(self) -> None:
-        """Interrupted."""
-        self.keep()
-        self.close()
 
-    def close(self) -> None:
-        self.metrics_file.close()
-        self.tracker.close()
+class Validations(Callback):
+    """The model on the way, on the validation grid: the best state is kept, a guardrail may stop the run.
 
-    def keep(self) -> None:
-        """Save what has been done, if it is not."""
-        step = self.learner.counters.step
-        if step and not self.checkpoints.has(step):
-            self.save()
+    They come after their step's checkpoint, as they may take long; a resumed run makes up for a missing one.
+    """
 
-    def save(self) -> None:
-        self.metrics_file.sync()
-        self.checkpoints.save(self.learner.counters.step, self.learner.weights, self.learner.objects())
+    def __init__(
+        self,
+        run: Path,
+        learner: RFFTLearner,
+        validation: Validation,
+        recorder: Recorder,
+        saver: CheckpointSaver,
+    ) -> None:
+        """`saver`: keeps the best state."""
+        self.run, self.learner, self.validation = run, learner, validation
+        self.recorder, self.saver = recorder, saver
+        self.main = learner.accelerator.is_main_process
 
-    def after(self) -> None:
-        """Evaluate the tuned model, export, report; tell what there is."""
-        counters = self.learner.counters
-        found = {
-            "seconds": round(counters.seconds, 1),
-            "steps": counters.step,
-            "grad_samples": counters.grad_samples,
-            "denoiser_forwards": counters.forwards,
-        }
-        best = self.checkpoints.best() if self.learner.stopped else None
-        checkpoint = counters.step if best is None else step_of(best)
-        summary = store.read_json(self.run / store.SUMMARY)
-        if self.evaluator is not None and not (summary.get("steps") == counters.step and "tuned" in summary):
-            self.evaluate_tuned(self.evaluator, checkpoint)
-            summary = store.finish(self.run, found, checkpoint)
-        elif self.evaluator is None:
-            store.write_json(self.run / store.SUMMARY, found | {"checkpoint": checkpoint}, indent=2)
+    def on_start(self) -> None:
+        """Measure the base model, once in a run; then this step, if a signal has kept the run from it."""
+        if broadcast(self.main and self.validation.base(self.run) is None):
+            found = evaluate(self.learner, self.validation.evaluator, "validation", "base", self.recorder)
+            if self.main:
+                self.validation.record_base(self.run, found)
+        if self.main:
+            write_evaluation(self.recorder, "val", 0, self.validation.base(self.run))
+        self.after_step({})
+
+    def after_step(self, scalars: Mapping[str, float]) -> None:
+        """Keep the best state above the guardrails; below one warn, or stop the run."""
+        settings, step = self.learner.config.evaluate, self.learner.counters.step
+        if not (self.learner.counters.trained and self.learner.due(settings.every)):
+            return
+        if not broadcast(self.main and step in self.recorder.evaluated["val"]):
+            found = evaluate(self.learner, self.validation.evaluator, "validation", "tuned", self.recorder)
+            write_evaluation(self.recorder, "val", step, {"metrics": found.metrics})
+        warnings, score = broadcast(self._verdict() if self.main else None)
+        for warning in warnings:
+            self.recorder.console.print(f"step {step}: {warning}", style="red")
+        self.learner.stopped = bool(warnings) and settings.stop_at_guardrail
+        if not warnings and score is not None:
+            self.saver.save_best(score)
+
+    def _verdict(self) -> tuple[list[str], float | None]:
+        """Return what fell below a guardrail at this step, and what the best state is chosen by."""
+        row = self.recorder.evaluated["val"][self.learner.counters.step]
+        metrics = {name.removeprefix("val/"): value for name, value in row.items() if value is not None}
+        return self.validation.warnings(self.run, metrics), metrics.get(CHOOSES)
+
+
+def evaluate(
+    learner: RFFTLearner, evaluator: Evaluator, grid: str, state: str, recorder: Recorder
+) -> Evaluation:
+    """Evaluate the model as it is ("tuned") or as it was ("base"), in all processes together."""
+    console = recorder.console
+    with Progress(console=console, disable=console.quiet) as progress, learner.averaged():
+        task = progress.add_task(f"evaluating the {state} model ({grid})", total=None)
+
+        def report(done: int, total: int) -> None:
+            show(progress, task, done, total)
+            learner.raise_if_stopped()
+
+        return evaluator(reference=state == "base", report=report)
+
+
+def write_evaluation(recorder: Recorder, grid: str, step: int, state: store.State | None) -> None:
+    """Record what an evaluation has found, unless there is none or that is done; `grid`: "eval" or "val"."""
+    if recorder.main and state is not None and step not in recorder.evaluated[grid]:
+        recorder.write(step, store.scalars(state, grid))
+
+
+class ExportAndReport(Callback):
+    """The end of a run: its weights exported, its report written, and what there is told on the terminal."""
+
+    def __init__(self, run: Path, learner: RFFTLearner, recorder: Recorder, saver: CheckpointSaver) -> None:
+        self.run, self.learner, self.recorder, self.saver = run, learner, recorder, saver
+
+    def on_end(self) -> None:
+        if not self.learner.accelerator.is_main_process:
+            return
+        counters, config, console = run_counters(self.learner), self.learner.config, self.recorder.console
+        best = self.saver.checkpoints.best() if self.learner.stopped else None
+        if not config.evaluate.enabled:
+            checkpoint = counters["steps"] if best is None else step_of(best)
+            store.write_json(self.run / store.SUMMARY, counters | {"checkpoint": checkpoint}, indent=2)
         exported = export_run(self.run, EXPORT)
         report = write_report(self.run)
-        if self.evaluator is not None:
-            self.tracker.evaluation(summary, counters.step)
-        self.tracker.artifact(exported, found)
-        self.close()
-        if self.evaluator is not None:
-            show_result(self.console, self.config, summary)
+        if config.evaluate.enabled:
+            summary = store.read_json(self.run / store.SUMMARY)
+            self.recorder.tracker.evaluation(summary, self.learner.counters.step)
+            show_result(console, config, summary)
+        self.recorder.tracker.artifact(exported, counters)
         for name, path in (("weights", exported), ("samples", self.run / "samples"), ("report", report)):
-            self.console.print(f"{name:8} {path}", highlight=False, soft_wrap=True)
+            console.print(f"{name:8} {path}", highlight=False, soft_wrap=True)
         if self.learner.stopped:
             which = "of the last step, as none" if best is None else f"of step {step_of(best)}, the best that"
-            told = (
-                f"stopped at a guardrail after step {counters.step}: the weights are those {which} was above"
-            )
-            self.console.print(told, style="red", highlight=False, soft_wrap=True)
-
-    def sheet(self, step: int) -> Path:
-        return self.run / "samples" / f"step-{step:06}.png"
-
-    def sample(self) -> None:
-        """A grid of the first samples' pictures, framed by verdict: samples/step-000020.png."""
-        step = self.learner.counters.step
-        broadcast("samples")  # the other processes take part, see trainer.meet
-        with self.learner.averaged():
-            images, logits = paint_samples(self.learner)
-        verdicts = [Verdict.of(row) for row in logits.softmax(-1)]
-        cells = contact_sheet.to_bytes(images)
-        zoom = max(1, 128 // cells.shape[-1])
-        sheet = contact_sheet.sheet(cells, is_accepted(logits), min(SAMPLE_COLUMNS, len(cells)), zoom)
-        contact_sheet.save_png(self.sheet(step), sheet)
-        columns: dict[str, list[Any]] = {
-            "prompt": [sample.prompt for sample in self.samples],
-            "noise": list(range(len(self.samples))),
-            "verdict": [verdict.label for verdict in verdicts],
-        }
-        self.tracker.pictures("samples", cells.permute(0, 2, 3, 1).numpy(), columns, step)
-
-    # ---- evaluation ----
-
-    def evaluate_base(self, evaluator: Evaluator) -> None:
-        """Evaluate the base model on the grid of the report, if that has not been done."""
-        if store.recorded(self.run, "base") is None:
-            store.record(
-                self.run, "base", describe_grid(evaluator), self._evaluate(evaluator, "test", "base")
-            )
-        self._write_metrics("eval", 0, store.recorded(self.run, "base"))
-
-    def evaluate_tuned(self, evaluator: Evaluator, checkpoint: int) -> None:
-        """Evaluate the model as it is, the weights of a checkpoint's step, on the grid of the report."""
-        found = self._evaluate(evaluator, "test", "tuned")
-        store.record(self.run, "tuned", describe_grid(evaluator), found, checkpoint)
-        self.evaluate_base(evaluator)  # again, if the grid is another one than when the run was begun
-        self._write_metrics("eval", self.learner.counters.step, store.recorded(self.run, "tuned"))
-
-    def validate_base(self, validation: Validation) -> None:
-        """Measure the base model on the validation grid, once in a run."""
-        if validation.base(self.run) is None:
-            validation.record_base(self.run, self._evaluate(validation.evaluator, "validation", "base"))
-        self._write_metrics("val", 0, validation.base(self.run))
-
-    def validate(self, validation: Validation) -> None:
-        """In the middle of training: keep the best above the guardrails; below one warn, or stop the run."""
-        step = self.learner.counters.step
-        if step not in self.metrics_file.evaluated["val"]:
-            found = self._evaluate(validation.evaluator, "validation", "tuned")
-            self._write_metrics("val", step, {"metrics": found.metrics})
-        row = self.metrics_file.evaluated["val"][step]
-        metrics = {name.removeprefix("val/"): value for name, value in row.items() if value is not None}
-        warnings = validation.warnings(self.run, metrics)
-        for warning in warnings:
-            self.console.print(f"step {step}: {warning}", style="red")
-        self.learner.stopped = bool(warnings) and self.config.evaluate.stop_at_guardrail
-        if not warnings and CHOOSES in metrics:
-            self.checkpoints.save_best(metrics[CHOOSES], step, self.learner.weights, self.learner.objects())
-
-    def _evaluate(self, evaluator: Evaluator, grid: str, state: str) -> Evaluation:
-        broadcast((grid, state))  # the other processes take part, see trainer.meet
-        with Progress(console=self.console) as progress, self.learner.averaged():
-            task = progress.add_task(f"evaluating the {state} model ({grid})", total=None)
-
-            def report(done: int, total: int) -> None:
-                show(progress, task, done, total)
-                self.learner.heed()
-
-            return evaluator(reference=state == "base", report=report)
-
-    def _write_metrics(self, group: str, step: int, state: store.State | None) -> None:
-        if state is not None and step not in self.metrics_file.evaluated[group]:
-            scalars = store.scalars(state, group)
-            self.metrics_file.write(step, scalars)
-            self.tracker.log(scalars, step)
+            end = f"stopped at a guardrail after step {counters['steps']}"
+            told = f"{end}: the weights are those {which} was above"
+            console.print(told, style="red", highlight=False, soft_wrap=True)
 
 
-def shown(scalars: dict[str, float]) -> str:
-    """Return what the progress line says of a step: the terms of its loss, and RFNet's rate."""
-    terms = {"F_AC": "f_ac", "L_CC": "l_cc", "L_KL": "l_kl"}
-    parts = [
-        f"{title} {scalars[f'train/{name}']:.3f}"
-        for title, name in terms.items()
-        if f"train/{name}" in scalars
-    ]
-    if "train/f_ac" not in scalars:
-        parts.insert(0, f"loss {scalars['train/loss']:.3f}")
-    if "train/available" in scalars:
-        parts.append(f"available {scalars['train/available']:4.0%}")
-    return "  ".join(parts)
+def run_counters(learner: RFFTLearner) -> dict[str, float]:
+    """Return what a run has cost, as its summary has it."""
+    counters = learner.counters
+    return {
+        "seconds": round(counters.seconds, 1),
+        "steps": counters.step,
+        "grad_samples": counters.grad_samples,
+        "denoiser_forwards": counters.forwards,
+    }
 
 
 @torch.no_grad()
-def paint_samples(learner: Learner) -> tuple[Tensor, Tensor]:
-    """Pictures [P,3,H,W] of the first P samples, and RFNet's logits [P,K]; the processes share the work."""
+def paint_samples(learner: RFFTLearner) -> tuple[Tensor, Tensor | None]:
+    """Return pictures [P,3,H,W] of the first P samples and RFNet's logits [P,K], if there is an RFNet.
+
+    The processes share the work.
+    """
     picks, size = range(min(SAMPLES, len(learner.conditions))), learner.config.evaluate.batch_size
 
-    def paint_part(number: int) -> tuple[Tensor, Tensor]:
+    def paint_part(number: int) -> tuple[Tensor, Tensor | None]:
         part = list(picks[number * size : (number + 1) * size])
         chosen = learner.conditions.index(part)
         noise = noise_for(SAMPLE_SEED, part, tuple(chosen.x_o.shape[1:]))
@@ -240,9 +254,9 @@ def paint_samples(learner: Learner) -> tuple[Tensor, Tensor]:
         with learner.autocast():
             images = paint(learner.bundle, batch, learner.schedule, learner.config.rollout.guidance_scale)
         rfnet = learner.rfnet
-        assert rfnet is not None
-        return images.cpu(), reward_logits(lambda x: rfnet(x, batch), images).cpu()
+        logits = None if rfnet is None else reward_logits(lambda x: rfnet(x, batch), images).cpu()
+        return images.cpu(), logits
 
-    parts = spread(paint_part, -(-len(picks) // size), lambda _: learner.heed())
-    images, logits = (torch.cat(found) for found in zip(*parts, strict=True))
-    return images, logits
+    parts = spread(paint_part, -(-len(picks) // size), lambda _: learner.raise_if_stopped())
+    judged = [logits for _, logits in parts if logits is not None]
+    return torch.cat([images for images, _ in parts]), torch.cat(judged) if judged else None

@@ -32,6 +32,7 @@ class Engine:
         self.accelerator = accelerator
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.model, self.optimizer = accelerator.prepare(module, optimizer)
+        self.buffers = list(module.buffers())  # only now: new ones where the module was moved
         # Autocast is the step's own business: accelerate's would take in what must stay in full precision.
         accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.denoiser = self.model

@@ -43,6 +43,7 @@ class Fsdp(Engine):
         parts = [*module.children(), *modules[1:]]
         self.units = [unit for part in parts for unit in _split_module(part, unit_names, mesh)]
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.buffers = list(module.buffers())
         (group,) = optimizer.param_groups
         group["params"] = self.parameters  # in the places of the whole ones
         self.denoiser = self._denoise

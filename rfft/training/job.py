@@ -1,11 +1,14 @@
-"""The processes of a training job, RFFT's or RFNet's: how they begin, go on from a checkpoint, and part."""
+"""A training job, of RFFT or RFNet: how its processes begin, open the run, go on from a checkpoint, and
+part.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -14,8 +17,11 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from rfft.config.schema import TrackerConfig
 from rfft.errors import UserError
 from rfft.training.distributed import check_launch, uses_deepspeed
+from rfft.training.step import Learner
 from rfft.utils.checkpoint import Checkpoints
 from rfft.utils.faults import warn_of_hanging_restarts
+from rfft.utils.lock import FolderLock
+from rfft.utils.log import CONFIG, messages, open_run, refuse_other_runs, write_environment
 from rfft.utils.processes import broadcast
 
 
@@ -37,14 +43,11 @@ class JobConfig(Protocol):
     def tracker(self) -> TrackerConfig: ...
 
 
-class Resumable(Protocol):
-    accelerator: Accelerator
+def start(config: JobConfig, lock: FolderLock, broadcast_buffers: bool = False) -> Accelerator:
+    """Let the job's processes know of each other, and lock the run's folder if it is there already.
 
-    def load(self, checkpoint: Path) -> None: ...
-
-
-def start(config: JobConfig, run: Path, broadcast_buffers: bool = False) -> Accelerator:
-    """`broadcast_buffers`: before every forward, from the first process to all; RFFT's are constants."""
+    `broadcast_buffers`: before every forward, from the first process to all; RFFT's are constants.
+    """
     trainer = config.trainer
     if trainer.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("trainer.mixed_precision=fp16 needs a GPU: set trainer.mixed_precision=bf16 or no")
@@ -68,20 +71,39 @@ def start(config: JobConfig, run: Path, broadcast_buffers: bool = False) -> Acce
         ],
     )
     accelerator.gradient_accumulation_steps = trainer.accumulation  # not what a launch file says
+    if accelerator.is_main_process and (lock.folder / CONFIG).exists():
+        lock.acquire()  # before models are loaded for nothing
     return accelerator
 
 
-def resume(learner: Resumable, checkpoints: Checkpoints) -> None:
-    """Go on from the main process's newest intact checkpoint, if there is one, in all processes."""
-    found = broadcast(checkpoints.latest() if learner.accelerator.is_main_process else None)
+def open_job(lock: FolderLock, settings: str, may_change: Sequence[str], accelerator: Accelerator) -> None:
+    """Make the run's folder, or open it to go on, and lock it; the first process does, the others wait for
+    it.
+    """
+    if accelerator.is_main_process:
+        refuse_other_runs(lock.folder, settings, may_change)
+        lock.folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        open_run(lock.folder, settings, may_change)
+        write_environment(lock.folder)
+    accelerator.wait_for_everyone()
+
+
+def resume(run: Path, learner: Learner[Any], checkpoints: Checkpoints) -> None:
+    """Go on from the first process's newest intact checkpoint, if there is one, in all processes; say so."""
+    main = learner.accelerator.is_main_process
+    found = broadcast(checkpoints.latest() if main else None)
     if found is None:
         return
     if not found.exists():
         raise UserError(f"{found} is not on this machine: give a run.out that all machines share")
     learner.load(found)
+    step, steps = learner.counters.step, learner.steps
+    told = f"is finished after step {step}" if learner.finished() else f"goes on after step {step} of {steps}"
+    messages(quiet=not main).print(f"{run} {told}", highlight=False, soft_wrap=True)
 
 
 def leave(accelerator: Accelerator) -> None:
-    """All processes together: launchers end the others when the first one fails."""
+    """End the job in all processes together, as launchers end the others when the first one fails."""
     accelerator.wait_for_everyone()
     accelerator.state.destroy_process_group()

@@ -1,4 +1,4 @@
-"""All that changes while training: weights, optimizer, counters; and one optimizer step of it.
+"""RFFT's training: all that changes while a generator is trained, and one micro-batch of it.
 
 Every draw is a pure function of seed and position, so a checkpoint needs no generator's state, and neither a
 resume nor the number of processes changes what comes next. B batch, N samples.
@@ -7,10 +7,7 @@ resume nor the number of processes changes what comes next. B batch, N samples.
 from __future__ import annotations
 
 import logging
-import math
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +27,11 @@ from rfft.training import optimization
 from rfft.training.distributed import Engine, Zero, uses_deepspeed, uses_fsdp
 from rfft.training.ema import Ema
 from rfft.training.fsdp import Fsdp
+from rfft.training.step import Learner
 from rfft.types import Batch, Reward, StepOutput
-from rfft.utils.checkpoint import Stateful, load_objects, load_weights
-from rfft.utils.signals import StopSignals
 
 log = logging.getLogger(__name__)
+TERMS = {"f_ac": "F_AC", "l_cc": "L_CC", "l_kl": "L_KL"}  # of the loss, by the names of their scalars
 
 
 @dataclass
@@ -44,8 +41,14 @@ class TrainingCounters(optimization.StepCounters):
     forwards: int = 0  # batched calls of the denoiser
 
 
-class Learner:
-    """All that changes while training, and the optimizer step."""
+class RFFTLearner(Learner[StepOutput]):
+    """A generator's trained weights, their optimizer and counters, and RFFT's micro-batch."""
+
+    counters: TrainingCounters
+    weights_name = "adapter"
+    advice = (
+        "In a new run (run.name), lower optimizer.lr or objective.beta, or set trainer.mixed_precision=no"
+    )
 
     def __init__(
         self,
@@ -57,15 +60,19 @@ class Learner:
         conditions: Batch,
     ) -> None:
         """Take the objective's `reward`, and the RFNet that judges samples, if there is one."""
-        self.config, self.accelerator = config, accelerator
+        super().__init__(accelerator)
+        self.config, trainer = config, config.trainer
         self.bundle, self.reward, self.rfnet, self.conditions = bundle, reward, rfnet, conditions
         self.counters = TrainingCounters()
         self.stopped = False  # at a guardrail; the same in all processes
-        self.signals = StopSignals()
         self.schedule = bundle.schedule(config.rollout.steps)
         self.objective = build.build_objective(config)
         rollout, optimizer = config.rollout, config.optimizer
-        parts = config.trainer.accumulation * accelerator.num_processes  # micro-batches in all processes
+        self.steps, self.max_minutes = trainer.steps, trainer.max_minutes
+        self.accumulation, self.max_grad_norm = trainer.accumulation, optimizer.max_grad_norm
+        self.passes = self.work.backwards
+        parts = trainer.accumulation * accelerator.num_processes  # micro-batches in all processes
+        self.samples_per_step = trainer.batch_size * parts
         self.shared = rollout.shared_draw or accelerator.num_processes
         if parts % self.shared or self.shared % accelerator.num_processes:
             raise UserError(
@@ -77,16 +84,15 @@ class Learner:
             config.run.seed, rollout.steps, rollout.last, rollout.grad_steps, strata
         )
         adamw = optimization.adamw(bundle.trainable().values(), optimizer)
-        self.warmup = torch.optim.lr_scheduler.LambdaLR(
+        self.lr_schedule = torch.optim.lr_scheduler.LambdaLR(
             adamw, lambda step: min(1.0, (step + 1) / max(1, optimizer.warmup))
         )
         self.engine = self._engine(adamw)
         bundle.denoiser = self.engine.denoiser
-        self.weights: dict[str, Mapping[str, Tensor]] = {}  # by collect()
         self.ema = Ema(bundle.adapter_state_dict(), config.ema.decay) if config.ema.enabled else None
 
     def _engine(self, adamw: torch.optim.AdamW) -> Engine:
-        """DDP, ZeRO or FSDP2, by the launch file; what is for the config to say is the same for all."""
+        """Return DDP, ZeRO or FSDP2, as the launch file says; the config says the same to all of them."""
         several = self.accelerator.num_processes > 1
         if not (uses_deepspeed() or (uses_fsdp() and several)):
             return Engine(self.accelerator, self.bundle.unwrapped, adamw)
@@ -107,40 +113,6 @@ class Learner:
         }
         return Zero(self.accelerator, self.bundle.unwrapped, adamw, settings)
 
-    def step(self) -> dict[str, float]:
-        """One optimizer step; its scalars are means over all processes. Skipped without a finite gradient.
-
-        Interrupted between two micro-batches, it has not happened.
-        """
-        began = time.monotonic()
-        lr = self.warmup.get_last_lr()[0]
-        outputs = []
-        self.engine.begin(self.config.trainer.accumulation * self.work.backwards)
-        for micro in range(self.config.trainer.accumulation):
-            outputs.append(self.micro_batch(micro))
-            self.heed()
-        norm = self.engine.clip(self.config.optimizer.max_grad_norm)
-        own = [torch.stack([o.loss, o.reg, *o.scalars.values()]) for o in outputs]
-        here = [time.monotonic() - began]
-        scalars = torch.cat([norm.detach().reshape(1), norm.new_tensor(here), torch.stack(own).mean(0)])
-        means = self.accelerator.reduce(scalars, "mean").tolist()
-        norm, seconds, loss, reg, *rewards = means
-
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        if finite or self.accelerator.scaler is not None:  # the scaler skips by itself, and must be told
-            self.engine.step()
-        self.engine.zero_grad()
-        self.warmup.step()
-        if self.ema is not None:
-            self.ema.update()
-        self._count(outputs, finite, seconds)
-        named = {"loss": loss, "grad_norm": norm, "lr": lr}
-        if (regularizer := self.objective.settings.regularizer) is not None:
-            named[regularizer.name] = reg
-        named |= zip(outputs[0].scalars, rewards, strict=True)
-        named["skipped"] = self.counters.skipped
-        return {f"train/{name}": value for name, value in named.items()}
-
     def micro_batch(self, micro: int) -> StepOutput:
         """Compute one micro-batch: its gradients are added up, its output is detached."""
         batch = self.batch(micro).to(self.accelerator.device)
@@ -154,10 +126,6 @@ class Learner:
         rollout = self.config.rollout
         return self.objective.work(rollout.steps, range(rollout.steps)[-rollout.grad_steps :])
 
-    def heed(self) -> None:
-        """A signal to stop, in all processes together: Interrupted."""
-        self.signals.heed(self.accelerator, self.counters.step)
-
     def backward(self, loss: Tensor) -> None:
         with torch.autocast(self.accelerator.device.type, enabled=False):
             self.engine.backward(loss)
@@ -166,7 +134,9 @@ class Learner:
         return autocast(self.accelerator.device, self.config.trainer.mixed_precision)
 
     def batch(self, micro: int) -> Batch:
-        """This process's samples: the place in the order of all samples decides product and noise."""
+        """Return this process's samples; their place in the order of all samples decides product and
+        noise.
+        """
         trainer, processes = self.config.trainer, self.accelerator.num_processes
         part = micro * processes + self.accelerator.process_index
         first = self.counters.position + part * trainer.batch_size
@@ -177,73 +147,62 @@ class Learner:
         )
         return replace(chosen, noise=noise_for(seed, list(positions), tuple(chosen.x_o.shape[1:])))
 
-    def _count(self, outputs: list[StepOutput], finite: bool, seconds: float) -> None:
+    def scalars(self, outputs: Sequence[StepOutput]) -> dict[str, Tensor]:
+        """Return the means over this process's micro-batches."""
+        found, regularizer = [], self.objective.settings.regularizer
+        for output in outputs:
+            reg = {} if regularizer is None else {regularizer.name: output.reg}
+            found.append({"loss": output.loss} | reg | output.scalars)
+        return {name: torch.stack([named[name] for named in found]).mean() for name in found[0]}
+
+    def details(self, outputs: Sequence[StepOutput]) -> dict[str, float]:
+        """Return what was measured at each trained step k, as k30/f_ac, for those that were trained.
+
+        The mean is over all micro-batches, of whichever process, that were trained there.
+        """
+        names = sorted({name for output in outputs for values in output.per_k.values() for name in values})
+        table = torch.zeros(len(self.schedule), len(names) + 1, device=self.accelerator.device)
+        for output in outputs:
+            for k, values in output.per_k.items():
+                table[k] += torch.stack([torch.ones_like(table[k, 0]), *(values[name] for name in names)])
+        summed = self.accelerator.reduce(table, "sum").tolist()
+        return {
+            f"k{k}/{name}": value / count
+            for k, (count, *values) in enumerate(summed)
+            if count
+            for name, value in zip(names, values, strict=True)
+        }
+
+    def describe(self, scalars: Mapping[str, float]) -> str:
+        """Return the terms of the loss, and RFNet's rate where it has one."""
+        found = {name: scalars[f"train/{name}"] for name in TERMS if f"train/{name}" in scalars}
+        terms = {TERMS[name]: value for name, value in found.items()}
+        if "f_ac" not in found:
+            terms = {"loss": scalars["train/loss"]} | terms
+        parts = [f"{title} {value:.3f}" for title, value in terms.items()]
+        if "train/available" in scalars:
+            parts.append(f"available {scalars['train/available']:4.0%}")
+        return "  ".join(parts)
+
+    def count(self, outputs: Sequence[StepOutput]) -> None:
+        """Count samples, pictures and denoiser calls of all processes."""
         counters, processes = self.counters, self.accelerator.num_processes
-        counters.count(finite, seconds)
         counters.position += self.samples_per_step
         counters.grad_samples += processes * sum(output.pictures for output in outputs)
         counters.forwards += processes * sum(output.forwards for output in outputs)
 
-    @property
-    def samples_per_step(self) -> int:
-        """Of all processes."""
-        trainer = self.config.trainer
-        return trainer.batch_size * trainer.accumulation * self.accelerator.num_processes
-
     def finished(self) -> bool:
-        """All steps done, the time over, or stopped at a guardrail? The same in all processes."""
-        trainer, counters = self.config.trainer, self.counters
-        late = counters.seconds >= 60 * (trainer.max_minutes or math.inf)
-        return late or self.stopped or counters.step >= trainer.steps
-
-    def to_be_saved(self) -> bool:
-        """Does the main process save after this step? The same in all processes."""
-        return self.finished() or self.due(self.config.trainer.checkpoint_every, self.config.evaluate.every)
-
-    def to_be_shown(self) -> bool:
-        """Does the main process look at the model after this step? The same in all processes."""
-        return self.due(self.config.trainer.sample_every, self.config.evaluate.every)
-
-    def due(self, *every: int) -> bool:
-        """Is this step one of every so many? 0: never."""
-        return any(each and self.counters.step % each == 0 for each in every)
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The model to look at, for all processes together: with its moving average, if one is kept."""
-        with nullcontext() if self.ema is None else self.ema.applied(), self.engine.whole():
-            yield
+        """Return whether all steps are done, the time is over, or a guardrail has stopped the run."""
+        return self.stopped or super().finished()
 
     # ---- state ----
 
-    def collect(self) -> None:
-        """To be called in all processes before the first one asks for `weights` and objects()."""
-        self.engine.collect()
-        self.weights = {"adapter": self.engine.gather(self.bundle.adapter_state_dict())}
-        if self.ema is not None:
-            self.weights["ema"] = self.engine.gather(self.ema.average)
-
-    def objects(self) -> dict[str, Stateful]:
-        named: dict[str, Stateful] = {
-            "counters": self.counters,
-            "optimizer": self.engine,
-            "warmup": self.warmup,
-        }
-        if self.accelerator.scaler is not None:
-            named["scaler"] = self.accelerator.scaler
-        return named
-
-    def load_weights(self, checkpoint: Path) -> None:
-        own = self.bundle.adapter_state_dict()
-        self.bundle.load_adapter_state_dict(self.engine.split(load_weights(checkpoint, "adapter"), own))
-        if self.ema is not None:
-            self.ema.load(self.engine.split(load_weights(checkpoint, "ema"), own))
+    def trained_tensors(self) -> Mapping[str, Tensor]:
+        return self.bundle.adapter_state_dict()
 
     def load(self, checkpoint: Path) -> None:
-        """All of it."""
-        self.load_weights(checkpoint)
-        load_objects(checkpoint, self.objects())
-        self.collect()
+        """Take everything from a checkpoint; warn where steps are no longer made of as many samples."""
+        super().load(checkpoint)
         done = self.counters
         if done.position != done.step * self.samples_per_step and self.accelerator.is_main_process:
             log.warning(

@@ -1,13 +1,15 @@
-"""What RFFT's and RFNet's training have in common: AdamW, and the count of steps done and skipped."""
+"""What every training here has in common: AdamW, and the count of steps done and skipped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rfft.errors import UserError
 
@@ -22,8 +24,14 @@ class AdamWSettings(Protocol):
 
 
 def adamw(parameters: Iterable[nn.Parameter], settings: AdamWSettings) -> torch.optim.AdamW:
+    """Return AdamW over the parameters with a config's rate, betas and weight decay."""
     betas = settings.betas[0], settings.betas[1]
     return torch.optim.AdamW(parameters, settings.lr, betas, weight_decay=settings.weight_decay)
+
+
+def plain_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context without fused attention, whose backward pass is many times slower on a CPU."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 @dataclass
@@ -35,20 +43,30 @@ class StepCounters:
     skipped_in_a_row: int = 0
     seconds: float = 0.0  # training alone
 
+    @property
+    def trained(self) -> int:
+        """Return the number of steps that changed the weights."""
+        return self.step - self.skipped
+
     def count(self, finite: bool, seconds: float) -> None:
-        """One more step; without a finite gradient it was skipped."""
+        """Count one more step; without a finite gradient it was skipped."""
         self.step += 1
         self.seconds += seconds
         self.skipped += not finite
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
 
-    def check_skipped(self, scaler: Any, advice: str) -> None:
-        """A UserError after too many steps in a row without a finite gradient; `scaler`: fp16's, or None."""
-        limit = MAX_SKIPPED if scaler is None else MAX_SKIPPED_FP16
+    def check_skipped(self, finished: bool, fp16: bool, advice: str) -> None:
+        """Raise a UserError after too many skipped steps in a row, or where a finished run has no other."""
+        limit = MAX_SKIPPED_FP16 if fp16 else MAX_SKIPPED
         if self.skipped_in_a_row >= limit:
             raise UserError(
                 f"{limit} steps in a row without a finite loss and gradient, the last one is step "
                 f"{self.step}; the last checkpoint is intact. {advice}"
+            )
+        if finished and self.step and not self.trained:
+            raise UserError(
+                f"none of the {self.step} steps had a finite loss and gradient: nothing was trained, and "
+                f"nothing is exported. {advice}"
             )
 
     def state_dict(self) -> dict[str, Any]:

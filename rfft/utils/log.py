@@ -22,6 +22,7 @@ from rich.text import Text
 from rfft.config.load import flatten, read_resolved
 from rfft.errors import UserError
 from rfft.utils.atomic_io import aside, new_file
+from rfft.utils.lock import NAME as LOCK
 
 PACKAGES = (
     "rfft",
@@ -34,30 +35,40 @@ PACKAGES = (
     "opencv-python-headless",
 )
 ABSENT = object()
+ANOTHER_NAME = "choose another run.name, or remove that folder"
+CONFIG = "config.yaml"  # the resolved settings, in a run's folder
 
 
-def open_run(folder: Path, settings: str, may_change: Sequence[str] = ()) -> bool:
-    """Make a run's folder, or open it to go on; True if it was there already.
+def open_run(folder: Path, settings: str, may_change: Sequence[str] = (), advice: str = ANOTHER_NAME) -> bool:
+    """Make a run's folder, or open it to go on; returns whether it was there already.
 
     `settings` is the resolved config (YAML). A folder made with other settings is refused, save for
-    `may_change` (keys or groups); its config.yaml then takes the new values.
+    `may_change` (keys or groups); its config.yaml then takes the new values. `advice`: what to do otherwise.
     """
-    file = folder / "config.yaml"
-    known = file.exists()
-    if known:
-        old, new = flatten(read_resolved(file)), flatten(yaml.safe_load(settings))
-        for key in sorted(old.keys() | new.keys()):
-            before, now = old.get(key, ABSENT), new.get(key, ABSENT)
-            if before != now and not any(key == free or key.startswith(f"{free}.") for free in may_change):
-                raise UserError(
-                    f"{folder} belongs to another config: {key} is {_show(before)} there, {_show(now)} here; "
-                    "choose another run.name, or remove that folder"
-                )
-    elif folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - {aside(file)}):
-        raise UserError(f"{folder}: exists and is no run folder (no config.yaml); choose another run.name")
+    known = refuse_other_runs(folder, settings, may_change, advice)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, settings)
+    write_atomically(folder / CONFIG, settings)
     return known
+
+
+def refuse_other_runs(
+    folder: Path, settings: str, may_change: Sequence[str] = (), advice: str = ANOTHER_NAME
+) -> bool:
+    """Raise a UserError where open_run() would; returns whether the run is there already."""
+    file = folder / CONFIG
+    if not file.exists():
+        if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - {aside(file), folder / LOCK}):
+            raise UserError(f"{folder}: exists and is no run folder (no {CONFIG}); choose another run.name")
+        return False
+    old, new = flatten(read_resolved(file)), flatten(yaml.safe_load(settings))
+    for key in sorted(old.keys() | new.keys()):
+        before, now = old.get(key, ABSENT), new.get(key, ABSENT)
+        if before != now and not any(key == free or key.startswith(f"{free}.") for free in may_change):
+            raise UserError(
+                f"{folder} belongs to another config: {key} is {_show(before)} there, {_show(now)} here; "
+                f"{advice}"
+            )
+    return True
 
 
 def _show(value: Any) -> str:
@@ -116,7 +127,7 @@ def write_skipped(folder: Path, skipped: Sequence[dict[str, str]]) -> None:
 
 
 class MetricsFile:
-    """metrics.jsonl: a JSON object a line, written at once. A resumed run drops rows it will repeat."""
+    """metrics.jsonl: a JSON object a line, written at once. A resumed run drops rows that it will repeat."""
 
     def __init__(self, path: Path, resume_step: int = 0) -> None:
         # Rows of evaluations by step, on the grid of the report ("eval") and that of the validation ("val").
@@ -160,40 +171,42 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class TrainingDisplay:
-    """Live line in a terminal: step, F_AC, regulariser, available rate, time left. In a log: now and then.
+    """A live line in a terminal: step, what is said of it, time left. In a log file: a line now and then.
 
-    with TrainingDisplay(steps, "L_CC") as display:
-        display.update(step, f_ac, reg, available)
+    with TrainingDisplay(steps) as display:
+        display.show(step, "loss 0.5", seconds)
     """
 
     def __init__(
         self,
         steps: int,
-        start: int = 0,
+        start: tuple[int, float] = (0, 0.0),
+        max_seconds: float | None = None,
         console: Console | None = None,
         every_s: float = 30,
-        seconds: float | None = None,
     ) -> None:
-        """`start`: steps done by the run that is resumed; `every_s`: pause
-        between lines in a log; `seconds`: when training ends, whatever the steps."""
+        """`start`: steps and seconds of training that an earlier process has done; `max_seconds`: when
+        training ends, whatever the steps; `every_s`: seconds between lines in a log file."""
         self.console = console or messages()
-        self._steps, self._start, self._every_s = steps, start, every_s
-        self._limit = math.inf if seconds is None else seconds
-        self._began = self._printed = time.monotonic()
+        self._steps, self._every_s, self._limit = (
+            steps,
+            every_s,
+            math.inf if max_seconds is None else max_seconds,
+        )
+        self._start = self._done = start
+        self._shown = self._printed = time.monotonic()
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[scalars]}"),
+            TextColumn("{task.fields[text]}"),
             _TimeLeft(self),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = self._progress.add_task("training", total=steps, completed=start, scalars="")
-        self._done = start
+        self._task = self._progress.add_task("training", total=steps, completed=start[0], text="")
 
     def __enter__(self) -> TrainingDisplay:
-        self._began = time.monotonic()  # what came before, such as an evaluation, is no training
         self._progress.start()
         return self
 
@@ -202,23 +215,24 @@ class TrainingDisplay:
     ) -> None:
         self._progress.stop()
 
-    def show(self, step: int, scalars: str) -> None:
-        self._done = step
-        self._progress.update(self._task, completed=step, scalars=scalars)
-        due = time.monotonic() - self._printed > self._every_s or step in (self._start + 1, self._steps)
+    def show(self, step: int, text: str, seconds: float) -> None:
+        """Show that `step` steps are done, after so many seconds of training in all."""
+        self._done, self._shown = (step, seconds), time.monotonic()
+        self._progress.update(self._task, completed=step, text=text)
+        due = self._shown - self._printed > self._every_s or step in (self._start[0] + 1, self._steps)
         if not self.console.is_terminal and due:
-            self._printed = time.monotonic()
-            self.console.print(
-                f"step {step}/{self._steps}  {scalars}  {self.time_left()} left", highlight=False
-            )
+            self._printed = self._shown
+            self.console.print(f"step {step}/{self._steps}  {text}  {self.time_left()} left", highlight=False)
 
     def time_left(self) -> str:
-        """From the mean pace since the start: steps differ too little for anything finer."""
-        done = self._done - self._start
+        """Return minutes and seconds by the mean pace of the training so far: steps differ too little for
+        more.
+        """
+        done, spent = self._done[0] - self._start[0], self._done[1] - self._start[1]
         if not done:
             return "-:--"
-        spent = time.monotonic() - self._began
-        seconds = round(max(0, min(spent / done * (self._steps - self._done), self._limit - spent)))
+        left = min(spent / done * (self._steps - self._done[0]), self._limit - self._done[1])
+        seconds = round(max(0, left - (time.monotonic() - self._shown)))
         return f"{seconds // 60}:{seconds % 60:02}"
 
 

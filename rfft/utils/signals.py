@@ -20,7 +20,7 @@ class StopSignals:
     """Within it, the first signal ends a run well; the second one ends the process at once.
 
     As long as there is nothing to save, the first one raises Interrupted where it is; once `deferred` is set,
-    it is only noted in `received`, and heed() raises.
+    it is only noted in `received`, and raise_if_stopped() raises.
     """
 
     def __init__(self) -> None:
@@ -40,8 +40,8 @@ class StopSignals:
         if not self.deferred:
             raise Interrupted(EARLY)
 
-    def heed(self, accelerator: Any, step: int) -> None:
-        """In all processes together: Interrupted in each of them once any has received a signal."""
+    def raise_if_stopped(self, accelerator: Any, step: int) -> None:
+        """Raise Interrupted in all processes once any has received a signal; to be called in all of them."""
         flag = torch.tensor(float(self.received is not None), device=accelerator.device)
         if accelerator.reduce(flag, "sum") > 0:
             raise Interrupted(f"stopped after step {step}; the same command goes on from there")

@@ -26,7 +26,7 @@ from rfft import build
 from rfft.config.load import load_config
 from rfft.config.schema import Config
 from rfft.generation.export import export_bundle
-from rfft.training.learner import Learner
+from rfft.training.learner import RFFTLearner
 from tests import shapes
 
 
@@ -104,7 +104,7 @@ def main() -> None:
     if config.model.gradient_checkpointing:
         bundle.enable_gradient_checkpointing()
     conditions = build.build_conditions(config, bundle, samples)
-    learner = Learner(config, accelerator, bundle, reward, rfnet, conditions)
+    learner = RFFTLearner(config, accelerator, bundle, reward, rfnet, conditions)
     # A of a LoRA has no gradient yet, because B is zero.
     watched = {key: p for key, p in bundle.trainable().items() if "lora_A" not in key}
     first = {key: p.detach().sum().item() for key, p in watched.items()}

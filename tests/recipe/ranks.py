@@ -7,12 +7,12 @@ import os
 from safetensors.torch import save_file
 
 from rfft.cli.main import main
-from rfft.training.learner import Learner
+from rfft.training.learner import RFFTLearner
 
-step = Learner.step
+step = RFFTLearner.step
 
 
-def step_and_save(self: Learner) -> dict[str, float]:
+def step_and_save(self: RFFTLearner) -> dict[str, float]:
     scalars = step(self)
     weights = {name: weight.clone() for name, weight in self.bundle.adapter_state_dict().items()}
     save_file(weights, f"{os.environ['RANKS']}/{os.environ['RANK']}.safetensors")
@@ -20,5 +20,5 @@ def step_and_save(self: Learner) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    Learner.step = step_and_save  # type: ignore[method-assign]
+    RFFTLearner.step = step_and_save  # type: ignore[method-assign]
     main()

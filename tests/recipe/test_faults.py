@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 from rfft.errors import Interrupted, UserError
-from rfft.training.tracking import Tracker
 from rfft.utils.faults import is_lost_process, require_agreement
 from tests.recipe.test_train import PLAIN, Rfft, rfft, rows, weights  # noqa: F401
 
@@ -243,23 +242,6 @@ def test_wandb_unreachable_then_dying(world: Path, tmp_path: Path, monkeypatch: 
     assert done.stderr.count("W&B cannot be reached") == done.stderr.count("wandb failed") == 1
     for file in (path for path in Path("runs").rglob("*") if path.is_file()):
         assert not any(secret.encode() in file.read_bytes() for secret in secrets.values()), file
-
-
-def test_a_resumed_run_keeps_its_wandb_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    started: list[dict[str, object]] = []
-
-    class Accelerator:
-        is_main_process = True
-
-        def init_trackers(self, *_: object, init_kwargs: dict[str, dict[str, object]], **__: object) -> None:
-            started.append(init_kwargs["wandb"])
-
-    config = {"tracker": {"project": "p", "group": None, "tags": []}, "run": {"name": "n"}}
-    for _ in range(2):
-        Tracker(Accelerator(), "wandb", tmp_path, config)
-    assert started[0]["id"] == started[1]["id"] and started[1]["resume"] == "allow"
 
 
 # ---- products ----

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 
 from rfft.adworld.draw import draw_dataset
 from rfft.rewards.rfnet import RFNet
-from rfft.rfnet import evaluate, learner, trainer
+from rfft.rfnet import evaluate, learner, validation
 from rfft.training import job
 from rfft.types import COARSE_LABELS, LABELS
+from tests.rows import rows as metrics_rows
 from tests.toys import no_memory
 
 Rfft = Callable[..., tuple[int, str]]
@@ -71,7 +72,7 @@ def rfft(
 
 
 def rows(run: str) -> list[dict[str, float]]:
-    return [json.loads(line) for line in Path("runs", run, "metrics.jsonl").read_text().splitlines()]
+    return metrics_rows(Path("runs", run))
 
 
 def metrics(folder: str) -> dict:
@@ -132,8 +133,8 @@ def test_resumed_is_uninterrupted_bit_for_bit(rfft: Rfft, settings: Path) -> Non
     ):
         code, told = rfft(*every, *overrides)
         assert code == 0, told
+    assert rows("whole") == rows("parts")
     for name in (
-        "metrics.jsonl",
         "checkpoints/step-000004/rfnet.safetensors",
         "rfnet/model.safetensors",
         "evaluation.json",
@@ -147,10 +148,10 @@ def test_resumed_is_uninterrupted_bit_for_bit(rfft: Rfft, settings: Path) -> Non
 def test_a_signal_saves_and_stops(rfft: Rfft, settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In step 1, which is finished; in the validation after step 2, which is not."""
     same = ["rfnet", "train", str(settings), "trainer.checkpoint_every=100"]
-    micro_batch, predict = learner.RFNetLearner.micro_batch, trainer.predict
+    micro_batch, predict = learner.RFNetLearner.micro_batch, validation.predict
     judged: list[int] = []
 
-    def in_a_step(self: learner.RFNetLearner, *rest: object) -> torch.Tensor:
+    def in_a_step(self: learner.RFNetLearner, *rest: object) -> dict[str, torch.Tensor]:
         os.kill(os.getpid(), signal.SIGUSR1)
         return micro_batch(self, *rest)  # type: ignore[arg-type]
 
@@ -162,7 +163,7 @@ def test_a_signal_saves_and_stops(rfft: Rfft, settings: Path, monkeypatch: pytes
 
     for step, patch in (
         (1, (learner.RFNetLearner, "micro_batch", in_a_step)),
-        (2, (trainer, "predict", in_a_validation)),
+        (2, (validation, "predict", in_a_validation)),
     ):
         with monkeypatch.context() as disturbed:
             disturbed.setattr(*patch)
@@ -173,7 +174,8 @@ def test_a_signal_saves_and_stops(rfft: Rfft, settings: Path, monkeypatch: pytes
     assert judged == [0]  # no picture more
     assert rfft(*same)[0] == 0
     assert rfft(*same, "run.name=undisturbed")[0] == 0
-    for name in ("metrics.jsonl", "rfnet/model.safetensors", "checkpoints/step-000004/rfnet.safetensors"):
+    assert rows("small") == rows("undisturbed")
+    for name in ("rfnet/model.safetensors", "checkpoints/step-000004/rfnet.safetensors"):
         assert Path("runs/small", name).read_bytes() == Path("runs/undisturbed", name).read_bytes(), name
 
 
@@ -251,7 +253,8 @@ def test_from_shards_a_resume_is_exact_too(rfft: Rfft, settings: Path, scenes: P
     ):
         code, told = rfft(*every, *data, *overrides)
         assert code == 0, told
-    for name in ("metrics.jsonl", "checkpoints/step-000004/rfnet.safetensors", "evaluation.json"):
+    assert rows("whole") == rows("parts")
+    for name in ("checkpoints/step-000004/rfnet.safetensors", "evaluation.json"):
         assert Path("runs/whole", name).read_bytes() == Path("runs/parts", name).read_bytes(), name
     assert metrics("runs/whole")["pictures"] == 11
 

@@ -26,6 +26,8 @@ from rfft.training import callbacks, learner
 from rfft.types import Batch
 from rfft.utils.checkpoint import Checkpoints
 from rfft.utils.signals import StopSignals
+from tests.rows import rows as metrics_rows
+from tests.unit.test_lock import holder
 
 Rfft = Callable[..., tuple[int, str]]
 PLAIN = ("evaluate.enabled=false", "trainer.sample_every=0")
@@ -57,7 +59,7 @@ def rfft(
 
 
 def rows(run: str) -> list[dict[str, float]]:
-    return [json.loads(line) for line in Path("runs", run, "metrics.jsonl").read_text().splitlines()]
+    return metrics_rows(Path("runs", run))
 
 
 def weights(run: str, step: int, name: str = "adapter") -> dict[str, Tensor]:
@@ -94,8 +96,10 @@ def test_a_run_from_one_end_to_the_other(rfft: Rfft) -> None:
 
     steps = [row["step"] for row in rows("small")]
     assert steps == [0, 0, 1, 1, 2, 2, 2]
-    trained = {"train/f_ac", "train/l_cc", "train/available", "train/grad_norm", "train/lr"}
-    assert trained <= rows("small")[2].keys()
+    trained = metrics_rows(run, speed=True)[2]
+    assert {"train/f_ac", "train/l_cc", "train/available", "train/grad_norm", "train/lr"} <= trained.keys()
+    assert trained["perf/images_per_second"] == pytest.approx(2 / trained["perf/step_seconds"], rel=1e-4)
+    assert 0.1 < trained["perf/memory_gib"] < 100
     # On the way it is measured on other products than at both ends.
     measured = [{name[:4] for name in row if name[:4] in ("eval", "val/")} for row in rows("small")]
     assert measured == [{"eval"}, {"val/"}, set(), {"val/"}, set(), {"val/"}, {"eval"}]
@@ -108,8 +112,9 @@ def test_a_run_from_one_end_to_the_other(rfft: Rfft) -> None:
 
     # Everything done: the same command again trains nothing and says the same.
     before = (run / "metrics.jsonl").read_bytes()
+    assert "runs/small goes on" not in told
     code, told = rfft("trainer.sample_every=1", "trainer.checkpoint_every=1", "evaluate.every=1")
-    assert code == 0 and "before and after" in told
+    assert code == 0 and "before and after" in told and "runs/small is finished after step 2\n" in told
     assert (run / "metrics.jsonl").read_bytes() == before
     assert json.loads((run / "summary.json").read_text()) == summary
 
@@ -154,7 +159,8 @@ def test_resumed_is_uninterrupted_bit_for_bit(rfft: Rfft, settings: list[str]) -
     ):
         code, told = rfft(*every, *overrides)
         assert code == 0, told
-    assert Path("runs/whole/metrics.jsonl").read_bytes() == Path("runs/parts/metrics.jsonl").read_bytes()
+    assert "runs/parts goes on after step 2 of 4\n" in told
+    assert rows("whole") == rows("parts")
     assert rows("whole")[-1]["train/grad_norm"] > 0
     for file in Path("runs/whole/checkpoints/step-000004").glob("*.safetensors"):
         assert file.read_bytes() == Path("runs/parts/checkpoints/step-000004", file.name).read_bytes()
@@ -170,12 +176,12 @@ def test_killed_between_checkpoints(rfft: Rfft) -> None:
     every = [*PLAIN, "trainer.checkpoint_every=1", "trainer.keep=3", "trainer.steps=3"]
     assert rfft(*every)[0] == 0
     metrics = Path("runs/small/metrics.jsonl")
-    whole, last = metrics.read_bytes(), weights("small", 3)
-    metrics.write_bytes(whole[:-20])
+    whole, last = rows("small"), weights("small", 3)
+    metrics.write_bytes(metrics.read_bytes()[:-20])
     torn = Path("runs/small/checkpoints/step-000003/state.pt")
     torn.write_bytes(torn.read_bytes()[:100])
     assert rfft(*every)[0] == 0
-    assert metrics.read_bytes() == whole
+    assert rows("small") == whole
     assert all(torch.equal(tensor, last[name]) for name, tensor in weights("small", 3).items())
 
 
@@ -201,10 +207,43 @@ def test_gradients_that_are_no_numbers(rfft: Rfft, monkeypatch: pytest.MonkeyPat
     assert code == 2
     assert "5 steps in a row without a finite loss and gradient, the last one is step 8" in told
     assert [row["train/skipped"] for row in rows("small")] == [0, 1, 1, 2, 3, 4, 5, 6][: len(rows("small"))]
-    assert rows("small")[1]["train/loss"] is None
+    skipped = rows("small")[1]
+    assert skipped["train/loss"] is None and "train/available" not in skipped
     first, second, third = (weights("small", step) for step in (1, 2, 3))
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     assert any(not torch.equal(tensor, third[name]) for name, tensor in first.items())
+
+
+def test_a_run_without_a_finite_step_exports_nothing(rfft: Rfft) -> None:
+    """Nor is anything of it called good: the same command again says the same."""
+    settings = [SMALL_GRID[0], "trainer.steps=2", "trainer.checkpoint_every=1", "evaluate.every=1"]
+    settings += ["reward.terms=[{use: rfnet, weight: .nan}]", "evaluate.reference=null"]
+    for _ in range(2):
+        code, told = rfft(*settings)
+        assert code == 2, told
+        assert "rfft: none of the 2 steps had a finite loss and gradient: nothing was trained" in told
+        assert [row["train/skipped"] for row in rows("small") if row["step"]] == [1]
+    assert not list(Path("runs/small").glob("export/*"))
+    assert not list(Path("runs/small/checkpoints").glob("best-*"))
+
+
+def test_one_command_at_a_time(rfft: Rfft, run_command: Callable[..., tuple[int, str, str]]) -> None:
+    """A second one on the run is refused, whichever it is, and changes nothing; not after the first is
+    dead.
+    """
+    assert rfft(*PLAIN, "trainer.steps=1")[0] == 0
+    with holder(Path("runs/small")) as first:
+        before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")}
+        for command in (["export", "runs/small"], ["evaluate", "runs/small"]):
+            code, _, told = run_command(*command)
+            assert code == 2 and told.startswith("rfft: runs/small is in use by another command"), told
+        code, told = rfft(*PLAIN, "trainer.steps=2")
+        assert code == 2 and told.startswith("rfft: runs/small is in use by another command"), told
+        assert len(told.splitlines()) == 1
+        assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == before
+        first.kill()
+        first.wait()
+        assert rfft(*PLAIN, "trainer.steps=2")[0] == 0
 
 
 def test_a_guardrail_stops_the_run(
@@ -382,20 +421,20 @@ def test_a_signal_saves_and_stops(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -
     """In the middle of step 2 of 3: it has not happened; the same command goes on as if nothing had."""
     before = signal.getsignal(signal.SIGINT)
     same = [*PLAIN, "trainer.steps=3", "trainer.accumulation=2", "trainer.checkpoint_every=100"]
-    micro_batch, calls = learner.Learner.micro_batch, []
+    micro_batch, calls = learner.RFFTLearner.micro_batch, []
 
-    def disturbed(self: learner.Learner, micro: int) -> object:
+    def disturbed(self: learner.RFFTLearner, micro: int) -> object:
         calls.append(micro)
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return micro_batch(self, micro)
 
-    monkeypatch.setattr(learner.Learner, "micro_batch", disturbed)
+    monkeypatch.setattr(learner.RFFTLearner, "micro_batch", disturbed)
     code, told = rfft(*same)
     assert code == 75 and "stopped after step 1; the same command goes on" in told
     assert [row["step"] for row in rows("small")] == [1] and len(calls) == 3
     assert signal.getsignal(signal.SIGINT) is before
-    monkeypatch.setattr(learner.Learner, "micro_batch", micro_batch)
+    monkeypatch.setattr(learner.RFFTLearner, "micro_batch", micro_batch)
     assert rfft(*same)[0] == 0
     assert rfft(*same, "run.name=undisturbed")[0] == 0
     assert rows("small") == rows("undisturbed")
@@ -428,7 +467,8 @@ def test_a_signal_in_an_evaluation(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(painter.Painter, "_paint_batch", paint_batch)
     assert rfft(*same)[0] == 0
     assert rfft(*same, "run.name=undisturbed")[0] == 0
-    for name in ("metrics.jsonl", "evaluation.json", "checkpoints/step-000002/adapter.safetensors"):
+    assert rows("small") == rows("undisturbed")
+    for name in ("evaluation.json", "checkpoints/step-000002/adapter.safetensors"):
         assert Path("runs/small", name).read_bytes() == Path("runs/undisturbed", name).read_bytes(), name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import shutil
 from collections.abc import Iterator
@@ -194,14 +195,41 @@ def test_a_half_written_one_is_not_seen(tmp_path: Path) -> None:
 
 
 def test_ema_by_hand() -> None:
-    weight = torch.tensor([1.0])
-    ema = Ema({"w": weight}, decay=0.75)
+    """Decays 1/10 and 2/11 while it warms up, then the given one; a counter is copied."""
+    weight, count = torch.tensor([1.0], dtype=torch.float64), torch.tensor(3)
+    ema = Ema({"w": weight, "n": count}, decay=0.15)
     weight.fill_(3.0)
+    count.fill_(4)
     ema.update()
-    assert ema.average["w"] == 0.75 * 1 + 0.25 * 3
+    assert ema.average["w"].item() == pytest.approx(0.1 * 1 + 0.9 * 3) and ema.average["n"] == 4
+    weight.fill_(5.0)
+    ema.update()  # 2/11 is more than 0.15
+    assert ema.average["w"].item() == pytest.approx(0.15 * 2.8 + 0.85 * 5)
     with ema.applied():
-        assert weight == 1.5
-    assert weight == 3.0
-    ema.load({"w": torch.tensor([2.0])})
-    ema.update()
-    assert ema.average["w"] == 2.25
+        assert weight.item() == pytest.approx(4.67)
+    assert weight == 5.0 and ema.state_dict() == {"updates": 2}
+
+
+def test_the_first_weights_are_forgotten() -> None:
+    """After 66 steps at 0.999 they have no share worth naming: the product of all decays, 9! 66! / 75!."""
+    weight = torch.ones(1, dtype=torch.float64)
+    ema = Ema({"w": weight}, decay=0.999)
+    weight.zero_()
+    for _ in range(66):
+        ema.update()
+    assert ema.average["w"].item() == pytest.approx(math.factorial(9) / math.perm(75, 9), rel=1e-6)
+
+
+def test_a_resumed_average_goes_on_with_its_decay() -> None:
+    weight = torch.zeros(1)
+    whole, parts = Ema({"w": weight}, decay=0.999), Ema({"w": weight}, decay=0.999)
+    for step in range(6):
+        weight.fill_(float(step))
+        whole.update()
+        parts.update()
+        if step == 2:
+            resumed = Ema({"w": weight}, decay=0.999)
+            resumed.load(parts.average)
+            resumed.load_state_dict(parts.state_dict())
+            parts = resumed
+    assert torch.equal(whole.average["w"], parts.average["w"])

@@ -45,17 +45,17 @@ def test_environment_tells_versions_but_no_names(monkeypatch):
 
 def test_a_log_file_gets_plain_lines():
     out = io.StringIO()
-    with TrainingDisplay(3, "L_CC", console=Console(file=out, width=100), every_s=0) as display:
+    with TrainingDisplay(3, console=Console(file=out, width=100), every_s=0) as display:
         for step in (1, 2, 3):
-            display.update(step, f_ac=0.5, reg=0.25, available=0.75)
+            display.show(step, "F_AC 0.500", seconds=10.0 * step)
     lines = out.getvalue().splitlines()
-    assert lines[0].startswith("step 1/3  F_AC 0.500  L_CC 0.250  available  75%  0:0")
-    assert lines[-1].endswith("0:00 left")
+    assert lines == [f"step {step}/3  F_AC 0.500  0:{10 * (3 - step):02} left" for step in (1, 2, 3)]
 
 
-def test_a_terminal_gets_a_live_line():
+def test_a_terminal_gets_a_live_line_and_hears_when_time_is_up():
     out = io.StringIO()
     console = Console(file=out, width=120, force_terminal=True, color_system=None)
-    with TrainingDisplay(10, "L_KL", start=4, console=console) as display:
-        display.update(5, f_ac=0.5, reg=0.25, available=1.0)
-    assert "5/10" in out.getvalue() and "L_KL 0.250" in out.getvalue() and "left" in out.getvalue()
+    # a resumed run: steps of 15 s, six of them to come, but time for 20 s only
+    with TrainingDisplay(10, start=(3, 45.0), max_seconds=80.0, console=console) as display:
+        display.show(4, "loss 0.250", seconds=60.0)
+    assert "4/10" in out.getvalue() and "loss 0.250" in out.getvalue() and "0:20 left" in out.getvalue()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,8 @@ from rfft.errors import UserError
 from rfft.rewards.rfnet import RFNet, RFNetConfig
 from rfft.rfnet.config import RFNetOptimizerConfig, RFNetTrainingConfig
 from rfft.rfnet.learner import RFNetLearner, class_weights, rate_factor, weighted_loss
-from rfft.rfnet.trainer import RFNetCallbacks
+from rfft.training.recorder import Recorder
+from rfft.training.tracking import Tracker
 from rfft.utils.checkpoint import Checkpoints
 
 
@@ -67,13 +67,6 @@ def learner() -> Iterator[RFNetLearner]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_the_display_knows_when_time_is_up(learner: RFNetLearner, tmp_path: Path) -> None:
-    learner.config.trainer.max_minutes, learner.counters.seconds = 2, 90
-    display = RFNetCallbacks(tmp_path, learner, Checkpoints(tmp_path, 1), None).display  # type: ignore[arg-type]
-    display._done, display._began = 1, display._began - 20  # 19 more steps would take 380 seconds
-    assert display._steps == 20 and display.time_left() == "0:10"
-
-
 def test_a_skipped_step_leaves_no_trace(
     learner: RFNetLearner,
     tmp_path: Path,
@@ -82,19 +75,19 @@ def test_a_skipped_step_leaves_no_trace(
 ) -> None:
     """In the weights, nor in what batch norm remembers of every forward; it is said."""
 
-    def overflow(*_: object) -> Tensor:
+    def overflow(*_: object) -> dict[str, Tensor]:
         for buffer in learner.rfnet.buffers():
             buffer.fill_(math.nan if buffer.is_floating_point() else 7)
         for parameter in learner.rfnet.parameters():
             parameter.grad = torch.full_like(parameter, math.nan)
-        return torch.tensor([math.nan, 0.0])
+        return {"loss": torch.tensor(math.nan), "accuracy": torch.tensor(1.0)}
 
     monkeypatch.setattr(learner, "micro_batch", overflow)
     before = {name: tensor.clone() for name, tensor in learner.rfnet.state_dict().items()}
     assert any("running_mean" in name for name in before)
-    metrics = learner.step(repeat({}))
-    assert metrics["train/skipped"] == 1
-    RFNetCallbacks(tmp_path, learner, Checkpoints(tmp_path, 1), None).after_step(metrics)  # type: ignore[arg-type]
+    metrics = learner.step()
+    assert metrics["train/skipped"] == 1 and "train/accuracy" not in metrics
+    Recorder(tmp_path, learner, Tracker("none", tmp_path, {})).after_step(metrics)
     assert "step 1 is skipped" in capsys.readouterr().err
     assert all(tensor.equal(before[name]) for name, tensor in learner.rfnet.state_dict().items())
 

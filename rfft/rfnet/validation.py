@@ -1,0 +1,110 @@
+"""RFNet's verdicts on the validation pictures while it is trained; the best network is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import takewhile
+from pathlib import Path
+
+from accelerate.utils import broadcast
+from torch import Tensor
+
+from rfft.evaluation.store import SUMMARY, read_json
+from rfft.feedback.dataset import FeedbackSource, Reading
+from rfft.rfnet.data import batches
+from rfft.rfnet.evaluate import CONFUSION, EVALUATION, EXPORT, predict, report, scalars, table, write
+from rfft.rfnet.learner import RFNetLearner
+from rfft.training.loop import Callback
+from rfft.training.recorder import Recorder
+from rfft.utils.atomic_io import new_folder
+from rfft.utils.contact_sheet import read_png
+from rfft.utils.log import write_atomically
+
+NOBODY = -1  # the label of a row that only fills up a process's part
+
+
+class Validation(Callback):
+    """Judges the validation pictures every so many steps, and exports the network of the best AP yet."""
+
+    def __init__(
+        self, run: Path, learner: RFNetLearner, source: FeedbackSource, own: Reading, recorder: Recorder
+    ) -> None:
+        """`own`: how this process reads its part of `source`; the processes share the pictures."""
+        self.run, self.learner, self.source, self.own, self.recorder = run, learner, source, own, recorder
+
+    def on_start(self) -> None:
+        self.after_step({})  # a signal may have kept the run from it
+
+    def after_step(self, scalars: Mapping[str, float]) -> None:
+        """Validate, where it is this step's turn and not done yet; untrained weights are none to keep."""
+        learner, counters = self.learner, self.learner.counters
+        due = learner.due(learner.config.trainer.validate_every or learner.steps_per_epoch)
+        if counters.step > counters.validated and counters.trained and (due or learner.finished()):
+            self.validate()
+
+    def validate(self) -> None:
+        """Judge all validation pictures; keep the network if its AP(available) is the best yet."""
+        step, metrics = self.learner.counters.step, report(*self.judge())
+        best = self.learner.judged(metrics["ap_available"])
+        self.recorder.write(step, scalars(metrics))
+        self.recorder.console.print(
+            f"step {step}: AP(available) {metrics['ap_available']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
+            + ("" if best else f" (best AP {self.learner.counters.best_ap:.1%})"),
+            highlight=False,
+        )
+        if best and self.learner.accelerator.is_main_process:
+            self.export()
+            write(self.run, {"data": "validation", "step": step, **metrics})
+            picture = read_png(self.run / CONFUSION)
+            self.recorder.tracker.pictures("confusion", picture[None], {"step": [step]}, step)
+
+    def judge(self) -> tuple[Tensor, Tensor]:
+        """Return probabilities [N,K] and labels [N] of all validation pictures, in every process."""
+        learner, accelerator = self.learner, self.learner.accelerator
+        broadcast(list(learner.rfnet.buffers()))  # each process's own since the last step; 0's are exported
+        learner.rfnet.eval()
+        loader = batches(self.source.once(self.own))
+        own = takewhile(lambda _: learner.signals.received is None, loader)
+        with learner.averaged(), accelerator.autocast():
+            judged = predict(learner.rfnet, own, learner.tokenizer, accelerator.device)
+        learner.rfnet.train()
+        learner.raise_if_stopped()
+        everywhere = [
+            accelerator.gather(
+                accelerator.pad_across_processes(t.to(accelerator.device), pad_index=NOBODY)
+            ).cpu()
+            for t in judged
+        ]
+        real = everywhere[1] != NOBODY
+        return everywhere[0][real], everywhere[1][real]
+
+    def export(self) -> None:
+        """Write RUN/rfnet: what RFNet.from_pretrained, `rfft rfnet evaluate` and reward.rfnet take."""
+        with new_folder(self.run / EXPORT, replace=True) as draft, self.learner.averaged():
+            self.learner.rfnet.save_pretrained(draft)
+            self.learner.tokenizer.save_pretrained(draft)
+
+
+class Summary(Callback):
+    """The end of a run: summary.json, the network handed to the tracker, and a table on the terminal."""
+
+    def __init__(self, run: Path, learner: RFNetLearner, recorder: Recorder) -> None:
+        self.run, self.learner, self.recorder = run, learner, recorder
+
+    def on_end(self) -> None:
+        if not self.learner.accelerator.is_main_process:
+            return
+        counters = self.learner.counters
+        summary = {
+            "seconds": round(counters.seconds, 1),
+            "steps": counters.step,
+            "pictures": counters.pictures,
+            "best_step": counters.best_step,
+            "ap_available": counters.best_ap,
+        }
+        write_atomically(self.run / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        self.recorder.tracker.artifact(self.run / EXPORT, summary, kind=EXPORT)
+        self.recorder.console.print(table(read_json(self.run / EVALUATION)))
+        for name in (EXPORT, EVALUATION, CONFUSION):
+            self.recorder.console.print(f"{name:16} {self.run / name}", highlight=False, soft_wrap=True)
