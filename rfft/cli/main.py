@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rfft import __version__
+import rfft
 from rfft.cli import adworld, data, products, rfnet, sweep
 from rfft.cli.output import list_facts
 from rfft.errors import Interrupted, ProcessLost, UserError, disk_problem
 from rfft.utils.agents import agents_overrides, agents_run_name
 
 if TYPE_CHECKING:
-    from rfft.config.schema import Config
+    pass
 
 app = typer.Typer(
     help="Fine-tune advertising-image generators on human feedback.",
@@ -47,7 +47,7 @@ Step = Annotated[int | None, typer.Option(min=1, help="The checkpoint of this st
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"rfft {__version__}")
+        typer.echo(f"rfft {rfft.__version__}")
         raise typer.Exit
 
 
@@ -63,11 +63,9 @@ def main_options(
 @app.command()
 def train(config: ConfigFile, overrides: Overrides = None) -> None:
     """Fine-tune a generator (RFFT); the same command again resumes a run that was cut off."""
-    settings = _load(config, agents_overrides(overrides or []))
+    settings = rfft.load_config(config, agents_overrides(overrides or []))
     settings.run.name = agents_run_name(settings.run.name)
-    from rfft.training import trainer
-
-    trainer.train(settings)
+    rfft.train(settings)
 
 
 @app.command()
@@ -97,17 +95,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Compare the base model and a run's tuned one on the same products, prompts and seeds."""
-    settings = _load(_config_of(run) if run.is_dir() else run, overrides)
-    from rfft.evaluation import runs
-
-    if run.is_dir():
-        runs.evaluate(settings, run, best, step, out)
-    elif best or step is not None:
-        raise UserError(
-            f"{run} is a config, whose base model has no checkpoints: --best and --step are for runs"
-        )
-    else:
-        runs.evaluate_base(settings, out)
+    rfft.evaluate(run, overrides or [], best, step, out)
 
 
 @app.command()
@@ -141,9 +129,7 @@ def generate(
     settings.data.white_to_alpha |= white_to_alpha
     settings.evaluate.max_attempts = max_attempts or settings.evaluate.max_attempts
     settings.run.seed = settings.run.seed if seed is None else seed
-    from rfft.generation import recurrent
-
-    recurrent.generate(settings, lora, out)
+    rfft.generate(settings, lora=lora, out=out)
 
 
 @app.command()
@@ -190,10 +176,7 @@ def export(
     private: Annotated[bool, typer.Option("--private", help="Make that repository a private one.")] = False,
 ) -> None:
     """Write a run's weights in the form other tools load."""
-    _config_of(run)
-    from rfft.evaluation.runs import export_run
-
-    folder = export_run(run, format, out, best, step)
+    folder = rfft.export(run, format, out, best, step)
     typer.echo(folder)
     if push_to_hub:
         from rfft.models.hub import upload
@@ -204,7 +187,7 @@ def export(
 @app.command()
 def report(run: RunFolder) -> None:
     """Write a run's report.html anew."""
-    _config_of(run)
+    rfft.config_of(run)
     from rfft.evaluation.report import write_report
 
     typer.echo(write_report(run))
@@ -227,14 +210,8 @@ def compare(
 app.command()(sweep.sweep)
 
 
-def _load(path: Path, overrides: list[str] | None) -> Config:
-    from rfft.config.load import load_config
-
-    return load_config(path, overrides or [])
-
-
 def _facts(path: Path, overrides: list[str] | None) -> dict[str, str]:
-    settings = _load(path, overrides)
+    settings = rfft.load_config(path, overrides or [])
     from rfft.cli.check import describe
 
     return describe(settings)
@@ -245,13 +222,6 @@ def _facts_of_rfnet(path: Path, overrides: list[str] | None) -> dict[str, str]:
     from rfft.rfnet.config import load_config
 
     return describe(load_config(path, overrides or []))
-
-
-def _config_of(run: Path) -> Path:
-    file = run / "config.yaml"
-    if not file.is_file():
-        raise UserError(f"{run}: no config.yaml here, so no run; run folders are made by `rfft train`")
-    return file
 
 
 def _hush_libraries() -> None:

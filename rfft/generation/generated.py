@@ -6,11 +6,16 @@ Shapes: S the side of the canvas, N kept pictures.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from rfft.data.cutout import paste_back, product_layer
@@ -22,6 +27,52 @@ from rfft.utils.processes import broadcast, count
 
 MANIFEST, SHEET = "manifest.jsonl", "contact_sheet.png"
 THUMBNAIL, SHEET_COLUMNS, SHEET_ROWS = 128, 8, 12
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """A picture that recurrent generation has kept, and what the manifest says of it."""
+
+    id: str
+    prompt: str
+    caption: str
+    seed: int  # of the noise that it was painted from
+    attempts: int
+    accepted: bool
+    probabilities: dict[str, float] | None  # RFNet's, by class; None where picture or verdict is not finite
+    path: Path | None  # where it lies; None if it is kept in memory
+    pixels: Image.Image | None = field(default=None, repr=False)
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture itself, read from `path` if it lies there."""
+        if self.pixels is not None:
+            return self.pixels
+        assert self.path is not None
+        with Image.open(self.path) as picture:
+            return picture.convert("RGB")
+
+
+@contextmanager
+def output_folder(out: str | Path | None) -> Iterator[tuple[Path, bool]]:
+    """Give the folder that generation writes, and whether it stays: without `out` it is a temporary one."""
+    if out is not None:
+        yield Path(out), True
+        return
+    with TemporaryDirectory() as folder:
+        yield Path(folder) / "generated", False
+
+
+def read_generated(folder: Path, in_memory: bool) -> list[GeneratedImage]:
+    """Read what generation has written into a folder; `in_memory`: the pictures too, as it will be gone."""
+    found = []
+    for line in (folder / MANIFEST).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        path = folder / row["image"]
+        named = {name: row[name] for name in ("id", "prompt", "caption", "seed", "attempts", "accepted")}
+        image = GeneratedImage(**named, probabilities=row["probabilities"], path=path)
+        found.append(replace(image, path=None, pixels=image.image) if in_memory else image)
+    return found
 
 
 class KeptPictures:
