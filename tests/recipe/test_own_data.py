@@ -9,37 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 Rfft = Callable[..., tuple[int, str, str]]
-OWN = '''
-import torch
-from rfft.data.samples import Sample
-
-
-class Boxes:
-    """Boxes of one colour each, the same whenever they are asked for."""
-
-    def __init__(self, count: int, size: int = 64) -> None:
-        self.count, self.size = count, size
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        canvas = torch.zeros(4, self.size, self.size)
-        canvas[:3, 16:48, 16:48] = index / self.count
-        canvas[3, 16:48, 16:48] = 1
-        return Sample(f"box-{index}", canvas, "a box, about 20 cm tall", f"a box in park {index}")
-'''
+DOCS = Path(__file__).parents[2] / "docs" / "products.md"
 
 
 @pytest.fixture
 def rfft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: Rfft) -> Rfft:
-    """rfft(*arguments) in a folder that holds a package with a data set, and photos/ with prompts.json."""
+    """rfft(*arguments) in a folder with the data set of docs/products.md, photos/ and prompts.json."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/__init__.py").touch()
-    (tmp_path / "shop/boxes.py").write_text(OWN)
+    code = DOCS.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "shop/boxes.py").write_text(code)
     (tmp_path / "photos").mkdir()
     for i, name in enumerate("abcdefghijkl"):
         pixels = np.zeros((40, 30, 4), np.uint8)
@@ -58,30 +41,24 @@ QUICK = ("evaluate.max_attempts=1", "evaluate.reference=null", "trainer.sample_e
 
 def test_a_data_set_of_ones_own(rfft: Rfft, world: Path) -> None:
     """It is checked, trained on for two steps but for what is held out, evaluated on, and painted."""
-    own = ("data.products=shop.boxes:Boxes", "data.options={count: 12}", "data.holdout=0.5", *QUICK)
-    code, out, told = rfft("check", world / "config.yaml", *own)
+    settings = yaml.safe_load((world / "config.yaml").read_text())
+    settings["data"] = {"products": "shop.boxes:Boxes", "options": {"count": 12}, "holdout": 0.5}
+    Path("own.yaml").write_text(yaml.safe_dump(settings))
+    code, out, told = rfft("check", "own.yaml", *QUICK)
     facts = {line[:36].rstrip(): line[36:] for line in out.splitlines()}
     assert code == 0 and "warning" not in told, told
     assert facts["training"] == "8 products with 8 prompts from shop.boxes:Boxes:train"
     assert facts["evaluation"] == "2 products with 2 prompts from shop.boxes:Boxes:test, 2 seeds"
 
-    code, _, told = rfft("train", world / "config.yaml", *own)
+    code, _, told = rfft("train", "own.yaml", *QUICK)
     assert code == 0, told
     assert "training on 8 products with 8 prompts from shop.boxes:Boxes:train\n" in told
     assert "evaluating on 2 products with 2 prompts from shop.boxes:Boxes:test\n" in told
     assert "warning" not in told
     assert len(json.loads(Path("runs/small/evaluation.json").read_text())["cells"]) == 4
 
-    generate = (
-        "generate",
-        "--products",
-        "shop.boxes:Boxes",
-        "--config",
-        world / "config.yaml",
-        "--out",
-        "ads",
-    )
-    code, _, told = rfft(*generate, "--max-attempts", 1, "data.options={count: 2}", "data.holdout=0.7")
+    generate = ("generate", "--products", "shop.boxes:Boxes", "--out", "ads", "--max-attempts", 1)
+    code, _, told = rfft(*generate, "--config", "own.yaml", "data.options={count: 2}")
     assert code == 0, told
     assert sorted(path.name for path in Path("ads/images").iterdir()) == ["box-0.png", "box-1.png"]
 
