@@ -168,6 +168,32 @@ def evaluated_products(config: Config) -> str:
     return config.evaluate.products or evaluation_source(config.data.products, config.data.holdout)
 
 
+def validated_products(config: Config) -> str:
+    """Return the source of what `evaluate.every` measures; raises UserError if that is evaluated on, too."""
+    data, named = config.data, config.evaluate.validation.products
+    source = named or evaluation_source(data.products, data.holdout, "val")
+    require(
+        source != evaluated_products(config) or parse_source(source)[0] not in KNOWN,
+        f"{source} is both evaluate.products and evaluate.validation.products: what chooses the best "
+        "checkpoint must not be what is reported; name another split, or set evaluate.every=0",
+    )
+    return source
+
+
+def reference_source(config: Config) -> str | None:
+    """Return where the pictures come from that KID compares with; raises UserError for another split's."""
+    evaluate, products = config.evaluate, evaluated_products(config)
+    (name, split), (known, wanted) = parse_source(evaluate.reference or ""), parse_source(products)
+    require(
+        name != known or known not in KNOWN or split == wanted,
+        f"evaluate.reference={evaluate.reference} is of another split than the products, {products}: set "
+        "evaluate.reference=auto",
+    )
+    if evaluate.reference != "auto":
+        return evaluate.reference
+    return products if known in KNOWN else None
+
+
 def _require_another_split(trained_on: str, config: Config) -> None:
     """Raise UserError if a split of a known data set is both trained on and evaluated on."""
     name, _ = parse_source(trained_on)

@@ -11,6 +11,7 @@ from rfft.config.schema import Config
 from rfft.data.overlap import describe_samples, overlap_warnings
 from rfft.data.references import reference_images
 from rfft.data.samples import Sample, Skipped
+from rfft.evaluation.validation import validation_config
 from rfft.training.costs import costs
 from rfft.utils.log import warn
 
@@ -22,10 +23,11 @@ def describe(config: Config) -> dict[str, str]:
     samples = build.build_samples(config, "train", skipped)
     if config.reward.rfnet is not None:
         build.caption_tokenizer(config.reward.rfnet)
-    return {
+    facts = {
         "run folder": str(Path(config.run.out) / config.run.name),
         "training": describe_samples(samples, build.trained_products(config)) + _left_out(skipped),
         "evaluation": _evaluation(config, samples) if evaluate.enabled else "none",
+        "validation": _validation(config) if evaluate.enabled and evaluate.every else "",
         "networks": ", ".join(_networks(config)),
         "bundle": config.model.bundle,
         "objective": describe_objective(asdict(config)),
@@ -34,6 +36,7 @@ def describe(config: Config) -> dict[str, str]:
         "processes": _processes(config),
         **costs(config),
     }
+    return {name: fact for name, fact in facts.items() if fact}
 
 
 def _left_out(skipped: list[Skipped]) -> str:
@@ -48,11 +51,18 @@ def _evaluation(config: Config, trained: list[Sample]) -> str:
     if evaluate.judge is not None:
         build.load_tokenizer(evaluate.judge)
     compared = ""
-    if evaluate.reference is not None:
+    if (reference := build.reference_source(config)) is not None:
         data = config.data
-        count = len(reference_images(evaluate.reference, data.image_size, data.max_pixels))
-        compared = f", KID to {count} pictures of {evaluate.reference}"
+        count = len(reference_images(reference, data.image_size, data.max_pixels))
+        compared = f", KID to {count} pictures of {reference}"
     return f"{describe_samples(samples, source)}, {evaluate.seeds} seeds{compared}"
+
+
+def _validation(config: Config) -> str:
+    changed = validation_config(config)
+    samples, source = build.build_samples(changed, "evaluate"), build.validated_products(config)
+    every = f"every {config.evaluate.every} steps"
+    return f"{describe_samples(samples, source)}, {changed.evaluate.seeds} seeds, {every}"
 
 
 def _networks(config: Config) -> list[str]:

@@ -167,7 +167,6 @@ class ValidationConfig:
     count: int = setting(24, least=1)  # products
     prompts_per_product: int = setting(1, least=1)
     seeds: int = setting(2, least=1)
-    reference: str | None = "adworld:val"  # as evaluate.reference
 
 
 @dataclass
@@ -186,7 +185,8 @@ class EvaluateConfig:
     max_attempts: int = setting(5, least=1)  # of recurrent generation
     judge: str | None = "rf-tiny-judge"  # a second network, never trained against; null: none
     probe: str | None = "rf-tiny-probe"  # reads surface, place, props and light off the image; null: none
-    reference: str | None = "adworld:test"  # held-out available images for KID, or a folder; null: no KID
+    # Available images for KID: a folder, or adworld:SPLIT. auto: of AdWorld's products, those of their split.
+    reference: str | None = "auto"  # null: no KID
     # For real bases (docs/metrics.md); each null or false: not measured.
     clip: str | None = (
         None  # CLIP model of the CLIP score, a folder or a hub id: openai/clip-vit-large-patch14

@@ -61,13 +61,17 @@ class Evaluator:
             "evaluate.only_accepted asks for RFNet's verdict: name a reward.rfnet, or set it to false",
         )
         self.samples = build.build_samples(config, "evaluate")
-        self.products = summary.number_products([sample.product or sample.id for sample in self.samples])
+        self.products = summary.number_products([sample.product for sample in self.samples])
         conditions = build.build_conditions(config, bundle, build.engineered(config, self.samples))
         self.canvases = conditions.product
         self.networks = networks or load_networks(config, rfnet, self.device)
         self.painter = Painter(config, bundle, conditions, Verdicts(self.networks))
         self.probe = self.networks.probe if self.samples[0].attributes else None
-        held_out = self._held_out(settings.reference)
+        held_out = self._held_out()
+        require(
+            settings.fid == "none" or held_out is not None,
+            "evaluate.fid compares with held-out pictures: name a folder of them with evaluate.reference",
+        )
         features = self.networks.features
         self.reference = None if held_out is None else image_features(features, held_out)
         space = None if settings.fid == "none" else settings.fid
@@ -75,8 +79,8 @@ class Evaluator:
         if settings.fidelity:
             torchmetrics("functional.image")  # missing? Say so before painting.
 
-    def _held_out(self, source: str | None) -> Tensor | None:
-        data = self.config.data
+    def _held_out(self) -> Tensor | None:
+        source, data = build.reference_source(self.config), self.config.data
         if source is None:
             return None
         return reference_images(source, data.image_size, data.max_pixels).float() / 255
@@ -159,7 +163,7 @@ class Evaluator:
         return [
             {
                 "id": sample.id,
-                "product": sample.product or sample.id,
+                "product": sample.product,
                 "prompt": sample.prompt,
                 "caption": sample.caption,
                 "seed": seed,

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rfft import build
 from rfft.config.load import flatten
 from rfft.errors import UserError
 from rfft.evaluation.evaluator import Evaluator
@@ -27,7 +28,11 @@ ABSENT = (None, "none", False)  # values of a measure that was not taken: it may
 
 def describe_grid(evaluator: Evaluator) -> dict[str, Any]:
     """Return the parts of evaluation.json that both states share: grid, intervals, cells."""
-    settings = flatten(asdict(evaluator.config))
+    config = evaluator.config
+    settings = flatten(asdict(config)) | {
+        "evaluate.products": build.evaluated_products(config),
+        "evaluate.reference": build.reference_source(config),
+    }
     names = [*(f"evaluate.{name}" for name in (*PAINTED, *MEASURED)), *ELSEWHERE]
     return {
         "grid": {name: settings[name] for name in names if name in settings},

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rfft.data.references import FEWEST
 from rfft.metrics.attempts import attempts
 from rfft.metrics.diversity import mean_pairwise_distance, vendi_score
 from rfft.metrics.estimate import RESAMPLES, Estimate, mean_estimate, mean_of, share_estimate
@@ -26,7 +27,6 @@ from rfft.types import LABELS, label_names
 Estimates = dict[str, Estimate]
 Products = NDArray[np.int64]
 NO_PROP = "none"
-FEWEST = 4  # pictures that KID needs
 
 
 def number_products(names: Sequence[str]) -> Products:

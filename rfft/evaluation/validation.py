@@ -6,14 +6,13 @@ the report.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from rfft import build
 from rfft.config.schema import Config
-from rfft.data.dataset import evaluation_source
-from rfft.data.samples import Sample
+from rfft.data.overlap import shared_products
 from rfft.errors import UserError
 from rfft.evaluation.evaluator import Evaluation, Evaluator
 from rfft.evaluation.grid import describe_grid
@@ -28,12 +27,21 @@ CHOOSES = "available_rate_rfnet"  # never the judge's
 
 def validation_config(config: Config) -> Config:
     """Return the config with the validation grid in place of evaluate's, and one attempt at each picture."""
-    grid, data = config.evaluate.validation, config.data
-    chosen = vars(grid) | {"max_attempts": 1}
-    if grid.products is None:
-        chosen["products"] = evaluation_source(data.products, data.holdout, "val")
-        chosen |= {"prompts": grid.prompts or data.prompts, "options": data.options}
-    return replace(config, evaluate=replace(config.evaluate, **chosen))
+    evaluate, grid, data = config.evaluate, config.evaluate.validation, config.data
+    derived = grid.products is None
+    changed = replace(
+        evaluate,
+        products=build.validated_products(config),
+        prompts=grid.prompts or (data.prompts if derived else None),
+        options=data.options if derived else evaluate.options,
+        count=grid.count,
+        prompts_per_product=grid.prompts_per_product,
+        seeds=grid.seeds,
+        max_attempts=1,
+        reference=evaluate.reference and "auto",  # nothing of what is reported on
+        fid="none",
+    )
+    return replace(config, evaluate=changed)
 
 
 class Validation:
@@ -44,11 +52,11 @@ class Validation:
         self.settings = config.evaluate
         self.evaluator = Evaluator(validation_config(config), bundle, test.networks.rfnet, test.networks)
         self.grid = describe_grid(self.evaluator)
-        shared = identities(test.samples) & identities(self.evaluator.samples)
-        if shared:
+        if shared := shared_products(test.samples, self.evaluator.samples):
             warn(
-                f"{len(shared)} of the products of evaluate.validation.products are among those of "
-                "evaluate.products: the best checkpoint is chosen on what is reported; name other products"
+                f"{shared} of the products of evaluate.validation.products are among those of "
+                "evaluate.products: the best checkpoint is chosen on what is reported; set data.holdout=0.2, "
+                "or name other products"
             )
         if test.networks.rfnet is None:
             warn("without RFNet no checkpoint is the best one: evaluate.every is for guardrails alone")
@@ -75,13 +83,3 @@ class Validation:
         """Return what has fallen below a guardrail of the base model's metrics on this grid."""
         base = self.base(run)
         return guardrails({} if base is None else values(base), metrics, self.settings)
-
-
-def identities(samples: list[Sample]) -> set[str]:
-    """Return what tells products apart: the picture itself of those on disk, AdWorld's by their names."""
-    return {
-        sample.product
-        if sample.source is None
-        else hashlib.sha256(sample.canvas.numpy().tobytes()).hexdigest()
-        for sample in samples
-    }

@@ -1,6 +1,4 @@
-"""What RFFT does beside training: contact sheets of samples, evaluations, and the export and report at the
-end.
-"""
+"""What RFFT does beside training: contact sheets of samples, and the export and report at the end."""
 
 from __future__ import annotations
 
@@ -10,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
 from rfft.data.conditions import noise_for
 from rfft.data.samples import Sample
 from rfft.evaluation import store
-from rfft.evaluation.evaluator import Evaluation, Evaluator, show
-from rfft.evaluation.grid import describe_grid
 from rfft.evaluation.guardrails import show_result
 from rfft.evaluation.report import write_report
 from rfft.evaluation.runs import export_run
-from rfft.evaluation.validation import CHOOSES, Validation
 from rfft.generation.sample import paint, reward_logits
 from rfft.metrics.verdict import Verdict, is_accepted
+from rfft.training.evaluations import run_counters
 from rfft.training.learner import RFFTLearner
 from rfft.training.loop import Callback
 from rfft.training.recorder import CheckpointSaver, Recorder
@@ -78,125 +73,6 @@ class SampleSheets(Callback):
         self.recorder.tracker.pictures("samples", pictures, captions, self.learner.counters.step)
 
 
-class Evaluations(Callback):
-    """The base model before training and the tuned one at the end, on the grid of the report."""
-
-    def __init__(
-        self,
-        run: Path,
-        learner: RFFTLearner,
-        evaluator: Evaluator,
-        recorder: Recorder,
-        saver: CheckpointSaver,
-    ) -> None:
-        """`saver`: is asked for the best state where a guardrail has stopped the run."""
-        self.run, self.learner, self.evaluator = run, learner, evaluator
-        self.recorder, self.saver = recorder, saver
-        self.main = learner.accelerator.is_main_process
-
-    def on_start(self) -> None:
-        """Evaluate the base model, if that has not been done on this grid."""
-        if broadcast(self.main and store.recorded(self.run, "base") is None):
-            self._record("base")
-        self._write("base", 0)
-
-    def on_end(self) -> None:
-        """Evaluate what will be exported, the last state or the best, unless an earlier end did."""
-        step, best = self.learner.counters.step, None
-        if self.learner.stopped and (best := broadcast(self.saver.checkpoints.best())):
-            self.learner.load_weights(best)
-        summary = store.read_json(self.run / store.SUMMARY) if self.main else {}
-        if broadcast(summary.get("steps") == step and "tuned" in summary):
-            return
-        checkpoint = step if best is None else step_of(best)
-        self._record("tuned", checkpoint)
-        self.on_start()  # again, if the grid is another one than when the run was begun
-        self._write("tuned", step)
-        if self.main:
-            store.finish(self.run, run_counters(self.learner), checkpoint)
-
-    def _record(self, state: str, checkpoint: int | None = None) -> None:
-        found = evaluate(self.learner, self.evaluator, "test", state, self.recorder)
-        if self.main:
-            store.record(self.run, state, describe_grid(self.evaluator), found, checkpoint)
-
-    def _write(self, state: str, step: int) -> None:
-        if self.main:
-            write_evaluation(self.recorder, "eval", step, store.recorded(self.run, state))
-
-
-class Validations(Callback):
-    """The model on the way, on the validation grid: the best state is kept, a guardrail may stop the run.
-
-    They come after their step's checkpoint, as they may take long; a resumed run makes up for a missing one.
-    """
-
-    def __init__(
-        self,
-        run: Path,
-        learner: RFFTLearner,
-        validation: Validation,
-        recorder: Recorder,
-        saver: CheckpointSaver,
-    ) -> None:
-        """`saver`: keeps the best state."""
-        self.run, self.learner, self.validation = run, learner, validation
-        self.recorder, self.saver = recorder, saver
-        self.main = learner.accelerator.is_main_process
-
-    def on_start(self) -> None:
-        """Measure the base model, once in a run; then this step, if a signal has kept the run from it."""
-        if broadcast(self.main and self.validation.base(self.run) is None):
-            found = evaluate(self.learner, self.validation.evaluator, "validation", "base", self.recorder)
-            if self.main:
-                self.validation.record_base(self.run, found)
-        if self.main:
-            write_evaluation(self.recorder, "val", 0, self.validation.base(self.run))
-        self.after_step({})
-
-    def after_step(self, scalars: Mapping[str, float]) -> None:
-        """Keep the best state above the guardrails; below one warn, or stop the run."""
-        settings, step = self.learner.config.evaluate, self.learner.counters.step
-        if not (self.learner.counters.trained and self.learner.due(settings.every)):
-            return
-        if not broadcast(self.main and step in self.recorder.evaluated["val"]):
-            found = evaluate(self.learner, self.validation.evaluator, "validation", "tuned", self.recorder)
-            write_evaluation(self.recorder, "val", step, {"metrics": found.metrics})
-        warnings, score = broadcast(self._verdict() if self.main else None)
-        for warning in warnings:
-            self.recorder.console.print(f"step {step}: {warning}", style="red")
-        self.learner.stopped = bool(warnings) and settings.stop_at_guardrail
-        if not warnings and score is not None:
-            self.saver.save_best(score)
-
-    def _verdict(self) -> tuple[list[str], float | None]:
-        """Return what fell below a guardrail at this step, and what the best state is chosen by."""
-        row = self.recorder.evaluated["val"][self.learner.counters.step]
-        metrics = {name.removeprefix("val/"): value for name, value in row.items() if value is not None}
-        return self.validation.warnings(self.run, metrics), metrics.get(CHOOSES)
-
-
-def evaluate(
-    learner: RFFTLearner, evaluator: Evaluator, grid: str, state: str, recorder: Recorder
-) -> Evaluation:
-    """Evaluate the model as it is ("tuned") or as it was ("base"), in all processes together."""
-    console = recorder.console
-    with Progress(console=console, disable=console.quiet) as progress, learner.averaged():
-        task = progress.add_task(f"evaluating the {state} model ({grid})", total=None)
-
-        def report(done: int, total: int) -> None:
-            show(progress, task, done, total)
-            learner.raise_if_stopped()
-
-        return evaluator(reference=state == "base", report=report)
-
-
-def write_evaluation(recorder: Recorder, grid: str, step: int, state: store.State | None) -> None:
-    """Record what an evaluation has found, unless there is none or that is done; `grid`: "eval" or "val"."""
-    if recorder.main and state is not None and step not in recorder.evaluated[grid]:
-        recorder.write(step, store.scalars(state, grid))
-
-
 class ExportAndReport(Callback):
     """The end of a run: its weights exported, its report written, and what there is told on the terminal."""
 
@@ -225,17 +101,6 @@ class ExportAndReport(Callback):
             end = f"stopped at a guardrail after step {counters['steps']}"
             told = f"{end}: the weights are those {which} was above"
             console.print(told, style="red", highlight=False, soft_wrap=True)
-
-
-def run_counters(learner: RFFTLearner) -> dict[str, float]:
-    """Return what a run has cost, as its summary has it."""
-    counters = learner.counters
-    return {
-        "seconds": round(counters.seconds, 1),
-        "steps": counters.step,
-        "grad_samples": counters.grad_samples,
-        "denoiser_forwards": counters.forwards,
-    }
 
 
 @torch.no_grad()

@@ -15,8 +15,9 @@ from rfft.data.samples import Skipped
 from rfft.evaluation.evaluator import Evaluator
 from rfft.evaluation.validation import Validation
 from rfft.training.announce import announce_data
-from rfft.training.callbacks import SAMPLES, Evaluations, ExportAndReport, SampleSheets, Validations
+from rfft.training.callbacks import SAMPLES, ExportAndReport, SampleSheets
 from rfft.training.costs import costs
+from rfft.training.evaluations import Evaluations, Validations
 from rfft.training.job import open_job, resume, start
 from rfft.training.learner import RFFTLearner
 from rfft.training.loop import Callback, fit

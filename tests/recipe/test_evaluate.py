@@ -16,7 +16,7 @@ from transformers import CLIPModel
 
 from rfft import build
 from rfft.adworld import products
-from rfft.config.load import config_from, load_config, to_yaml
+from rfft.config.load import load_config, to_yaml
 from rfft.config.schema import Config, EvaluateConfig
 from rfft.data.references import reference_images
 from rfft.errors import UserError
@@ -24,7 +24,7 @@ from rfft.evaluation import painter, store
 from rfft.evaluation.evaluator import Evaluator
 from rfft.evaluation.guardrails import guardrails
 from rfft.evaluation.runs import evaluate_base
-from rfft.evaluation.validation import Validation, identities, validation_config
+from rfft.evaluation.validation import Validation, validation_config
 from rfft.types import LABELS, Batch
 from rfft.utils.checkpoint import Checkpoints
 from tests.toys import no_memory
@@ -206,7 +206,8 @@ def test_evaluate_command(
     (run / "report.html").write_text("that of older metrics")
     shown = rfft("evaluate", run)
     assert "before and after" in shown and "available (RFNet)" in shown and "evaluation.json" in shown
-    assert max(map(len, shown.split("written:")[0].splitlines())) <= 80, "a terminal's width"
+    printed = shown.partition("before and after")[2].partition("step 2 evaluated")[0]
+    assert max(map(len, printed.splitlines())) <= 80, "a terminal's width"
     assert "Same product, prompt and noise" in (run / "report.html").read_text()
 
     summary = json.loads((run / "summary.json").read_text())
@@ -353,7 +354,11 @@ def test_figures_of_real_bases(rfft: Callable[..., str], run: Path, clip: Path, 
     rfft("compare", tmp_path / "engineered", run, "--out", tmp_path / "both", "--tie", "0.01")
     lines = (tmp_path / "both/comparison.md").read_text().splitlines()
     rows = [line.split(" | ")[:2] for line in lines[2:5]]
-    assert rows == [["| base", "base"], ["| engineered", "prompt engineering"], ["| small", "cc, beta 0.02"]]
+    assert rows == [
+        ["| base", "base"],
+        ["| engineered", "prompt engineering"],
+        ["| small", "RFFT, CC, beta 0.02"],
+    ]
     assert "PickScore" in lines[0] and "place" not in lines[0]
     changes = [line for line in lines if line.startswith(("| engineered | ", "| small | "))][2:4]
     assert all("to +" in line or "to -" in line for line in changes)  # intervals of paired differences
@@ -409,33 +414,34 @@ def test_guardrails_without_a_probe() -> None:
 def test_validation_shares_nothing_with_the_report(
     config: Config, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="what chooses the best checkpoint must not be what is reported"):
-        config_from({"evaluate.every": 1, "evaluate.products": "adworld:val", "evaluate.reference": None})
-    with pytest.raises(UserError, match=r"evaluate\.reference=adworld:test is of another split than"):
-        config_from({"evaluate.products": "adworld:val"})
     config.evaluate.max_attempts = 4
-    chosen = validation_config(config).evaluate
-    assert (chosen.products, chosen.reference, chosen.max_attempts) == ("adworld:val", "adworld:val", 1)
+    chosen = validation_config(config)
+    assert (chosen.evaluate.products, chosen.evaluate.max_attempts) == ("adworld:val", 1)
+    assert [build.reference_source(c) for c in (chosen, config)] == ["adworld:val", "adworld:test"]
+    config.evaluate.products = "adworld:val"
+    with pytest.raises(UserError, match="what chooses the best checkpoint must not be what is reported"):
+        validation_config(config)
+    config.evaluate.reference = "adworld:test"
+    with pytest.raises(UserError, match=r"evaluate\.reference=adworld:test is of another split than"):
+        build.reference_source(config)
 
+    config.evaluate.products, config.evaluate.reference = "adworld:test", None
     test = evaluator_of(config)
-    bundle = test.painter.bundle
-    validation = Validation(config, bundle, test)
-    assert not identities(test.samples) & identities(validation.evaluator.samples)
-    assert "warning" not in capsys.readouterr().err
+    validation = Validation(config, test.painter.bundle, test)
+    names = [{cell["product"] for cell in found.cells()} for found in (test, validation.evaluator)]
+    assert all(names) and not names[0] & names[1] and "are among" not in capsys.readouterr().err
 
-    for folder, names in (("test", "abc"), ("val", "bcd")):  # b's and c's pictures are in both
+    for folder, letters in (("test", "abc"), ("val", "bcd")):  # b's and c's pictures are in both
         (tmp_path / folder).mkdir()
-        for i, name in enumerate(names):
-            picture = Image.new("RGBA", (40, 30), (60 * ord(name) % 256, 0, 0, 255))
+        for i, letter in enumerate(letters):
+            picture = Image.new("RGBA", (40, 30), (60 * ord(letter) % 256, 0, 0, 255))
             picture.save(tmp_path / folder / f"{i}.png")
     (tmp_path / "prompts.json").write_text('[{"prompt": "a park", "negative_prompt": ""}]')
     for grid, folder in ((config.evaluate, "test"), (config.evaluate.validation, "val")):
-        grid.products, grid.prompts, grid.reference = (
-            str(tmp_path / folder),
-            str(tmp_path / "prompts.json"),
-            None,
-        )
-    Validation(config, bundle, Evaluator(config, bundle, None, test.networks))
+        grid.products, grid.prompts = str(tmp_path / folder), str(tmp_path / "prompts.json")
+    config.evaluate.validation.count = 3
+    on_disk = Evaluator(config, test.painter.bundle, None, test.networks)
+    Validation(config, test.painter.bundle, on_disk)
     assert "warning: 2 of the products of evaluate.validation.products are among" in capsys.readouterr().err
 
 

@@ -164,7 +164,10 @@ def test_a_wrong_file_is_named_with_its_line(tmp_path, text, message):
         (["tracker.project=../../../x"], "tracker.project '../../../x' must be a plain name"),
         (["evaluate.judge=rf-tiny-rfnet"], "evaluate.judge=null"),
         (["evaluate.stop_at_guardrail=true"], "set evaluate.every"),
-        (["evaluate.stop_at_guardrail=true", "evaluate.every=9", "evaluate.seeds=1"], "evaluate.seeds=2"),
+        (
+            ["evaluate.stop_at_guardrail=true", "evaluate.every=9", "evaluate.validation.seeds=1"],
+            "validation.seeds=2",
+        ),
         (
             ["evaluate.stop_at_guardrail=true", "evaluate.every=9", "evaluate.enabled=false"],
             "evaluate.enabled=true",
