@@ -30,7 +30,7 @@ ARMS := none:objective.regularizer=none kl-100:objective.regularizer=kl:objectiv
 ifdef BETAS
 ARMS += kl-30:objective.regularizer=kl:objective.beta=30 cc-0.01:objective.regularizer=cc:objective.beta=0.01
 endif
-ABLATION := optimizer.lr=5e-4 trainer.steps=50 trainer.max_minutes=null evaluate.products=adworld:val evaluate.max_attempts=1
+ABLATION := optimizer.lr=5e-4 trainer.steps=50 trainer.max_minutes=null evaluate.products=adworld:val evaluate.reference=adworld:val evaluate.max_attempts=1
 
 ablation: setup  ## no regulariser, KL and CC compared: a table and a figure in runs/ablation (an hour on two cores)
 	@set -e; for arm in $(ARMS); do \

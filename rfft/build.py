@@ -10,8 +10,10 @@ import torch
 
 from rfft.config.schema import Config
 from rfft.data.conditions import encode_samples
-from rfft.data.samples import Framing, Sample, Skipped, load_samples
-from rfft.errors import UserError
+from rfft.data.dataset import KNOWN, evaluation_source, read_samples
+from rfft.data.samples import Framing, Sample, Selection, Skipped
+from rfft.data.splits import parse_source
+from rfft.errors import require
 from rfft.models.bundle import Bundle, load_bundle, load_tiny_vae
 from rfft.models.pretrained import find_folder, read_config, tokenizer_of
 from rfft.objectives import OBJECTIVES
@@ -23,8 +25,10 @@ from rfft.rewards.preference import PickScore, TextMatch
 from rfft.rewards.rfnet import RFNet
 from rfft.rewards.weighted import REWARDS, WeightedRewards
 from rfft.types import Batch, Reward
-from rfft.utils.checkpoint import Checkpoints, load_weights, step_of
+from rfft.utils.checkpoint import load_weights
 from rfft.utils.registry import construct
+
+Purpose = Literal["train", "evaluate", "generate"]
 
 EVALUATION_SEED = 0  # the grid is the same for all runs, whatever run.seed
 
@@ -43,20 +47,12 @@ def build_bundle(config: Config, device: torch.device | str, trained: bool = Tru
     return bundle.to(device)
 
 
-def load_trained(
-    config: Config, run: Path, device: torch.device | str, best: bool = False
-) -> tuple[Bundle, int]:
-    """The tuned generator of the run's last or best checkpoint (moving average, where kept), and its step."""
-    checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
-    checkpoint = checkpoints.best() if best else checkpoints.latest()
-    if checkpoint is None and best:
-        raise UserError(f"{run}: no best checkpoint; it is chosen while training, with evaluate.every=N")
-    if checkpoint is None:
-        raise UserError(f"{run}: no checkpoint yet; train first, with rfft train")
+def load_trained(config: Config, checkpoint: Path, device: torch.device | str) -> Bundle:
+    """Return the tuned generator of a checkpoint: with its moving average, where one is kept."""
     averaged = (checkpoint / "ema.safetensors").is_file()
     bundle = build_bundle(config, device)
     bundle.load_adapter_state_dict(load_weights(checkpoint, "ema" if averaged else "adapter"))
-    return bundle, step_of(checkpoint)
+    return bundle
 
 
 def build_rfnet(config: Config, device: torch.device | str) -> RFNetWithMaps | None:
@@ -136,23 +132,75 @@ def caption_tokenizer(rfnet: str) -> Any:
     return tokenizer
 
 
-def build_samples(
-    config: Config, purpose: Literal["train", "evaluate"], skipped: list[Skipped] | None = None
-) -> list[Sample]:
-    """`skipped` is given the products that cannot be used, with data.on_error=skip; None: they are errors."""
-    data, evaluate = config.data, config.evaluate
-    framing = Framing(
+def build_samples(config: Config, purpose: Purpose, skipped: list[Skipped] | None = None) -> list[Sample]:
+    """Read the samples that are trained on, evaluated on, or painted by `rfft generate` (all products).
+
+    skipped: is given the products that cannot be used, if data.on_error is skip; otherwise they are errors.
+    """
+    data = config.data
+    if purpose == "evaluate":
+        return read_samples(evaluated_products(config), _evaluation(config))
+    source = data.products
+    if purpose == "train":
+        source = trained_products(config)
+        _require_another_split(source, config)
+    selection = Selection(
+        framing=_framing(config),
+        prompts=data.prompts,
+        count=data.count,
+        prompts_per_product=data.prompts_per_product,
+        seed=config.run.seed,
+        holdout=data.holdout,
+        options=data.options,
+    )
+    return read_samples(source, selection, skipped if data.on_error == "skip" else None)
+
+
+def trained_products(config: Config) -> str:
+    """Return the source of what is trained on: data.products, without what is held out."""
+    data = config.data
+    is_split = data.holdout is None or parse_source(data.products)[1] is not None
+    return data.products if is_split else f"{data.products}:train"
+
+
+def evaluated_products(config: Config) -> str:
+    """Return the source of what is evaluated on."""
+    return config.evaluate.products or evaluation_source(config.data.products, config.data.holdout)
+
+
+def _require_another_split(trained_on: str, config: Config) -> None:
+    """Raise UserError if a split of a known data set is both trained on and evaluated on."""
+    name, _ = parse_source(trained_on)
+    clash = config.evaluate.enabled and name in KNOWN and evaluated_products(config) == trained_on
+    require(
+        not clash,
+        f"{trained_on} is both trained on and evaluated on; set data.products={name}:train and "
+        f"evaluate.products={name}:test",
+    )
+
+
+def _evaluation(config: Config) -> Selection:
+    data, settings = config.data, config.evaluate
+    named = settings.products is not None
+    return Selection(
+        framing=_framing(config),
+        prompts=settings.prompts if named else settings.prompts or data.prompts,
+        count=settings.count,
+        prompts_per_product=settings.prompts_per_product,
+        seed=EVALUATION_SEED,
+        holdout=data.holdout,
+        options=settings.options if named else data.options,
+    )
+
+
+def _framing(config: Config) -> Framing:
+    data = config.data
+    return Framing(
         size=data.image_size,
         scale=None if data.keep_location else data.image_scale,
         white_level=data.white_level if data.white_to_alpha else None,
         max_pixels=data.max_pixels,
     )
-    skipped = skipped if data.on_error == "skip" else None
-    if purpose == "train":
-        source, count, turns = data.products, data.count, data.prompts_per_product
-        return load_samples(source, data.prompts, framing, count, turns, config.run.seed, skipped)
-    source, count, turns = evaluate.products, evaluate.count, evaluate.prompts_per_product
-    return load_samples(source, evaluate.prompts, framing, count, turns, EVALUATION_SEED)
 
 
 def build_conditions(config: Config, bundle: Bundle, samples: list[Sample]) -> Batch:

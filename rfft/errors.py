@@ -1,9 +1,11 @@
 """How a command ends otherwise than well, each with its exit code."""
 
 import errno
+import re
 
 _FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "the quota is used up", errno.EFBIG: "file too large"}
 _BARRED = {
+    errno.ENOENT: "not there, and cannot be made",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",
@@ -29,13 +31,20 @@ class ProcessLost(Exception):
 
 
 def require(condition: object, message: str) -> None:
+    """Raise a UserError with this message unless the condition is true."""
     if not condition:
         raise UserError(message)
 
 
-def disk_problem(error: OSError) -> str | None:
-    """In words with the fix, if a full disk or a path that cannot be used is the reason; exit code 2, too."""
-    number, place = error.errno or 0, f"{error.filename}: " if error.filename else ""
+def disk_problem(error: BaseException) -> str | None:
+    """Return one line with the fix if a full disk or an unusable path made an error, else None."""
+    number, place = None, ""
+    if isinstance(error, OSError):
+        number, place = error.errno, f"{error.filename}: " if error.filename else ""
+    elif "inline_container" in str(error) and isinstance(error.__context__, OSError):
+        number = error.__context__.errno  # torch.save raises an error of its own about the disk's
+    elif named := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
+        number = int(named[1])
     if number in _FULL:
         return f"{place}{_FULL[number]}; make room and run the same command again"
     if number in _BARRED and place:

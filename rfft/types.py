@@ -84,7 +84,7 @@ class Batch(TensorFields):
 
     def index(self, i: Index) -> Batch:
         """Return samples i, their texts too."""
-        rows = torch.arange(len(self))[i.cpu() if isinstance(i, Tensor) else i].tolist()
+        rows = range(len(self))[i] if isinstance(i, slice) else i.tolist() if isinstance(i, Tensor) else i
         captions, prompts = ([texts[row] for row in rows] for texts in (self.captions, self.prompts))
         return replace(super().index(i), captions=captions, prompts=prompts)
 

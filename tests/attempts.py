@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from rfft.adworld import products
 from rfft.cli.main import main
-from rfft.evaluation import evaluator
 from rfft.training import learner, tracking, trainer
 
 SAVED = ("adapter.safetensors", "ema.safetensors", "state.pt", "sha256.json")
@@ -122,7 +122,7 @@ def without_wandb() -> None:
 
 
 if __name__ == "__main__":
-    evaluator.REFERENCE_IMAGES = 8
+    products.REFERENCE_IMAGES = 8
     assert trainer.train  # imported here, not in every attempt
     what, *rest = sys.argv[1:]
     found: object = None

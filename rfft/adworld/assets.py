@@ -40,6 +40,8 @@ Image8 = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Icon:
+    """A rendered product or prop with its name and true height."""
+
     id: str
     name: str
     height_cm: float
@@ -61,12 +63,16 @@ def _read_rgba(name: str) -> Image8:
 
 @cache
 def props() -> dict[str, Icon]:
+    """Return all props by name."""
     return {name: Icon(icon, name, cm, _read_rgba(icon)) for name, (icon, cm) in PROPS.items()}
 
 
 @cache
 def products(split: str) -> tuple[Icon, ...]:
-    """Products of one split. Whole names go to one, so that test sees no product name of training."""
+    """Return the products of a split.
+
+    Whole names go to one split, so that test sees no product name of training.
+    """
     entries = [e for e in json.loads((ROOT / "icons.json").read_text()) if e["name"] not in _NOT_PRODUCTS]
     names = sorted({e["name"] for e in entries})
     np.random.default_rng(2408_00418).shuffle(names)
@@ -79,7 +85,7 @@ def products(split: str) -> tuple[Icon, ...]:
 
 @cache
 def panoramas(split: str) -> dict[str, tuple[Image8, ...]]:
-    """Panorama strips [128, w, 3] by place word.
+    """Return panorama strips [128, w, 3] of a split by place word.
 
     Test has places of its own; validation has the last sixth of each training panorama, training the rest.
     """
@@ -96,7 +102,7 @@ def panoramas(split: str) -> dict[str, tuple[Image8, ...]]:
 
 
 def backdrop(place: str, split: str, horizon: int, size: int, rng: np.random.Generator) -> Image8:
-    """A blurred window [size, size, 3] of the place, its horizon at the given row."""
+    """Return a blurred window [size, size, 3] of the place, its horizon at the given row."""
     if place == "studio":
         return _plain_wall(size, rng)
     strips = panoramas(split)[place]
@@ -120,7 +126,7 @@ def _plain_wall(size: int, rng: np.random.Generator) -> Image8:
 
 @cache
 def surface_textures(surface: str) -> tuple[Image8, ...]:
-    """Four procedural tiles [256, 256, 3] of a surface, the same on every machine."""
+    """Return four procedural tiles [256, 256, 3] of a surface, the same on every machine."""
     seed = SURFACES.index(surface)
     return tuple(_texture(surface, np.random.default_rng([77, seed, variant])) for variant in range(4))
 
@@ -158,7 +164,7 @@ def _texture(surface: str, rng: np.random.Generator) -> Image8:
 
 
 def ground(surface: str, horizon: int, size: int, rng: np.random.Generator) -> Image8:
-    """The surface in perspective [size, size, 3]; only rows from the horizon down are meant to be used."""
+    """Return the surface in perspective [size, size, 3], meant to be used from row `horizon` down."""
     tiles = surface_textures(surface)
     tile = tiles[rng.integers(len(tiles))]
     left, top = rng.uniform(0, 60, 2)

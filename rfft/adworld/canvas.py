@@ -13,14 +13,14 @@ SIZE = 64
 
 @dataclass
 class Canvas:
-    """rgb [64, 64, 3], depth and saliency [64, 64], float32 in [0, 255]."""
+    """A picture while it is painted: rgb [64, 64, 3], depth and saliency [64, 64], float32 in [0, 255]."""
 
     rgb: NDArray[np.float32]
     depth: NDArray[np.float32]
     saliency: NDArray[np.float32]
 
     def paint(self, rgba: Image8, left: int, top: int, depth: float, saliency: float) -> None:
-        """Composite an object; what lies outside the picture is cut off."""
+        """Composite an object [h, w, 4] with its depth and saliency; what lies outside is cut off."""
         x0, y0 = max(left, 0), max(top, 0)
         x1, y1 = min(left + rgba.shape[1], SIZE), min(top + rgba.shape[0], SIZE)
         if x0 >= x1 or y0 >= y1:
@@ -33,7 +33,7 @@ class Canvas:
         self.saliency[here] += alpha[..., 0] * (saliency - self.saliency[here])
 
     def shade(self, centre: float, row: float, width: float, strength: float, softness: float) -> None:
-        """A soft elliptical shadow on the ground."""
+        """Darken the ground by a soft elliptical shadow; all lengths are in pixels."""
         shadow = np.zeros((SIZE, SIZE), np.float32)
         axes = (max(width / 2, 1.5), max(width / 9, 1.0))
         cv2.ellipse(shadow, ((centre, row), (2 * axes[0], 2 * axes[1]), 0), 1.0, -1)
@@ -42,7 +42,10 @@ class Canvas:
 
 
 def resized(icon: Icon, height: float) -> Image8:
-    """The icon at a height in pixels; colours are averaged with premultiplied alpha."""
+    """Return the icon [h, w, 4] at a height in pixels.
+
+    Colours are averaged with premultiplied alpha.
+    """
     h = max(round(height), 2)
     w = max(round(icon.rgba.shape[1] * h / icon.rgba.shape[0]), 2)
     rgba = icon.rgba.astype(np.float32)

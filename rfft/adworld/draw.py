@@ -18,14 +18,15 @@ _SPLIT_KEY = {"train": 0, "val": 1, "test": 2, RESIZED: 3}
 
 
 def scene(seed: int, index: int, split: str, label: str | None = None) -> Scene:
-    """Scene number `index` of a seed: the same whatever was drawn before it."""
+    """Return scene number `index` of a seed, which is the same whatever was drawn before it."""
     return draw_scene(np.random.default_rng([seed, _SPLIT_KEY[split], index]), split, label)
 
 
 def draw_dataset(out: Path, count: int, seed: int, split: str = "train", workers: int | None = None) -> None:
-    """Write scenes 0..count-1 as the new folder `out` in RF1M's form (see data/feedback.py), all or nothing.
+    """Write the scenes 0..count-1 of a seed as the new folder `out` in RF1M's form, all or nothing.
 
-    prompts.jsonl also has the attributes that the prompt asks for. `workers`: processes, default all cores.
+    prompts.jsonl also has the attributes that the prompt asks for. `workers` is the number of processes, all
+    cores by default.
     """
     with new_folder(out) as draft:
         _draw_into(draft, count, seed, split, workers)
@@ -72,13 +73,13 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 
 def write_sheet(path: Path, seed: int, split: str) -> None:
-    """The contact sheet as a PNG file."""
+    """Write the contact sheet of a split as a PNG file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _write_png(path, contact_sheet(seed, split)[..., ::-1])
 
 
 def contact_sheet(seed: int, split: str, columns: int = 16, zoom: int = 2) -> np.ndarray:
-    """A picture [H, W, 3] with a row for each class, in the order of LABELS, and its name above it."""
+    """Return a picture [H, W, 3] with a row for each class, in the order of LABELS, its name above."""
     cell, bar = SIZE * zoom, 22
     sheet = np.full((len(LABELS) * (cell + bar), columns * cell, 3), 255, np.uint8)
     for row, label in enumerate(LABELS):

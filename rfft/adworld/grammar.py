@@ -45,20 +45,23 @@ LIGHT_WORDS = {
 
 
 def round_cm(cm: float) -> int:
-    """Height rounded to the sizes that captions speak of, in centimetres."""
+    """Return the nearest of the sizes that captions speak of, in centimetres."""
     return int(ROUND_CM[np.abs(np.log(ROUND_CM / cm)).argmin()])
 
 
 def caption(name: str, height_cm: float) -> str:
+    """Return the caption of a product: its name and about how tall it is."""
     return f"{name}, about {round_cm(height_cm)} cm tall"
 
 
 def stated_cm(caption: str) -> int:
-    """The centimetres that a caption speaks of."""
+    """Return the centimetres that a caption speaks of."""
     return int(caption.rsplit(" cm", 1)[0].rsplit(" ", 1)[1])
 
 
 def prompt(name: str, height_cm: float, attributes: dict[str, str], rng: np.random.Generator) -> str:
+    """Return a prompt for a scene with these attributes, in words drawn from the grammar."""
+
     def pick(words: tuple[str, ...]) -> str:
         return words[rng.integers(len(words))]
 

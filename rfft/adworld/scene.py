@@ -23,7 +23,10 @@ _TINTS = {
 
 @dataclass
 class Scene:
-    """image [64, 64, 3], product [64, 64, 4] (straight alpha), depth and saliency [64, 64], all uint8."""
+    """A labelled scene, all uint8.
+
+    image [64, 64, 3], product [64, 64, 4] (straight alpha), depth and saliency [64, 64].
+    """
 
     image: Image8
     product: Image8
@@ -52,7 +55,7 @@ class _Placement:
 
 
 def _ramp(horizon: int, row: float) -> float:
-    """Depth value (255 near) of the ground at a row."""
+    """Return the depth value (255 is near) of the ground at a row."""
     return 90 + 165 * (row - horizon) / max(SIZE - horizon, 1)
 
 
@@ -94,19 +97,22 @@ def _to_bytes(values: NDArray[np.float32]) -> Image8:
 
 
 def _cutout(place: _Placement) -> Image8:
-    """The product alone on its transparent canvas [64, 64, 4]."""
+    """Return the product alone on its transparent canvas [64, 64, 4]."""
     cutout = np.zeros((SIZE, SIZE, 4), np.uint8)
     cutout[place.top : place.base, place.left : place.left + place.icon.shape[1]] = place.icon
     return cutout
 
 
 def place_icon(icon: Icon, rng: np.random.Generator) -> Image8:
-    """The cutout [64, 64, 4] of a product placed as in an available scene."""
+    """Return the cutout [64, 64, 4] of a product placed as in an available scene."""
     return _cutout(_place_product(icon, LABELS[0], rng))
 
 
 def _place_product(product: Icon, label: str, rng: np.random.Generator) -> _Placement:
-    """Where the product stands. Its own place says nothing of the label; only the horizon depends on it."""
+    """Draw where the product stands.
+
+    Its own place says nothing of the label; only the horizon depends on it.
+    """
     h, w = product.rgba.shape[:2]
     longer = rng.uniform(24, 34)
     icon = resized(product, longer * h / max(h, w))
@@ -121,14 +127,14 @@ def _place_product(product: Icon, label: str, rng: np.random.Generator) -> _Plac
 
 
 def prop_heights(product: Icon, drawn_height: int) -> dict[str, float]:
-    """True height in pixels, beside this product, of the props that fit the picture."""
+    """Return the true height in pixels, beside this product, of the props that fit the picture."""
     scale = drawn_height / product.height_cm
     heights = {name: prop.height_cm * scale for name, prop in assets.props().items()}
     return {name: px for name, px in heights.items() if 8 <= px <= 28}
 
 
 def draw_attributes(product: Icon, drawn_height: int, rng: np.random.Generator) -> dict[str, str]:
-    """Surface, place, prop and light of a scene that could be asked for with this product."""
+    """Draw surface, place, prop and light of a scene that could be asked for with this product."""
     fitting = list(prop_heights(product, drawn_height))
     prop = fitting[rng.integers(len(fitting))] if fitting and rng.random() < 0.7 else "none"
     return {
@@ -220,7 +226,7 @@ def _hide(canvas: Canvas, place: _Placement, split: str, rng: np.random.Generato
 
 
 def _hallucinate(canvas: Canvas, place: _Placement, rng: np.random.Generator) -> None:
-    """Legs, a pedestal or an extension in the product's own colour, grown onto the product."""
+    """Grow legs, a pedestal or an extension in the product's own colour onto the product."""
     h, w = place.icon.shape[:2]
     kind = ("legs", "pedestal", "extension")[rng.integers(3)]
     rows = place.icon[-max(h // 3, 2) :] if kind != "extension" else place.icon

@@ -23,8 +23,11 @@ _PIXELS = ("image", "product", "depth", "saliency")
 
 @dataclass
 class Scenes:
-    """N scenes: image [N, 64, 64, 3], product [N, 64, 64, 4], depth and saliency [N, 64, 64], all uint8;
-    label [N] and attributes [N, 4] (in the order of ATTRIBUTES) as class numbers."""
+    """N scenes as arrays.
+
+    image [N, 64, 64, 3], product [N, 64, 64, 4], depth and saliency [N, 64, 64] are uint8; label [N] and
+    attributes [N, 4] (in the order of ATTRIBUTES) are class numbers.
+    """
 
     image: NDArray[np.uint8]
     product: NDArray[np.uint8]
@@ -39,20 +42,20 @@ class Scenes:
         return len(self.label)
 
     def pixels(self, field: str, index: NDArray[np.int64]) -> Tensor:
-        """One of image, product, depth, saliency as floats in [0, 1], [B, C, 64, 64]."""
+        """Return the image, product, depth or saliency of some scenes as floats [B, C, 64, 64] in [0, 1]."""
         array = getattr(self, field)[index]
         array = array[..., None] if array.ndim == 3 else array
         return torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2).float() / 255
 
 
 def cache_folder() -> Path:
-    """Where scenes, and what is made of them, are kept for the next time."""
+    """Return where scenes, and what is made of them, are kept for the next time."""
     root = Path(os.environ.get("RFFT_CACHE", Path.home() / ".cache" / "rfft"))
     return root / f"v{_VERSION}"
 
 
 def load_scenes(split: str, count: int, seed: int) -> Scenes:
-    """Scenes 0..count-1 of a split and seed; drawn on the first call, memory-mapped after that."""
+    """Return the scenes 0..count-1 of a split and seed; they are drawn only once, and memory-mapped."""
     folder = cache_folder() / f"scenes-{split}-{count}-{seed}"
     if not (folder / "text.json").exists():
         _draw_to(folder, split, count, seed)

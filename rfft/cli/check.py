@@ -8,22 +8,24 @@ from pathlib import Path
 from rfft import build
 from rfft.config.describe import describe_objective
 from rfft.config.schema import Config
+from rfft.data.overlap import describe_samples, overlap_warnings
+from rfft.data.references import reference_images
 from rfft.data.samples import Sample, Skipped
-from rfft.evaluation.evaluator import reference_images
 from rfft.training.costs import costs
+from rfft.utils.log import warn
 
 
 def describe(config: Config) -> dict[str, str]:
     """Facts by name; a UserError for anything that is missing or broken, by what would read it in a run."""
-    data, evaluate, trainer = config.data, config.evaluate, config.trainer
+    evaluate, trainer = config.evaluate, config.trainer
     skipped: list[Skipped] = []
     samples = build.build_samples(config, "train", skipped)
     if config.reward.rfnet is not None:
         build.caption_tokenizer(config.reward.rfnet)
     return {
         "run folder": str(Path(config.run.out) / config.run.name),
-        "training": _told(samples, data.products, data.prompts, skipped),
-        "evaluation": _evaluation(config) if evaluate.enabled else "none",
+        "training": describe_samples(samples, build.trained_products(config)) + _left_out(skipped),
+        "evaluation": _evaluation(config, samples) if evaluate.enabled else "none",
         "networks": ", ".join(_networks(config)),
         "bundle": config.model.bundle,
         "objective": describe_objective(asdict(config)),
@@ -34,15 +36,15 @@ def describe(config: Config) -> dict[str, str]:
     }
 
 
-def _told(samples: list[Sample], source: str, prompts: str | None, skipped: list[Skipped]) -> str:
-    prompted = f", prompts of {prompts}" if prompts else ""
-    unusable = f", {len(skipped)} products cannot be used: {skipped[0].reason}" if skipped else ""
-    return f"{len(samples)} pairs of product and prompt from {source}{prompted}{unusable}"
+def _left_out(skipped: list[Skipped]) -> str:
+    return f", {len(skipped)} products cannot be used: {skipped[0].reason}" if skipped else ""
 
 
-def _evaluation(config: Config) -> str:
-    evaluate = config.evaluate
+def _evaluation(config: Config, trained: list[Sample]) -> str:
+    evaluate, source = config.evaluate, build.evaluated_products(config)
     samples = build.build_samples(config, "evaluate")
+    for warning in overlap_warnings(build.trained_products(config), trained, source, samples):
+        warn(warning)
     if evaluate.judge is not None:
         build.load_tokenizer(evaluate.judge)
     compared = ""
@@ -50,11 +52,11 @@ def _evaluation(config: Config) -> str:
         data = config.data
         count = len(reference_images(evaluate.reference, data.image_size, data.max_pixels))
         compared = f", KID to {count} pictures of {evaluate.reference}"
-    return f"{_told(samples, evaluate.products, evaluate.prompts, [])}, {evaluate.seeds} seeds{compared}"
+    return f"{describe_samples(samples, source)}, {evaluate.seeds} seeds{compared}"
 
 
 def _networks(config: Config) -> list[str]:
-    """All that must be there; costs() loads them."""
+    """Return the names of all networks that must be there; costs() loads them."""
     reward, evaluate = config.reward, config.evaluate
     named = [] if reward.rfnet is None else [reward.rfnet, reward.depth, reward.saliency]
     if evaluate.enabled:
@@ -63,7 +65,10 @@ def _networks(config: Config) -> list[str]:
 
 
 def _processes(config: Config) -> str:
-    """How many may share a run: a draw's micro-batches come from all processes, from each equally many."""
+    """Say how many processes may share a run.
+
+    A draw's micro-batches come from all processes, from each equally many.
+    """
     shared, accumulation = config.rollout.shared_draw, config.trainer.accumulation
     if shared is None:
         return "any number"

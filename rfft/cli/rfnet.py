@@ -47,7 +47,7 @@ def evaluate_rfnet(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
 ) -> None:
-    """Precision, recall, F1 and AP of every class, and the confusion matrix, on labelled pictures."""
+    """Measure precision, recall, F1 and AP of every class, and the confusion matrix, on labelled pictures."""
     changes = {"depth": depth, "saliency": saliency, "known": known_maps, "cache": maps_cache}
     from rfft.rfnet import evaluate
 

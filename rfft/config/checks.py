@@ -11,6 +11,7 @@ from rfft.config.schema import Config, EvaluateConfig, ModelConfig, RewardConfig
 from rfft.errors import UserError, require
 
 LARGEST = 2**63 - 1
+ADWORLD = "adworld:"
 
 
 def check_run(config: Any) -> None:
@@ -32,6 +33,7 @@ def check_config(config: Config) -> None:
     _check_trained_parts(model)
     _check_fid(config.evaluate)
     _check_guardrails(config.evaluate)
+    _check_splits(config.evaluate)
     require(
         model.dtype == "float32" or config.trainer.mixed_precision != "no",
         f"model.dtype={model.dtype} needs autocast: set trainer.mixed_precision=bf16, or model.dtype=float32",
@@ -99,11 +101,29 @@ def _check_guardrails(evaluate: EvaluateConfig) -> None:
         "evaluate.stop_at_guardrail looks at the model on the way: set evaluate.every, evaluate.enabled=true",
     )
     require(
-        evaluate.seeds > 1 or evaluate.min_diversity == 0,
+        evaluate.validation.seeds > 1 or evaluate.min_diversity == 0,
         "evaluate.stop_at_guardrail needs diversity, which takes two pictures of a prompt: set "
-        "evaluate.seeds=2, "
-        "or evaluate.min_diversity=0",
+        "evaluate.validation.seeds=2, or evaluate.min_diversity=0",
     )
+
+
+def _check_splits(evaluate: EvaluateConfig) -> None:
+    """What chooses must not be what is reported: AdWorld's splits are told apart by their names."""
+    validation = evaluate.validation
+    require(
+        not (evaluate.enabled and evaluate.every)
+        or validation.products != evaluate.products
+        or not (evaluate.products or "").startswith(ADWORLD),
+        f"evaluate.validation.products and evaluate.products are both {evaluate.products}: what chooses the "
+        "best checkpoint must not be what is reported; name another split, or set evaluate.every=0",
+    )
+    for group, grid in (("evaluate", evaluate), ("evaluate.validation", validation)):
+        reference, products = grid.reference or "", grid.products or ""
+        require(
+            reference == products or not (reference.startswith(ADWORLD) and products.startswith(ADWORLD)),
+            f"{group}.reference={reference} is of another split than {group}.products={grid.products}: set "
+            f"{group}.reference={grid.products}",
+        )
 
 
 def _check_trained_parts(model: ModelConfig) -> None:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from rfft.config import read
 from rfft.config.checks import check_config, check_limits, check_run
 from rfft.config.schema import Config
-from rfft.errors import UserError
+from rfft.errors import UserError, require
 
 Settings = TypeVar("Settings")
 
@@ -23,6 +23,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     `path` is a YAML file, or the name of a shipped config ("tiny"); `overrides` are settings of the form
     `a.b=c`. Every mistake is a UserError of one line that names the thing and the fix.
     """
+    require(not is_rfnet(path), f"{path}: a config of RFNet's training; run: rfft rfnet train {path}")
     return load_as(Config, check_config, path, overrides)
 
 
@@ -57,8 +58,8 @@ def find_config(path: str | Path) -> Path:
 
 
 def is_rfnet(path: str | Path) -> bool:
-    """Tell whether a config is one of `rfft rfnet train`, not of `rfft train`."""
-    return "rfnet" in read.groups(find_config(path))
+    """Tell whether a config is one of `rfft rfnet train`, by the groups that only this has."""
+    return not {"rfnet", "maps"}.isdisjoint(read.groups(find_config(path)))
 
 
 def read_resolved(file: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def read_file(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
     for key, line, value in _settings(node):
         lines[key] = line
         hint = _check_key(schema, key, isinstance(value, yaml.MappingNode), f"{path}:{line}")
+        _require_list(hint, _text(value), f"{path}:{line}: {key}")
         if isinstance(value, yaml.ScalarNode):
             _keep_word(hint, tree, key, value.value)
     settings = _merge(
@@ -77,18 +78,20 @@ def _complete(schema: type[T], settings: DictConfig, overrides: Sequence[str], s
 
 
 def _leaves(schema: type, mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of every setting in a nested mapping."""
+    """Yield dotted key and value of every setting in a nested mapping."""
     for name, value in mapping.items():
         key = f"{prefix}{name}"
         is_group = isinstance(value, Mapping)
-        if is_dataclass(_check_key(schema, key, is_group, MAPPING)):
+        hint = _check_key(schema, key, is_group, MAPPING)
+        if is_dataclass(hint):
             yield from _leaves(schema, value, f"{key}.")
         else:
+            _require_list(hint, _text(value), f"{MAPPING}: {key}")
             yield key, str(value) if isinstance(value, Path) else value
 
 
 def _parse(path: Path) -> tuple[yaml.Node | None, Any]:
-    """The YAML node tree (for line numbers) and the values."""
+    """Return the YAML node tree (for line numbers) and the values of a file."""
     try:
         text = path.read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
@@ -115,7 +118,7 @@ def _parse(path: Path) -> tuple[yaml.Node | None, Any]:
 
 
 def _settings(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int, yaml.Node]]:
-    """Dotted key, line number and value of every setting in the file."""
+    """Yield dotted key, line number and value of every setting in the file."""
     if not isinstance(node, yaml.MappingNode):
         return
     for key_node, value_node in node.value:
@@ -129,12 +132,37 @@ def _parse_override(schema: type, override: str) -> DictConfig:
     if not equals or not key:
         raise UserError(f"{COMMAND_LINE}: {override!r} is no setting; write it as group.name=value")
     hint = _check_key(schema, key, value.startswith("{"), COMMAND_LINE)
+    _require_list(hint, value.strip(), f"{COMMAND_LINE}: {key}", f"{key}=")
     try:
         settings = OmegaConf.from_dotlist([override])
         _keep_word(hint, settings, key, value)
     except (yaml.YAMLError, *VALUE_ERRORS, RecursionError):
         raise UserError(f"{COMMAND_LINE}: cannot read the value in {override!r}") from None
     return settings
+
+
+def _require_list(hint: Any, text: str, key: str, prefix: str = "") -> None:
+    """Raise a UserError for a single value, given as its text, where the hint wants a list of such values."""
+    is_list = text.startswith(("[", "$")) or text in (
+        "",
+        "null",
+        "~",
+    )  # or may become one, or is refused anyway
+    if get_origin(hint) is not list or is_list:
+        return
+    (item,) = get_args(hint)
+    if is_dataclass(item) and not text.startswith("{"):
+        text = f"{{{next(iter(get_type_hints(item)))}: {text}}}"
+    raise UserError(f"{key} is a list, not one value: write {prefix}[{text}]")
+
+
+def _text(value: Any) -> str:
+    """Return how a value of a YAML file or of a mapping begins, as YAML."""
+    if isinstance(value, (yaml.SequenceNode, list, tuple)):
+        return "[...]"
+    if isinstance(value, (yaml.MappingNode, Mapping)):
+        return "{...}"
+    return "null" if value is None else str(getattr(value, "value", value))
 
 
 def _keep_word(hint: Any, settings: DictConfig, key: str, word: str) -> None:
@@ -162,7 +190,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_key(schema: type, key: str, is_group: bool, place: str) -> Any:
-    """The type that a dotted key has in the schema; where it has none, offer the nearest name."""
+    """Return the type that a dotted key has in the schema; where it has none, offer the nearest name."""
     level: Any = schema
     done: list[str] = []
     for name in key.split("."):

@@ -15,7 +15,7 @@ ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 def setting(default: Any, **limits: Any) -> Any:
-    """A field with limits: `above` (exclusive), `least` and `most` (inclusive)."""
+    """Return a field with a default and limits: `above` (exclusive), `least` and `most` (inclusive)."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=limits)
     return field(default=default, metadata=limits)
@@ -51,7 +51,11 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    products: str = "adworld:train"  # folder of RGBA images, JSON-lines manifest, or adworld:SPLIT
+    # Folder of RGBA images, JSON-lines manifest, adworld:SPLIT, or package.module:Name (docs/products.md).
+    products: str = "adworld:train"
+    options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of a data set of one's own
+    # Share of the products that is not trained on: half of it is :val, half :test. Or a folder of others.
+    holdout: float | str | None = setting(None, above=0, most=0.9)
     prompts: str | None = None  # prompt file in the official form; null: the products' own prompts
     count: int | None = setting(None, least=1)  # use only the first products; AdWorld: 500 unless said here
     prompts_per_product: int = setting(1, least=1)  # of the prompt file, or of AdWorld's grammar
@@ -151,11 +155,29 @@ class EmaConfig:
 
 
 @dataclass
+class ValidationConfig:
+    """The grid that `evaluate.every` measures on the way, which chooses the best checkpoint.
+
+    None of its products may be among those of `evaluate`, on which the run is reported.
+    """
+
+    # As data.products; null: the validation part of data.products, with its prompts and options.
+    products: str | None = None
+    prompts: str | None = None  # as data.prompts
+    count: int = setting(24, least=1)  # products
+    prompts_per_product: int = setting(1, least=1)
+    seeds: int = setting(2, least=1)
+    reference: str | None = "adworld:val"  # as evaluate.reference
+
+
+@dataclass
 class EvaluateConfig:
     """The fixed grid products x prompts x seeds on which base and tuned model are compared."""
 
     enabled: bool = True
-    products: str = "adworld:test"  # as data.products
+    # As data.products; null: the held-out part of data.products, with its prompts and options.
+    products: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)  # as data.options
     prompts: str | None = None  # as data.prompts
     count: int = setting(24, least=1)  # products
     prompts_per_product: int = setting(2, least=1)
@@ -177,7 +199,9 @@ class EvaluateConfig:
     negative_prompt: str | None = None  # in place of the prompts' own; null: these
     # Metrics of what recurrent generation delivers: a refused picture is painted anew, max_attempts in all.
     only_accepted: bool = False
-    every: int = setting(0, least=0)  # also during training, in optimizer steps; 0: only before and after
+    # Also during training, in optimizer steps, on the grid of `validation`; 0: only before and after.
+    every: int = setting(0, least=0)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     # Guardrails, as shares of the base model's. Without a probe, CLIP score stands for alignment.
     min_alignment: float = setting(0.9, least=0)
     min_diversity: float = setting(0.9, least=0)

@@ -1,12 +1,13 @@
 """Cached conditions: all that a sample needs besides noise, encoded once per product and prompt.
 
-Shapes: N samples, B batch, S canvas, h w latent.
+Shapes: N samples, B batch, S the side of the canvas, C latent channels, h w latent.
 """
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,33 +20,33 @@ from rfft.diffusion.compositing import latent_mask
 from rfft.models.bundle import Bundle
 from rfft.models.layers import composite_on_grey
 from rfft.types import Batch, Conditioning
+from rfft.utils.log import warn
+from rfft.utils.processes import rank
 
-log = logging.getLogger(__name__)
-SHOWN = 3  # prompts that were cut, before the rest is only counted
+PIXELS = 32 * 64**2  # of pictures that the encoder sees at once, be it one alone: its memory grows with them
+TEXTS = 32  # prompts encoded at once
+SHOWN = 10  # characters that a warning names
 
 
 def init_image(product: Tensor) -> Tensor:
-    """RGBA [B,4,S,S] -> the picture [B,3,S,S] whose latent is x_o: the product on mid-grey."""
+    """Return the picture [B,3,S,S] whose latent is x_o: the product [B,4,S,S] on mid-grey."""
     return composite_on_grey(product)[:, :3]
 
 
 @torch.no_grad()
-def encode_samples(
-    bundle: Bundle,
-    samples: list[Sample],
-    canny: tuple[int, int] = (100, 200),
-    batch_size: int = 32,
-) -> Batch:
-    """The N samples as one Batch on the CPU, with zeros for noise: it is drawn when a sample is used."""
+def encode_samples(bundle: Bundle, samples: list[Sample], canny: tuple[int, int] = (100, 200)) -> Batch:
+    """Encode N samples; returns one Batch on the CPU, with zeros for the noise, which is drawn at each use.
+
+    canny: the thresholds of the edge detector. Prompts that the text encoder cannot read whole are counted in
+    a warning.
+    """
     products = torch.stack([sample.canvas for sample in samples])
-    size = products.shape[-1]
-    x_o = torch.cat(
-        [bundle.encode_image(init_image(part.to(bundle.device))).cpu() for part in products.split(batch_size)]
-    )
+    x_o = _encode_products(bundle, products)
     canny_edges = torch.stack([edges(product, *canny)[:1] for product in products])
+    size = products.shape[-1]
     return Batch(
-        z=_encode_texts(bundle, [sample.prompt for sample in samples], size, batch_size),
-        null=_encode_texts(bundle, [sample.negative for sample in samples], size, batch_size),
+        z=_encode_texts(bundle, [sample.prompt for sample in samples], size, "prompts"),
+        null=_encode_texts(bundle, [sample.negative for sample in samples], size, "negative prompts"),
         edges=canny_edges.expand(-1, 3, -1, -1),
         product=products,
         x_o=x_o,
@@ -57,20 +58,32 @@ def encode_samples(
     )
 
 
-def _encode_texts(bundle: Bundle, texts: list[str], size: int, batch_size: int) -> Conditioning:
-    """Each distinct text is encoded once; one that is too long is cut, and said so."""
+def encoded_at_once(size: int) -> int:
+    """Return how many pictures of size x size pixels go through the encoder in one forward."""
+    return max(1, PIXELS // size**2)
+
+
+def _encode_products(bundle: Bundle, products: Tensor) -> Tensor:
+    """Return x_o [N,C,h,w] of canvases [N,4,S,S], in the precision of the bundle's frozen weights.
+
+    Not under autocast: x_o is blended into every latent, and what half precision loses would stay there.
+    """
+    parts = products.split(encoded_at_once(products.shape[-1]))
+    return torch.cat([bundle.encode_image(init_image(part.to(bundle.device))).cpu() for part in parts])
+
+
+def _encode_texts(bundle: Bundle, texts: list[str], size: int, kind: str) -> Conditioning:
+    """Return the features of N texts, each distinct one encoded once; `kind` is what a warning calls them."""
     distinct = list(dict.fromkeys(texts))
     parts: list[Conditioning] = []
-    too_long: list[tuple[str, str]] = []
-    for start in range(0, len(distinct), batch_size):
-        part = distinct[start : start + batch_size]
-        condition, cut = bundle.encode_prompts(part, size)
+    lost: list[str] = []  # what was cut off each
+    for start in range(0, len(distinct), TEXTS):
+        condition, cut = bundle.encode_prompts(distinct[start : start + TEXTS], size)
         parts.append(condition.to("cpu", torch.float32))
-        too_long += [(text, rest) for text, rest in zip(part, cut, strict=True) if rest]
-    for text, rest in too_long[:SHOWN]:
-        log.warning("prompt longer than the text encoder takes: %r loses %r", text, rest)
-    if len(too_long) > SHOWN:
-        log.warning("%d more prompts are longer than the text encoder takes", len(too_long) - SHOWN)
+        lost += cut
+    if rank() == 0:
+        for count, problem in unread(distinct, lost, getattr(bundle.family.pipe, "tokenizer", None)):
+            warn(f"{count} of {len(distinct)} {kind} {problem}")
     encoded = parts[0]
     for later in parts[1:]:
         encoded = encoded.cat(later)
@@ -78,16 +91,39 @@ def _encode_texts(bundle: Bundle, texts: list[str], size: int, batch_size: int) 
     return encoded.index([position[text] for text in texts])
 
 
+def unread(texts: list[str], lost: list[str], tokenizer: Any) -> Iterator[tuple[int, str]]:
+    """Yield what a text encoder does not read of some texts: how many of them, and what is wrong with these.
+
+    lost: what was cut off each text; tokenizer: the encoder's, or None if it has none that could be asked.
+    """
+    cut = [len(rest) for rest in lost if rest]
+    if cut:
+        yield len(cut), f"are longer than the text encoder reads: up to {max(cut):,} characters are cut off"
+    unknown = None if tokenizer is None else tokenizer.unk_token_id
+    if unknown is None:
+        return
+
+    def is_unknown(text: str) -> bool:
+        return unknown in tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+
+    foreign = [text for text in texts if is_unknown(text)]
+    if foreign:
+        letters = sorted({letter for text in foreign for letter in text if is_unknown(letter)})
+        more = " ..." * (len(letters) > SHOWN)
+        shown = " ".join(letters[:SHOWN])
+        yield len(foreign), f"hold characters that the text encoder does not know: {shown}{more}"
+
+
 def noise_for(
     seed: int, indices: list[int], shape: tuple[int, ...], device: torch.device | str = "cpu"
 ) -> Tensor:
-    """x_T [B,*shape]: each sample's depends on (seed, its index) alone, not on batch, rank or device."""
+    """Return x_T [B,*shape]; a sample's depends on (seed, its index) alone, not on batch, rank or device."""
     rows = [np.random.default_rng([seed, i]).standard_normal(shape, dtype=np.float32) for i in indices]
     return torch.from_numpy(np.stack(rows)).to(device)
 
 
 def product_for(seed: int, index: int, count: int) -> int:
-    """Which of `count` samples comes at place `index` of an endless order, shuffled anew for every epoch."""
+    """Return which of `count` samples is number `index` of an endless order, shuffled anew in each epoch."""
     epoch, position = divmod(index, count)
     return int(_order(seed, epoch, count)[position])
 

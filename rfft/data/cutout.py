@@ -1,4 +1,4 @@
-"""A product's pixels: load the cutout, place it on the canvas, its edges, and back to full size.
+"""A product's pixels: load the cutout, put it on the canvas, find its edges, paste it back at full size.
 
 Shapes: H W source pixels, S the side of the square canvas.
 Sources are uint8 [H,W,4] RGBA with straight alpha; tensors are channels first, in [0, 1].
@@ -22,6 +22,10 @@ from torch import Tensor
 from rfft.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")  # Pillow knows more, and runs Ghostscript for one of them
+LEAST_SIDE, MOST_ASPECT = (
+    8,
+    50,
+)  # of a product, in pixels of its picture and as its longer over its shorter side
 DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -39,19 +43,19 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where on the canvas which part of the source lies."""
+    """Says which box of the source lies in which box of the canvas; `size` is S."""
 
     source: Box
     canvas: Box
-    size: int  # S
+    size: int
 
 
 def load_cutout(path: Path, white_level: int | None, max_pixels: int) -> Pixels:
-    """Read a picture as RGBA [H,W,4].
+    """Read a picture as RGBA [H,W,4]; raises UserError if it cannot be used.
 
     `white_level` is the official rule for pictures without alpha, or with one that is opaque throughout:
     where all three channels reach it (255 in the official code; JPEGs need less), the picture is transparent.
-    Without it a picture without alpha is an error.
+    If it is None, a picture without alpha is an error.
     """
     image = open_upright(path, max_pixels)
     if white_level is None and not image.has_transparency_data:
@@ -77,14 +81,21 @@ def _as(image: Image.Image, mode: str, path: Path) -> Pixels:
 
 
 def open_upright(path: Path, max_pixels: int) -> Image.Image:
-    """Decode a picture, upright; nothing is decoded before its size is known to be sane."""
+    """Decode a picture and turn it upright; nothing is decoded before its size is known to be sane.
+
+    Raises UserError for what is no single picture of `max_pixels` at most.
+    """
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
             image = Image.open(path, formats=FORMATS)
         width, height = image.size
         if width * height > max_pixels:
             raise UserError(f"{path}: {width} x {height} pixels are more than max_pixels={max_pixels}")
+        if (frames := frame_count(image)) > 1:
+            raise UserError(f"{path}: {frames} pictures in one file; save the one that is meant by itself")
         return eight_bit(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise UserError(f"{path}: no such image") from None
@@ -94,8 +105,26 @@ def open_upright(path: Path, max_pixels: int) -> Image.Image:
         raise UserError(f"{path}: not a readable image") from None
 
 
+def frame_count(image: Image.Image) -> int:
+    """Return how many pictures a file holds: frames of an animation, or pages."""
+    # A JPEG with more than one is what cameras write; the first one is the photo, the others its previews.
+    return 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
+
+
+def refuse_sliver(source: Pixels, path: Path) -> None:
+    """Raise UserError if the visible part of a product [H,W,4] is too small or too thin to be shown."""
+    left, top, right, bottom = bounds(source[..., 3] > 127)
+    width, height = right - left, bottom - top
+    shorter, longer = sorted((width, height))
+    if shorter < LEAST_SIDE or longer > MOST_ASPECT * shorter:
+        raise UserError(
+            f"{path}: the product is {width} x {height} pixels; a side needs {LEAST_SIDE} at least, the "
+            f"longer one may have {MOST_ASPECT} times as many as the shorter one"
+        )
+
+
 def read_square(path: Path, size: int, max_pixels: int) -> Tensor:
-    """The middle of a picture at size x size, uint8 [3,size,size]; more than max_pixels are refused."""
+    """Read the middle of a picture, resized: uint8 [3,size,size]; more than max_pixels are refused."""
     image = open_upright(path, max_pixels)
     try:
         square = ImageOps.fit(image.convert("RGB"), (size, size))
@@ -105,14 +134,16 @@ def read_square(path: Path, size: int, max_pixels: int) -> Tensor:
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey by its upper byte: Pillow's own conversions would make all but its darkest tones white."""
+    """Turn 16-bit grey into 8 bits; Pillow's own conversions make all but its darkest tones white."""
     if not image.mode.startswith("I;16"):
         return image
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
-def place(source: Pixels, size: int, scale: float | None, matting: bool = False) -> tuple[Tensor, Placement]:
-    """Put a product on a transparent canvas: [4,S,S] and its placement.
+def place_on_canvas(
+    source: Pixels, size: int, scale: float | None, matting: bool = False
+) -> tuple[Tensor, Placement]:
+    """Put a product on a transparent canvas; returns the canvas [4,S,S] and where on it the product lies.
 
     The official golden-ratio zoom: the product, cropped to where its alpha is above one half, is scaled until
     its longer side takes the share `scale` of the canvas, and stands in the middle. `scale=None` keeps the
@@ -137,13 +168,13 @@ def place(source: Pixels, size: int, scale: float | None, matting: bool = False)
 
 
 def bounds(mask: NDArray[np.bool_]) -> Box:
-    """The smallest box around what is true in a mask [H,W] that is not empty."""
+    """Return the smallest box around what is true in a mask [H,W] that is not empty."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def resize_rgba(rgba: Pixels, width: int, height: int) -> NDArray[np.float32]:
-    """Resample RGBA to [0, 1]; with the colours weighted by alpha, so that no hidden colour bleeds in."""
+    """Resample RGBA to [height,width,4] in [0, 1]; alpha weights the colours: no hidden one bleeds in."""
     straight = rgba.astype(np.float32) / np.float32(255)
     if rgba.shape[:2] == (height, width):
         return straight
@@ -156,7 +187,7 @@ def resize_rgba(rgba: Pixels, width: int, height: int) -> NDArray[np.float32]:
 
 
 def edges(product: Tensor, low: int = 100, high: int = 200) -> Tensor:
-    """Canny edges c [3,S,S] (0 or 1, equal channels) of a placed product [4,S,S], as in the official code."""
+    """Return Canny edges c [3,S,S] (0 or 1, equal channels) of a canvas [4,S,S], as in the official code."""
     visible = (product[:3] * (product[3:] >= 0.5)).mul(255).round().byte()
     picture = np.ascontiguousarray(visible.permute(1, 2, 0).cpu().numpy())
     found = torch.from_numpy(cv2.Canny(picture, low, high)).float().div(255)
@@ -164,7 +195,7 @@ def edges(product: Tensor, low: int = 100, high: int = 200) -> Tensor:
 
 
 def paste_back(result: Tensor, source: Pixels, placement: Placement, max_pixels: int) -> Pixels:
-    """The generated picture [3,S,S] at the product's own resolution with its own pixels, uint8 [H',W',3].
+    """Return the generated picture [3,S,S] at the product's resolution with its pixels, uint8 [H',W',3].
 
     The background is enlarged until the product on it has its source size; then the source is laid over it
     through its alpha. Products smaller than on the canvas, and results beyond max_pixels, are resampled.
@@ -179,7 +210,7 @@ def paste_back(result: Tensor, source: Pixels, placement: Placement, max_pixels:
 
 
 def product_layer(source: Pixels, placement: Placement, max_pixels: int) -> Pixels:
-    """The product as `paste_back` lays it over the picture: uint8 [H',W',4], transparent around it."""
+    """Return what `paste_back` lays over the picture: uint8 [H',W',4], transparent but for the product."""
     cutout, (x, y), side = _full_size(source, placement, max_pixels)
     layer = np.zeros((side, side, 4), np.uint8)
     layer[y : y + cutout.shape[0], x : x + cutout.shape[1]] = np.rint(cutout * 255)
@@ -189,7 +220,7 @@ def product_layer(source: Pixels, placement: Placement, max_pixels: int) -> Pixe
 def _full_size(
     source: Pixels, placement: Placement, max_pixels: int
 ) -> tuple[NDArray[np.float32], tuple[int, int], int]:
-    """The product in [0, 1] at its own resolution, its left upper corner, and the picture's side."""
+    """Return the product in [0, 1] at its own resolution, its left upper corner, and the picture's side."""
     left, top, right, bottom = placement.source
     x0, y0, x1, y1 = placement.canvas
     own = max(right - left, bottom - top) / max(x1 - x0, y1 - y0)  # source pixels per canvas pixel

@@ -21,7 +21,7 @@ Map: TypeAlias = NDArray[np.float32]
 Saliency: TypeAlias = Callable[[Tensor], Tensor]  # [1,3,h,w] in [0,1] -> [1,1,h,w] in [0,1]
 
 WORKING_SIDE = 640  # of the longer side; the networks see no more anyway
-MARGIN = 0.2  # around what the first look found, as a share of its longer side
+MARGIN = 0.2  # around what was found in the whole photo, as a share of its longer side
 RADIUS, EPSILON = 4, 1e-4  # of the guided filter, in working pixels and squared intensity
 LEAST_SHARE = 0.002  # of the photo that a product covers
 
@@ -35,10 +35,10 @@ class Edge:
 
 
 def cut_out(photo: Pixels, saliency: Saliency, edge: Edge) -> Pixels:
-    """The photo as RGBA [H,W,4], all transparent where no product was found.
+    """Return the photo as RGBA [H,W,4]; all of it is transparent if no product was found.
 
-    Looks twice: at the whole photo, then at what was found there, which the network then sees larger. The
-    second map follows the photo's own edges by a guided filter.
+    The network sees the whole photo, then what was found there, larger. A guided filter makes the second map
+    follow the photo's own edges.
     """
     height, width = photo.shape[:2]
     cutout = np.zeros((height, width, 4), np.uint8)
@@ -48,7 +48,7 @@ def cut_out(photo: Pixels, saliency: Saliency, edge: Edge) -> Pixels:
     left, top, right, bottom = box
     crop = photo[top:bottom, left:right]
     small = _shrink(crop)
-    alpha = _guide(_look(small, saliency), small, crop)
+    alpha = _guide(_saliency_map(small, saliency), small, crop)
     if edge.softness > 0:
         alpha = (alpha - edge.threshold) / edge.softness + 0.5
     else:
@@ -62,9 +62,9 @@ def cut_out(photo: Pixels, saliency: Saliency, edge: Edge) -> Pixels:
 
 
 def _find(photo: Pixels, saliency: Saliency, threshold: float) -> Box | None:
-    """The part of the photo that holds the product, with a margin."""
+    """Return the box of the photo that holds the product, with a margin; None if nothing is salient."""
     small = _shrink(photo)
-    salient = _look(small, saliency) > threshold
+    salient = _saliency_map(small, saliency) > threshold
     if not salient.any():
         return None
     height, width = photo.shape[:2]
@@ -79,13 +79,15 @@ def _find(photo: Pixels, saliency: Saliency, threshold: float) -> Box | None:
     )
 
 
-def _look(picture: Pixels, saliency: Saliency) -> Map:
+def _saliency_map(picture: Pixels, saliency: Saliency) -> Map:
+    """Return the network's map [h,w] of a picture [h,w,3]."""
     image = torch.tensor(picture).permute(2, 0, 1)[None].float().div(255)
     with torch.no_grad():
         return saliency(image)[0, 0].float().cpu().numpy()
 
 
 def _shrink(picture: Pixels) -> Pixels:
+    """Return the picture with WORKING_SIDE pixels on its longer side at most."""
     height, width = picture.shape[:2]
     scale = WORKING_SIDE / max(height, width)
     if scale >= 1:
@@ -95,7 +97,7 @@ def _shrink(picture: Pixels) -> Pixels:
 
 
 def _guide(rough: Map, small: Pixels, crop: Pixels) -> Map:
-    """The fast guided filter with a colour guide (arXiv 1505.00996): a map [h,w] to [H,W].
+    """Enlarge a map [h,w] to [H,W] by the fast guided filter with a colour guide (arXiv 1505.00996).
 
     In each window the map is a linear function of the colours of `small` [h,w,3]; that function, enlarged, is
     then taken of the colours of `crop` [H,W,3].
@@ -118,6 +120,6 @@ def _guide(rough: Map, small: Pixels, crop: Pixels) -> Map:
 
 
 def _blur(values: Map) -> Map:
-    """Mean over a square window, channel by channel."""
+    """Return the mean over a square window, channel by channel."""
     side = 2 * RADIUS + 1
     return np.asarray(cv2.blur(np.ascontiguousarray(values), (side, side)), np.float32)

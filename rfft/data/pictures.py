@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rfft.data.cutout import DECODER_ERRORS, eight_bit, resize_rgba
+from rfft.data.cutout import DECODER_ERRORS, eight_bit, frame_count, resize_rgba
 
 Pixels = NDArray[np.uint8]
 Mode = Literal["RGB", "RGBA", "L"]
@@ -24,28 +24,34 @@ MAX_PIXELS = 50_000_000
 
 
 class BrokenFile(Exception):
-    """A file that cannot be used; says why. It costs its sample, never the whole run."""
+    """A file cannot be used; the message says why. It costs its sample, never the whole run."""
 
 
 def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture, not yet decoded: its format, mode and size are known, and the size is sane."""
+    """Return a picture that is not yet decoded: its format, mode and size are known, and the size is sane.
+
+    Raises BrokenFile for what is no single picture of `max_pixels` at most.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
             image = Image.open(io.BytesIO(data), formats=tuple(EXTENSIONS))
+        frames = frame_count(image)
     except Image.DecompressionBombError:
         raise BrokenFile(f"more than {max_pixels} pixels") from None
     except DECODER_ERRORS:
         raise BrokenFile("not a readable picture (JPEG, PNG or WebP)") from None
     if image.width * image.height > max_pixels:
         raise BrokenFile(f"more than {max_pixels} pixels: {image.width} x {image.height}")
+    if frames > 1:
+        raise BrokenFile(f"{frames} pictures in one file")
     return image
 
 
 def decode(image: Image.Image, mode: Mode, size: tuple[int, int] | None = None) -> Pixels:
-    """The pixels of what `read_header` returned; `size`: width and height to resize to.
+    """Return the pixels of what `read_header` returned, resized to `size` (width, height) if it is given.
 
-    Raises BrokenFile; RGBA needs a picture with transparency.
+    Raises BrokenFile for damaged data, and for RGBA if the picture has no transparency.
     """
     if mode == "RGBA" and not image.has_transparency_data:
         raise BrokenFile("no alpha channel (RGBA needed)")
@@ -59,7 +65,7 @@ def decode(image: Image.Image, mode: Mode, size: tuple[int, int] | None = None) 
 
 
 def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Resized to a width and height; colours are weighted by alpha where there is one."""
+    """Resize to a width and height; colours are weighted by alpha where there is one."""
     width, height = size
     if pixels.shape[:2] == (height, width):
         return pixels
@@ -70,11 +76,12 @@ def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """Lossless and quick rather than smallest."""
+    """Return a PNG file's bytes, made quickly rather than as small as can be."""
     return _encode(pixels, format="PNG", compress_level=1)
 
 
 def encode_jpeg(pixels: Pixels) -> bytes:
+    """Return a JPEG file's bytes, of high quality."""
     return _encode(pixels, format="JPEG", quality=95)
 
 

@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rfft.config.load import read_resolved
 from rfft.errors import UserError
+from rfft.evaluation import store
+from rfft.evaluation.comparison_tables import METRICS, changes_section, values_section
 from rfft.evaluation.ranking import ComparedState, Metrics, asked, ranking_section
 from rfft.evaluation.store import EVALUATION, SUMMARY, read_json
 from rfft.utils.log import warn, write_atomically
 
 TABLE, FIGURE = "comparison.md", "comparison.png"
-METRICS: dict[str, Callable[[Metrics], float | None]] = {
-    "available, RFNet": lambda f: _rate(f["available_rate"].get("rfnet")),
-    "available, judge": lambda f: _rate(f["available_rate"].get("judge")),
-    "alignment": lambda f: f.get("alignment"),
-    "surface": lambda f: _rate(f.get("alignment_by", {}).get("surface")),
-    "place": lambda f: _rate(f.get("alignment_by", {}).get("place")),
-    "prop": lambda f: _rate(f.get("alignment_by", {}).get("prop")),
-    "light": lambda f: _rate(f.get("alignment_by", {}).get("light")),
-    "diversity": lambda f: f.get("diversity"),
-    "colourfulness": lambda f: f.get("colourfulness"),
-    "KID": lambda f: f.get("kid"),
-    "FID": lambda f: f.get("fid"),
-    "CLIP score": lambda f: f.get("clip_score"),
-    "PickScore": lambda f: f.get("pickscore"),
-    "product PSNR": lambda f: f.get("product_psnr"),
-    "product SSIM": lambda f: f.get("product_ssim"),
-}
-SHARES = ("available, RFNet", "available, judge", "alignment", "surface", "place", "prop", "light")
 PAID = ("prop", "diversity", "colourfulness", "KID")  # what collapses; each has a panel of the figure
 COLOURS = {"none": "tab:red", "kl": "tab:orange", "cc": "tab:blue", "base": "black"}
 MARKERS = "os^DvP<X>"  # of the runs, in turn
-
-
-def _rate(share: dict[str, float] | None) -> float | None:
-    return None if share is None else share["rate"]
 
 
 def compare(runs: Sequence[Path], out: Path, tie: float = 0.05) -> Path:
@@ -50,7 +30,12 @@ def compare(runs: Sequence[Path], out: Path, tie: float = 0.05) -> Path:
     if warning := _other_grids(rows):
         warn(warning)
     out.mkdir(parents=True, exist_ok=True)
-    parts = [_table(rows), warning and f"Warning: {warning}\n", ranking_section(rows, tie)]
+    parts = [
+        values_section(rows),
+        changes_section(rows),
+        warning and f"Warning: {warning}\n",
+        ranking_section(rows, tie),
+    ]
     write_atomically(out / TABLE, "\n".join(part for part in parts if part))
     _figure(rows, out / FIGURE)
     return out / TABLE
@@ -118,21 +103,6 @@ def _training(config: dict[str, Any]) -> str:
     return f"{through}{objective['regularizer']}, beta {objective['beta']:g}"
 
 
-def _table(rows: Sequence[ComparedState]) -> str:
-    shown = [name for name, metric in METRICS.items() if any(metric(row.metrics) is not None for row in rows)]
-    lines = [["run", "method", "steps", *shown], ["---"] * (3 + len(shown))]
-    lines += [[row.name, row.method, row.steps, *_cells(row.metrics, shown)] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _cells(metrics: Metrics, shown: Sequence[str]) -> list[str]:
-    values = {name: METRICS[name](metrics) for name in shown}
-    return [
-        "" if value is None else f"{100 * value:.1f} %" if name in SHARES else f"{value:.3g}"
-        for name, value in values.items()
-    ]
-
-
 def _figure(rows: Sequence[ComparedState], path: Path) -> None:
     """One panel for each thing that may be paid: its value over the available rate, a point for each run."""
     from matplotlib.figure import Figure
@@ -140,15 +110,16 @@ def _figure(rows: Sequence[ComparedState], path: Path) -> None:
     figure = Figure(figsize=(4 * len(PAID), 4), layout="constrained")
     points: dict[str, Any] = {}  # by label
     axes = figure.subplots(1, len(PAID))
-    judge = all("judge" in row.metrics["available_rate"] for row in rows)
+    judge = all(METRICS["available, judge"] in row.metrics["metrics"] for row in rows)
     gained = METRICS["available, judge" if judge else "available, RFNet"]
     for axis, name in zip(axes, PAID, strict=True):
         for i, (row, label) in enumerate(zip(rows, labels(rows), strict=True)):
-            x, y = gained(row.metrics), METRICS[name](row.metrics)
-            if x is None or y is None:
+            values = store.values(row.metrics)
+            if gained not in values or METRICS[name] not in values:
                 continue
             marker = "*" if row.method == "base" else MARKERS[i % len(MARKERS)]
-            points[label] = axis.scatter(x, y, color=COLOURS[row.kind], marker=marker, s=60)
+            at = values[gained], values[METRICS[name]]
+            points[label] = axis.scatter(*at, color=COLOURS[row.kind], marker=marker, s=60)
         axis.set_xlabel("available rate" + (" (judge)" if judge else " (RFNet)"))
         axis.set_title(f"{name} (less is better)" if name == "KID" else name, fontsize=10)
         axis.grid(alpha=0.3)

@@ -66,13 +66,13 @@ def asked(evaluation: dict[str, Any]) -> list[tuple[Any, ...]]:
 def _correlations(rows: Sequence[ComparedState], wins: list[float]) -> str:
     """Do other measures rank the models as PickScore does?"""
     measures = {
-        "available, judge": [row.metrics["available_rate"].get("judge", {}).get("rate") for row in rows],
-        "available, RFNet": [row.metrics["available_rate"].get("rfnet", {}).get("rate") for row in rows],
-        "CLIP score": [row.metrics.get("clip_score") for row in rows],
+        "available, judge": "available_rate_judge",
+        "available, RFNet": "available_rate_rfnet",
+        "CLIP score": "clip_score",
     }
     lines = []
-    for name, values in measures.items():
-        known = [value for value in values if value is not None]
+    for name, metric in measures.items():
+        known = [row.metrics["metrics"][metric]["value"] for row in rows if metric in row.metrics["metrics"]]
         rho = rank_correlation(wins, known) if len(known) == len(rows) else None
         if rho is not None:
             lines.append(f"- {name}: {rho:.2f}\n")

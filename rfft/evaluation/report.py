@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -19,28 +16,22 @@ from rfft.config.describe import describe_objective
 from rfft.config.load import flatten, read_resolved
 from rfft.errors import UserError
 from rfft.evaluation import store
-from rfft.types import label_names
-from rfft.utils.log import read_metrics, write_atomically
+from rfft.evaluation.charts import charts, data_uri
+from rfft.evaluation.tables import MetricRow, kind_of, painted, rows
+from rfft.evaluation.verdicts import NETWORKS, recorded_verdicts, verdict_name
+from rfft.metrics.verdict import AVAILABLE
+from rfft.utils.log import write_atomically
 
-SHOWN_AT_ONCE, SHOWN_AT_MOST = 12, 96  # pairs of pictures
+SHOWN_AT_ONCE, SHOWN_AT_MOST = 12, 96  # pairs of a group; pairs in all
 THUMBNAIL = 256  # pixels; larger pictures are shrunk for the report
-GREY, LINE = "#8a8f98", "#3f83d1"  # read well on white and on black
-TITLES = {
-    "train/available": "available in the batch",
-    "train/f_ac": "F_AC, cross-entropy toward “available”",
-    "train/l_cc": "L_CC, distance of guidance directions",
-    "train/l_kl": "L_KL, distance of predicted noises",
-    "train/loss": "F_total",
-    "train/lr": "learning rate",
-    "train/grad_norm": "gradient norm before clipping",
-}
+TILES = ("available_rate_rfnet", "available_rate_judge", "alignment", "diversity", "attempts")
 
 
 @dataclass(frozen=True)
 class Picture:
     uri: str
+    verdict: str  # "" if no network judged it
     accepted: bool
-    verdict: str
 
 
 @dataclass(frozen=True)
@@ -54,9 +45,13 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Chart:
+class Group:
+    """Pairs with one fate, of which some are shown at once."""
+
     title: str
-    uri: str
+    count: int  # in the whole grid
+    cells: list[Cell]
+    more: list[Cell]
 
 
 def write_report(run: Path) -> Path:
@@ -69,8 +64,7 @@ def write_report(run: Path) -> Path:
         raise UserError(f"{run}: RFNet's runs have no report; their metrics are in {store.EVALUATION}")
     summary = store.read_json(run / store.SUMMARY)
     states = [state for state in store.STATES if summary.get(state)]
-    metrics = [summary[state] for state in states]
-    cells = read_cells(run, states) if states else []
+    found = [summary[state] for state in states]
     environment = Environment(loader=PackageLoader("rfft"), autoescape=True)
     page = environment.get_template("report.html.j2").render(
         config=settings,
@@ -79,34 +73,32 @@ def write_report(run: Path) -> Path:
         summary=summary,
         objective=describe_objective(settings),
         states=states,
-        tiles=tiles(metrics) if metrics else [],
-        rows=store.rows(*metrics) if metrics else [],
-        painted=store.painted(metrics[0]) if metrics else "",
-        cells=cells[:SHOWN_AT_ONCE],
-        more=cells[SHOWN_AT_ONCE:],
+        networks=NETWORKS,
+        tiles=tiles(found) if found else [],
+        rows=_rows(found, summary) if found else [],
+        painted=painted(found[0]) if found else "",
+        groups=groups(run, states) if states else [],
         charts=charts(run / "metrics.jsonl"),
     )
     write_atomically(run / "report.html", page)
     return run / "report.html"
 
 
-def tiles(states: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Titles of the metrics one looks at first, and each state's."""
-    names = {"rfnet": "available, by RFNet", "judge": "available, by the judge"}
-    found: dict[str, list[str]] = {}
-    for network in states[0]["available_rate"]:
-        rates = [state["available_rate"][network]["rate"] for state in states]
-        found[names[network]] = [f"{100 * rate:.1f} %" for rate in rates]
-    if all("alignment" in state for state in states):
-        found["prompt alignment"] = [f"{100 * state['alignment']:.1f} %" for state in states]
-    if all("diversity" in state for state in states):
-        found["diversity of backgrounds"] = [f"{state['diversity']:.3f}" for state in states]
-    found["attempts until accepted"] = [f"{state['attempts']:.2f}" for state in states]
-    return list(found.items())
+def _rows(states: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> list[MetricRow]:
+    return rows(states[0]) if len(states) == 1 else rows(states[0], states[1], summary["change"])
 
 
-def read_cells(run: Path, states: Sequence[str]) -> list[Cell]:
-    """Empty where metrics or pictures of a state are missing."""
+def tiles(states: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Return the titles of the metrics one looks at first, and each state's values."""
+    names = [name for name in TILES if all(name in state["metrics"] for state in states)]
+    return [
+        (kind_of(name).title, [kind_of(name).text(state["metrics"][name]["value"]) for state in states])
+        for name in names
+    ]
+
+
+def groups(run: Path, states: Sequence[str]) -> list[Group]:
+    """Sort the pictures by what became of them, what changed first; empty where something is missing."""
     evaluation = store.read_json(run / store.EVALUATION)
     if not evaluation.keys() >= set(states):
         return []
@@ -115,77 +107,54 @@ def read_cells(run: Path, states: Sequence[str]) -> list[Cell]:
     except FileNotFoundError:
         return []
     cells = evaluation["cells"]
-    order = sorted(range(len(cells)), key=lambda i: cells[i]["seed"])[:SHOWN_AT_MOST]  # every prompt first
-    verdicts = {state: evaluation[state]["probabilities"]["rfnet"] for state in states}
-    return [
-        Cell(
-            cells[i]["prompt"],
-            cells[i]["caption"],
-            cells[i]["seed"],
-            [_picture(pictures[state][i], verdicts[state][i]) for state in states],
-        )
-        for i in order
-    ]
+    order = sorted(range(len(cells)), key=lambda i: cells[i]["seed"])  # every prompt first
+    probabilities = [evaluation[state]["probabilities"] for state in states]
+    network = next((name for name in NETWORKS if all(name in found for found in probabilities)), None)
+    judged = [found[network] if network else None for found in probabilities]
+
+    def cell(i: int) -> Cell:
+        shown = zip(states, judged, strict=True)
+        both = [_picture(pictures[state][i], rows_ and rows_[i], bool(rows_)) for state, rows_ in shown]
+        return Cell(cells[i]["prompt"], cells[i]["caption"], cells[i]["seed"], both)
+
+    left, found = SHOWN_AT_MOST, []
+    for title, members in _fates(order, judged):
+        chosen = [cell(i) for i in members[:left]]
+        left -= len(chosen)
+        found.append(Group(title, len(members), chosen[:SHOWN_AT_ONCE], chosen[SHOWN_AT_ONCE:]))
+    return found
 
 
-def _picture(image: Tensor, probabilities: Sequence[float]) -> Picture:
-    best = int(np.argmax(probabilities))
-    name = label_names(len(probabilities))[best].replace("_", " ")
-    verdict = f"{name} {100 * probabilities[best]:.0f}\N{NO-BREAK SPACE}%"
-    return Picture(_picture_uri(image), best == 0, verdict)
+def _fates(order: list[int], judged: Sequence[Any]) -> list[tuple[str, list[int]]]:
+    """Return titles and the cells with that fate, in order; one group where there is nothing to compare."""
+    if len(judged) < 2 or judged[0] is None:
+        return [("Before and after" if len(judged) > 1 else "Pictures", order)]
+    base, tuned = (recorded_verdicts(rows_) == AVAILABLE for rows_ in judged)
+    fixed = [i for i in order if tuned[i] and not base[i]]
+    broken = [i for i in order if base[i] and not tuned[i]]
+    same = [i for i in order if base[i] == tuned[i]]
+    named = [("Fixed: became available", fixed), ("Broken: no longer available", broken), ("Unchanged", same)]
+    return [(title, members) for title, members in named if members]
+
+
+def _picture(image: Tensor, probabilities: Sequence[float] | None, judged: bool) -> Picture:
+    """judged: did a network look at it? Its probabilities are None where they were not finite."""
+    uri = _picture_uri(image)
+    if not judged:
+        return Picture(uri, "", accepted=False)
+    verdict = int(recorded_verdicts([probabilities])[0])
+    name = verdict_name(verdict, len(probabilities or ()))
+    if probabilities is not None:
+        name += f" {100 * probabilities[verdict]:.0f}\N{NO-BREAK SPACE}%"
+    return Picture(uri, name, verdict == AVAILABLE)
 
 
 def _picture_uri(image: Tensor) -> str:
-    """Small pictures without loss; large ones as thumbnails, to keep the page light."""
+    """Return small pictures without loss; large ones as thumbnails, to keep the page light."""
     picture, file = Image.fromarray(image.permute(1, 2, 0).numpy()), io.BytesIO()
     if picture.width <= THUMBNAIL // 2:
         picture.save(file, "PNG", optimize=True)
-        return _uri("image/png", file.getvalue())
+        return data_uri("image/png", file.getvalue())
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     picture.save(file, "JPEG", quality=88)
-    return _uri("image/jpeg", file.getvalue())
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def charts(metrics: Path) -> list[Chart]:
-    """A curve for every scalar of metrics.jsonl that takes a course; known ones first."""
-    series: dict[str, list[tuple[float, float]]] = {}
-    for row in read_metrics(metrics):
-        for name, value in row.items():
-            if name != "step" and isinstance(value, (int, float)):
-                series.setdefault(name, []).append((row["step"], value))
-    moving = [name for name, points in series.items() if len(points) > 2 and len({y for _, y in points}) > 1]
-    names = [name for name in TITLES if name in moving] + sorted(set(moving) - TITLES.keys())
-    return [
-        Chart(TITLES.get(name, name), draw_chart(series[name], noisy=name != "train/lr")) for name in names
-    ]
-
-
-def draw_chart(points: list[tuple[float, float]], noisy: bool) -> str:
-    """Data URI of a small SVG: the values, and over many noisy ones their running mean."""
-    steps, values = np.array(points, dtype=float).T
-    figure = Figure(figsize=(3.6, 2.0), layout="constrained")
-    axes = figure.add_subplot()
-    many = noisy and len(values) >= 10
-    axes.plot(steps, values, color=LINE, linewidth=1 if many else 1.8, alpha=0.35 if many else 1)
-    if many:
-        axes.plot(steps, smooth(values, len(values) // 10), color=LINE, linewidth=1.8)
-    axes.tick_params(colors=GREY, labelsize=8)
-    axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
-    axes.set_xlabel("optimizer step", color=GREY, fontsize=8)
-    for side, spine in axes.spines.items():
-        spine.set(visible=side in ("left", "bottom"), color=GREY)
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return _uri("image/svg+xml", file.getvalue())
-
-
-def smooth(values: np.ndarray, radius: int) -> np.ndarray:
-    """Mean over a window of 2 radius + 1 values, smaller at the ends."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    i = np.arange(len(values))
-    low, high = np.maximum(i - radius, 0), np.minimum(i + radius + 1, len(values))
-    return (sums[high] - sums[low]) / (high - low)
+    return data_uri("image/jpeg", file.getvalue())

@@ -6,12 +6,14 @@ Shapes: N products and prompts, S seeds, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rfft.evaluation import summary
+from rfft.metrics.estimate import Estimate
 from rfft.metrics.features import EfficientNetLite0, image_features
 from rfft.metrics.fid import fid
 from rfft.metrics.library import torchmetrics
@@ -31,7 +33,7 @@ class Scorers:
         reference: Tensor | None,
         batch_size: int,
     ) -> None:
-        """`scorers` by the name of their figure; `space`: None for no FID; `reference`: [M,3,H,W]."""
+        """scorers: by the name of their metric; space: None for no FID; reference: [M,3,H,W]."""
         self.scorers, self.space, self.features, self.batch_size = scorers, space, features, batch_size
         if space is not None:
             torchmetrics("image.fid")  # missing? Say so before hours of painting.
@@ -39,7 +41,7 @@ class Scorers:
 
     @torch.no_grad()
     def scores(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Every scorer's score [P] of pictures [P,3,H,W] and what each was asked to show."""
+        """Return every scorer's score [P] of pictures [P,3,H,W] and what each was asked to show."""
         size = self.batch_size
         found: dict[str, Tensor] = {}
         for name, scorer in self.scorers.items():
@@ -51,11 +53,14 @@ class Scorers:
             found[name] = torch.cat(parts)
         return found
 
-    def fid_metrics(self, images: Tensor) -> dict[str, Any]:
-        """FID of pictures [P,3,H,W], if it is wanted and they are enough for a covariance."""
+    def fid_metrics(self, images: Tensor) -> summary.Estimates:
+        """Return FID of pictures [P,3,H,W], if it is wanted and they are enough for a covariance.
+
+        It has no interval: it is biased by how few the pictures are, and resampled ones are fewer still.
+        """
         if self.reference is None or len(images) < 2:
             return {}
-        return {"fid": fid(self._embed(images), self.reference), "fid_space": self.space}
+        return {"fid": Estimate(fid(self._embed(images), self.reference), np.empty(0))}
 
     @torch.no_grad()
     def _embed(self, images: Tensor) -> Tensor:
@@ -66,9 +71,9 @@ class Scorers:
         return torch.cat([picture_features(clip, part.to(clip.device)).cpu() for part in parts])
 
 
-def score_metrics(scores: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Means of scores [N,S] by name, with intervals."""
-    metrics: dict[str, Any] = {}
+def score_metrics(scores: Mapping[str, Tensor], products: summary.Products) -> summary.Estimates:
+    """Return the means of scores [N,S] by name."""
+    found: summary.Estimates = {}
     for name, values in scores.items():
-        metrics |= summary.mean_metrics(name, values)
-    return metrics
+        found |= summary.mean_metrics(name, values, products)
+    return found

@@ -1,25 +1,31 @@
-"""What evaluation leaves in a run's folder: metrics, pictures, and how they read.
+"""What evaluation leaves in a run's folder, and how it is read.
 
-Shapes: N products and prompts, S seeds, H W pixels. A model state is called "base" or "tuned".
+evaluation.json          grid and cells; metrics, probabilities and scores of each state
+summary.json             metrics of both states, their paired differences, the run's counters
+replicates/base.safetensors, tuned.safetensors     each metric on resampled products
+samples/base.png, tuned.png, before_after.png
+
+Shapes: N products and prompts, S seeds, H W pixels, R resamples. A model state is called "base" or "tuned".
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from rich.table import Table
-from rich.text import Text
+from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from rfft.errors import UserError
-from rfft.metrics.verdict import is_accepted
+from rfft.evaluation.summary import Estimates, as_json
+from rfft.evaluation.verdicts import changes_by_network, recorded_verdicts, verdict_name
+from rfft.metrics.estimate import Estimate
+from rfft.metrics.verdict import AVAILABLE
 from rfft.utils import contact_sheet
+from rfft.utils.atomic_io import new_file
 from rfft.utils.log import write_atomically
 
 EVALUATION, SUMMARY = "evaluation.json", "summary.json"
@@ -27,48 +33,48 @@ COMPARISON = "samples/before_after.png"
 STATES = ("base", "tuned")
 COUNTERS = ("seconds", "steps", "grad_samples", "denoiser_forwards")
 COLUMNS, COMPARED = 12, 96  # pictures in a row and in all of the comparison
-PICTURE_METRICS = (  # metrics of the pictures themselves; digits; is more better?
-    *(("diversity", 3, 1), ("vendi", 2, 1), ("colourfulness", 1, 1), ("kid", 4, -1), ("fid", 1, -1)),
-    *(("clip_score", 2, 1), ("pickscore", 2, 1), ("product_psnr", 1, 1), ("product_ssim", 3, 1)),
-)
-TITLES = {
-    "vendi": "Vendi score",
-    "kid": "KID to held-out available images",
-    "fid": "FID to held-out available images",
-    "clip_score": "CLIP score",
-    "pickscore": "PickScore",
-    "product_psnr": "product before pasting, PSNR in dB",
-    "product_ssim": "product before pasting, SSIM",
-}
+OF_PICTURES = ("probabilities", "scores")  # parts of a state that evaluation.json alone has
 
-Metrics = dict[str, Any]
+if TYPE_CHECKING:
+    from rfft.evaluation.evaluator import Evaluation
+
+State = dict[str, Any]  # facts, "metrics", and in evaluation.json what was said of each picture
 
 
 def record(
-    run: Path,
-    state: str,
-    cells: list[dict[str, Any]],
-    metrics: Metrics,
-    probabilities: dict[str, Any],
-    scores: dict[str, list[float]],
+    run: Path, state: str, grid: dict[str, Any], evaluation: Evaluation, checkpoint: int | None = None
 ) -> None:
-    """Write one state into evaluation.json; the other one stays if it was painted on the same grid."""
+    """Keep one state's evaluation; the other one stays if it was measured on the same grid.
+
+    grid: as grid.describe_grid() has it; checkpoint: the step of the
+    weights that were evaluated.
+    """
     known = read_json(run / EVALUATION)
-    if known.get("cells") != cells:
-        known = {"cells": cells}
-    # JSON knows no NaN: a product that is too thin for a pixel of its own has no fidelity
-    finite = {name: [v if isfinite(v) else None for v in values] for name, values in scores.items()}
-    known[state] = {"metrics": metrics, "probabilities": probabilities, "scores": finite}
-    write_atomically(run / EVALUATION, json.dumps(known, indent=1) + "\n")
+    if known.get("cells") != grid["cells"] or known.get("grid") != grid["grid"]:
+        known = {}
+    entry: State = evaluation.facts | {"checkpoint": checkpoint, "metrics": evaluation.metrics}
+    entry["probabilities"] = {name: _rows(p) for name, p in evaluation.probabilities.items()}
+    entry["scores"] = {name: found.flatten().tolist() for name, found in evaluation.scores.items()}
+    # Metrics last: where they are, a run that was cut off takes the rest for granted.
+    save_pictures(run, state, evaluation.images)
+    save_estimates(run, state, evaluation.estimates)
+    write_json(run / EVALUATION, known | grid | {state: entry})
 
 
-def recorded(run: Path, state: str) -> Metrics | None:
-    """A state's metrics, if it has been evaluated."""
-    return read_json(run / EVALUATION).get(state, {}).get("metrics")
+def _rows(probabilities: Tensor) -> list[list[float] | None]:
+    """Return probabilities [N,S,K] as a list of N*S rows; None for one that is not finite."""
+    rows = probabilities.flatten(0, 1)
+    return [row.tolist() if row.isfinite().all() else None for row in rows]
+
+
+def recorded(run: Path, state: str) -> State | None:
+    """Return a state's facts and metrics, if it has been evaluated."""
+    found = read_json(run / EVALUATION).get(state)
+    return found and {name: value for name, value in found.items() if name not in OF_PICTURES}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that this program wrote; empty without the file."""
+    """Read a JSON object that this program wrote; without the file it is empty."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -77,14 +83,28 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}:{error.lineno}: broken JSON; remove the file and evaluate again") from None
 
 
+def write_json(path: Path, content: Mapping[str, Any], indent: int = 1) -> None:
+    """Write a JSON object whole or not at all; JSON knows no NaN, so null stands for what is not finite."""
+    text = json.dumps(_finite(content), indent=indent, allow_nan=False)
+    write_atomically(path, text + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
 def save_pictures(run: Path, state: str, images: Tensor) -> None:
-    """The pictures [N,S,3,H,W] as one plain sheet: a row of seeds for each product and prompt."""
+    """Write pictures [N,S,3,H,W] as one plain sheet: a row of seeds for each product and prompt."""
     (run / "samples").mkdir(exist_ok=True)
     contact_sheet.save_png(_pictures(run, state), contact_sheet.tile(images.flatten(0, 1), images.shape[1]))
 
 
 def load_pictures(run: Path, state: str) -> Tensor:
-    """The pictures [N*S,3,H,W] that save_pictures() wrote."""
+    """Read the pictures [N*S,3,H,W] that save_pictures() wrote."""
     cells = read_json(run / EVALUATION)["cells"]
     seeds = 1 + max(cell["seed"] for cell in cells)
     return contact_sheet.untile(contact_sheet.read_png(_pictures(run, state)), seeds, len(cells))
@@ -94,159 +114,95 @@ def _pictures(run: Path, state: str) -> Path:
     return run / "samples" / f"{state}.png"
 
 
-def accepted(run: Path, state: str) -> Tensor:
-    """RFNet's verdict on each picture [N*S]."""
-    return is_accepted(torch.tensor(read_json(run / EVALUATION)[state]["probabilities"]["rfnet"]))
+def save_estimates(run: Path, state: str, estimates: Estimates) -> None:
+    """Write every metric's values on resampled products, [R] each, as METHOD/METRIC."""
+    (run / "replicates").mkdir(exist_ok=True)
+    named = {f"{found.method}/{name}": found.replicates for name, found in estimates.items()}
+    with new_file(_replicates(run, state)) as file:
+        file.write(save(named))
 
 
-def finish(run: Path, counters: dict[str, float]) -> dict[str, Any]:
-    """Once both states are recorded: the comparison, and summary.json with the run's counters."""
+def load_estimates(run: Path, state: str) -> Estimates:
+    """Read a state's metrics with their resamples; empty where these are not there."""
+    entry, path = recorded(run, state), _replicates(run, state)
+    if entry is None or not path.is_file():
+        return {}
+    found: Estimates = {}
+    for key, replicates in load_file(path).items():
+        method, _, name = key.partition("/")
+        if name in entry["metrics"]:
+            value = entry["metrics"][name]["value"]
+            found[name] = Estimate(value, replicates, "jackknife" if method == "jackknife" else "bootstrap")
+    return {name: found[name] for name in entry["metrics"] if name in found}
+
+
+def _replicates(run: Path, state: str) -> Path:
+    return run / "replicates" / f"{state}.safetensors"
+
+
+def differences(tuned: Estimates, base: Estimates) -> dict[str, dict[str, float]]:
+    """Return the paired differences of the metrics that both have, with their intervals."""
+    return as_json({name: tuned[name] - base[name] for name in tuned if name in base})
+
+
+def verdicts(run: Path, state: str) -> dict[str, Tensor]:
+    """Return each network's verdicts on the pictures [N*S] of a state."""
+    probabilities = read_json(run / EVALUATION)[state]["probabilities"]
+    return {network: recorded_verdicts(rows) for network, rows in probabilities.items()}
+
+
+def outputs(run: Path, state: str, network: str) -> int:
+    """Return how many outputs a network has that judged a state."""
+    rows = read_json(run / EVALUATION)[state]["probabilities"][network]
+    return max((len(row) for row in rows if row is not None), default=0)
+
+
+def finish(run: Path, counters: Mapping[str, float], checkpoint: int | None = None) -> dict[str, Any]:
+    """Write the comparison, and summary.json with the run's counters, once both states are recorded.
+
+    checkpoint: the step of the weights that were evaluated as "tuned", and that the run exported.
+    """
     old = read_json(run / SUMMARY)
-    kept = {name: counters.get(name, old.get(name)) for name in COUNTERS}
-    summary = {state: recorded(run, state) for state in STATES} | kept
-    base, tuned = (load_pictures(run, state)[:COMPARED] for state in STATES)
-    verdicts = accepted(run, "base")[:COMPARED], accepted(run, "tuned")[:COMPARED]
-    columns = min(COLUMNS, len(base))
-    contact_sheet.save_png(run / COMPARISON, contact_sheet.before_after(base, tuned, verdicts, columns))
-    write_atomically(run / SUMMARY, json.dumps(summary, indent=2) + "\n")  # last: says that all is there
+    evaluation = read_json(run / EVALUATION)
+    said = {state: verdicts(run, state) for state in STATES}
+    summary = {"checkpoint": checkpoint} | {name: counters.get(name, old.get(name)) for name in COUNTERS}
+    summary |= {name: evaluation[name] for name in ("grid", "intervals")}
+    summary |= {state: recorded(run, state) for state in STATES}
+    summary["change"] = differences(load_estimates(run, "tuned"), load_estimates(run, "base"))
+    summary["verdicts"] = changes_by_network([said[state] for state in STATES])
+    save_comparison(run, said)
+    write_json(run / SUMMARY, summary, indent=2)  # last: says that all is there
     return summary
+
+
+def save_comparison(run: Path, said: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write both states' pictures one above the other, with RFNet's verdicts or, without it, the judge's."""
+    network = next(iter(said["base"]), None)
+    rows = {}
+    for state in STATES:
+        cells = load_pictures(run, state)[:COMPARED]
+        found = None if network is None else said[state][network][: len(cells)]
+        names = [""] * len(cells)
+        if found is not None and network is not None:
+            count = outputs(run, state, network)
+            names = [verdict_name(int(verdict), count) for verdict in found]
+        rows[state] = contact_sheet.Row(cells, None if found is None else found == AVAILABLE, names)
+    contact_sheet.save_png(run / COMPARISON, contact_sheet.before_after(rows, COLUMNS))
 
 
 def finish_base(run: Path) -> dict[str, Any]:
-    """summary.json of a folder in which only the base model was evaluated."""
-    summary = {"base": recorded(run, "base")}
-    write_atomically(run / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    """Write summary.json of a folder in which only the base model was evaluated."""
+    evaluation = read_json(run / EVALUATION)
+    summary = {name: evaluation[name] for name in ("grid", "intervals")} | {"base": recorded(run, "base")}
+    write_json(run / SUMMARY, summary, indent=2)
     return summary
 
 
-def scalars(metrics: Metrics) -> dict[str, float]:
-    """The metrics under the names that trackers and metrics.jsonl have them by."""
-    flat = {f"available_rate_{name}": value["rate"] for name, value in metrics["available_rate"].items()}
-    for network, failures in metrics["failures"].items():
-        flat |= {f"{label}_{network}": value["rate"] for label, value in failures.items()}
-    flat |= {f"alignment_{name}": value["rate"] for name, value in metrics.get("alignment_by", {}).items()}
-    flat |= {f"success_at_{k}": value for k, value in enumerate(metrics["success_at"], start=1)}
-    plain = ("attempts", "alignment", *(name for name, _, _ in PICTURE_METRICS))
-    flat |= {name: metrics[name] for name in plain if name in metrics}
-    return {f"eval/{name}": value for name, value in flat.items()}
+def values(state: Mapping[str, Any]) -> dict[str, float]:
+    """Return the values of a recorded state's metrics, by name."""
+    return {name: metric["value"] for name, metric in state["metrics"].items()}
 
 
-def guardrails(base: Metrics, tuned: Metrics, min_alignment: float, min_diversity: float) -> list[str]:
-    """Warnings for what fell below its share of the base model's; a sudden fall means collapse.
-
-    CLIP score stands for alignment where no probe reads that off the pictures.
-    """
-    alignment = "alignment" if "alignment" in base else "clip_score"
-    warnings = []
-    for name, least in ((alignment, min_alignment), ("diversity", min_diversity)):
-        if name in base and name in tuned and tuned[name] < least * base[name]:
-            title, reached = TITLES.get(name, name), tuned[name] / base[name]
-            warnings.append(
-                f"{title} fell to {reached:.0%} of the base model's, below the {least:.0%} allowed"
-            )
-    return warnings
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """A figure of both states, as people read it."""
-
-    name: str
-    base: str
-    tuned: str
-    change: str
-    better: bool | None  # None: still within the base's interval, or it has none
-
-
-def rows(base: Metrics, tuned: Metrics | None = None) -> list[MetricRow]:
-    """The metrics that both states have; those of the base model, if it was evaluated alone."""
-    before = shown_metrics(base)
-    if tuned is None:
-        return [MetricRow(name, str(shown), "", "", None) for name, shown in before.items()]
-    after = shown_metrics(tuned)
-    return [_row(name, before[name], after[name]) for name in before if name in after]
-
-
-@dataclass(frozen=True)
-class ShownMetric:
-    value: float
-    low: float | None = None
-    high: float | None = None
-    digits: int | None = None  # None: a share, shown in percent
-    sign: int = 1  # -1: less is better
-
-    def __str__(self) -> str:
-        if self.low is None or self.high is None:
-            return self.text(self.value)
-        return f"{self.text(self.value)} ({self.text(self.low, '')} to {self.text(self.high, '')})"
-
-    def text(self, value: float, unit: str = " %", plus: str = "") -> str:
-        return f"{100 * value:{plus}.1f}{unit}" if self.digits is None else f"{value:{plus}.{self.digits}f}"
-
-
-def _row(name: str, before: ShownMetric, after: ShownMetric) -> MetricRow:
-    change = after.value - before.value
-    text = after.text(change, " points", "+")
-    better = None
-    if before.low is not None and before.high is not None:
-        same = before.low <= after.value <= before.high
-        better = None if same else change * after.sign > 0
-    return MetricRow(name, str(before), str(after), text, better)
-
-
-def shown_metrics(metrics: Metrics) -> dict[str, ShownMetric]:
-    """The metrics under the names that people read, in the order of the table."""
-    names = {"rfnet": "RFNet", "judge": "judge"}
-    shown = {f"available ({names[n]})": _share(rate) for n, rate in metrics["available_rate"].items()}
-    for network, failures in metrics["failures"].items():
-        for label, rate in failures.items():
-            shown[f"{label.replace('_', ' ')} ({names[network]})"] = _share(rate, sign=-1)
-    shown["attempts until accepted"] = _number(metrics, "attempts", 2, sign=-1)
-    last = len(metrics["success_at"])
-    within = metrics.get("success_at_interval", [(None, None)])[-1]
-    shown[f"accepted within {last} attempts"] = ShownMetric(metrics["success_at"][-1], *within)
-    if "alignment" in metrics:
-        shown["alignment"] = _number(metrics, "alignment")
-        shown |= {f"alignment: {name}": _share(rate) for name, rate in metrics["alignment_by"].items()}
-    for name, digits, sign in PICTURE_METRICS:
-        if name in metrics:
-            shown[TITLES.get(name, name)] = _number(metrics, name, digits, sign)
-    return shown
-
-
-def _share(rate: dict[str, float], sign: int = 1) -> ShownMetric:
-    return ShownMetric(rate["rate"], rate["low"], rate["high"], sign=sign)
-
-
-def _number(metrics: Metrics, name: str, digits: int | None = None, sign: int = 1) -> ShownMetric:
-    low, high = metrics.get(f"{name}_interval", (None, None))
-    return ShownMetric(metrics[name], low, high, digits, sign)
-
-
-def painted(metrics: Mapping[str, Any]) -> str:
-    """How the pictures behind an evaluation's metrics differ from a model's plain first ones; "" if not."""
-    parts = []
-    if metrics.get("only_accepted"):
-        attempts = metrics["max_attempts"]
-        parts.append(
-            f"what RFNet refused was painted anew (recurrent generation, {attempts} attempts at most)"
-        )
-    if words := metrics.get("quality_words"):
-        parts.append(f"“{words}” was added to every prompt")
-    if (negative := metrics.get("negative_prompt")) is not None:
-        parts.append(f"“{negative}” was every negative prompt")
-    return "; ".join(parts)
-
-
-def table(base: Metrics, tuned: Metrics | None = None) -> Table:
-    """Before and after, or the base model alone, for the terminal."""
-    columns = ["base"] if tuned is None else ["base", "tuned", "change"]
-    title = f"{'the base model' if tuned is None else 'before and after'}, 95 % intervals in brackets"
-    shown = Table("", *columns, title=title, caption=painted(base) or None)
-    for column in shown.columns[1:]:
-        column.justify = "right"
-    styles = {True: "green", False: "red", None: ""}
-    for row in rows(base, tuned):
-        cells = (row.base, row.tuned, Text(row.change, styles[row.better]))
-        shown.add_row(row.name, *cells[: len(columns)])
-    return shown
+def scalars(state: Mapping[str, Any], group: str = "eval") -> dict[str, float]:
+    """Return a state's values under the names that trackers and metrics.jsonl have them by."""
+    return {f"{group}/{name}": value for name, value in values(state).items()}

@@ -1,6 +1,8 @@
-"""From verdicts and features of a grid of pictures to metrics with intervals.
+"""From verdicts and features of a grid of pictures to metrics, each with its resamples.
 
-Shapes: N products and prompts, S seeds, K attempts, D features. Verdicts are indices into LABELS.
+Shapes: N products and prompts, S seeds, K attempts, D features. `products` [N] numbers the product of each
+row from 0: the unit of all intervals. Every function returns estimates by the names that trackers,
+metrics.jsonl and summary.json have them under.
 """
 
 from __future__ import annotations
@@ -10,114 +12,137 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rfft.metrics.attempts import attempts
-from rfft.metrics.bootstrap import bootstrap_interval
 from rfft.metrics.diversity import mean_pairwise_distance, vendi_score
-from rfft.metrics.jackknife import jackknife_interval
-from rfft.metrics.kid import kid, kid_interval
-from rfft.metrics.wilson import wilson_interval
+from rfft.metrics.estimate import RESAMPLES, Estimate, mean_estimate, mean_of, share_estimate
+from rfft.metrics.jackknife import jackknife_estimate
+from rfft.metrics.kid import kid
+from rfft.metrics.verdict import AVAILABLE, NOT_FINITE
 from rfft.types import LABELS, label_names
 
-Share = dict[str, float]
+Estimates = dict[str, Estimate]
+Products = NDArray[np.int64]
 NO_PROP = "none"
+FEWEST = 4  # pictures that KID needs
 
 
-def share(hits: Tensor) -> Share:
-    """Rate and Wilson 95 % interval of a boolean tensor."""
-    n, found = hits.numel(), int(hits.sum())
-    low, high = wilson_interval(found, n)
-    return {"rate": found / n, "low": low, "high": high}
+def number_products(names: Sequence[str]) -> Products:
+    """Return the number [N] of each row's product, in the order in which they come."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], dtype=np.int64)
 
 
 def verdict_metrics(
-    verdicts: Mapping[str, Tensor], outputs: Mapping[str, int] | None = None
-) -> dict[str, Any]:
-    """Available rate and rate of each failure, for each network that judged ([N,S] each).
+    verdicts: Mapping[str, Tensor], products: Products, outputs: Mapping[str, int] | None = None
+) -> Estimates:
+    """Return available rate and rate of each failure, for each network that judged ([N,S] each).
 
-    `outputs`: how many verdicts a network has, where these are not LABELS.
+    `outputs`: how many outputs a network has, where these are not LABELS. A verdict that is not finite is
+    neither.
     """
-    names = {name: label_names((outputs or {}).get(name, len(LABELS))) for name in verdicts}
-    return {
-        "available_rate": {name: share(found == 0) for name, found in verdicts.items()},
-        "failures": {
-            name: {label: share(found == i) for i, label in enumerate(names[name]) if i}
-            for name, found in verdicts.items()
-        },
-    }
+    found: Estimates = {}
+    for network, given in verdicts.items():
+        found[f"available_rate_{network}"] = share_estimate(given == AVAILABLE, products)
+    for network, given in verdicts.items():
+        for i, label in enumerate(label_names((outputs or {}).get(network, len(LABELS)))):
+            if i != AVAILABLE:
+                found[f"{label}_{network}"] = share_estimate(given == i, products)
+    return found
 
 
-def attempt_metrics(accepted: Tensor) -> dict[str, Any]:
-    """Recurrent generation, from [N,K]: mean attempts (K where none was accepted), success at 1 .. K."""
+def attempt_metrics(accepted: Tensor, products: Products) -> Estimates:
+    """Return the mean attempts from [N,K], K where none was accepted, and the success at 1 .. K."""
     made, succeeded = attempts(accepted.numpy())
-    n = len(made)
-    return {
-        "attempts": float(made.mean()),
-        "attempts_interval": list(bootstrap_interval(made)),
-        "max_attempts": accepted.shape[1],
-        "success_at": (succeeded / n).tolist(),
-        "success_at_interval": [list(wilson_interval(int(found), n)) for found in succeeded],
+    found = {"attempts": mean_estimate(made, products)}
+    return found | {
+        f"success_at_{k}": share_estimate(hits, products) for k, hits in enumerate(succeeded.T, start=1)
     }
 
 
 def alignment_metrics(
-    read: Mapping[str, Tensor], asked: Sequence[Mapping[str, str]], classes: Mapping[str, Sequence[str]]
-) -> dict[str, Any]:
-    """What the probe read ([N,S] class indices per attribute) against what the N prompts asked for.
+    read: Mapping[str, Tensor],
+    asked: Sequence[Mapping[str, str]],
+    classes: Mapping[str, Sequence[str]],
+    products: Products,
+) -> Estimates:
+    """Compare what the probe read ([N,S] class indices per attribute) with what the N prompts asked for.
 
-    The prop counts only where one is asked for: to leave out what nobody wants is no achievement.
+    The prop counts only where one is asked for: to leave out what nobody wants is no achievement. NOT_FINITE
+    in place of an index is a miss.
     """
-    by_attribute: dict[str, Share] = {}
-    per_prompt: list[Tensor] = []  # [N] for each attribute, NaN where it does not count
+    by_attribute: Estimates = {}
     for name, found in read.items():
-        wanted = [i for i, attributes in enumerate(asked) if attributes.get(name, NO_PROP) != NO_PROP]
-        if wanted:
-            targets = found.new_tensor([list(classes[name]).index(asked[i][name]) for i in wanted])
-            hits = found[wanted] == targets[:, None]
-            by_attribute[name] = share(hits)
-            per_prompt.append(torch.full((len(asked),), torch.nan))
-            per_prompt[-1][wanted] = hits.float().mean(dim=1)
+        wanted = [attributes.get(name, NO_PROP) for attributes in asked]
+        targets = [NOT_FINITE if value == NO_PROP else list(classes[name]).index(value) for value in wanted]
+        counts = torch.tensor(targets)[:, None] != NOT_FINITE
+        hits = (found == torch.tensor(targets)[:, None]).double().where(counts, torch.nan)
+        if counts.any():
+            by_attribute[f"alignment_{name}"] = share_estimate(hits, products)
     if not by_attribute:
         return {}
-    mean = float(np.mean([figure["rate"] for figure in by_attribute.values()]))
-    interval = list(bootstrap_interval(torch.stack(per_prompt, dim=1)))
-    return {"alignment": mean, "alignment_interval": interval, "alignment_by": by_attribute}
+    return {"alignment": mean_of(list(by_attribute.values())), **by_attribute}
 
 
-def diversity_metrics(backgrounds: Tensor) -> dict[str, Any]:
-    """Features of backgrounds [N,S,D]: distance over the seeds of one prompt; Vendi score of all pictures."""
-    n = len(backgrounds)
-    metrics: dict[str, Any] = {"vendi": _vendi(backgrounds)}
-    if n > 1:
-        interval = jackknife_interval(metrics["vendi"], lambda rows: _vendi(backgrounds[rows]), n)
-        metrics["vendi_interval"] = list(interval)
+def diversity_metrics(backgrounds: Tensor, products: Products) -> Estimates:
+    """Measure features of backgrounds [N,S,D], NaN where there is no picture.
+
+    "diversity" is the mean distance over the seeds of one prompt, "vendi" the Vendi score of all pictures.
+    """
+    known = backgrounds.isfinite().all(-1)
+    found: Estimates = {}
     if backgrounds.shape[1] > 1:
-        distances = [mean_pairwise_distance(seeds) for seeds in backgrounds]
-        metrics |= {
-            "diversity": float(np.mean(distances)),
-            "diversity_interval": list(bootstrap_interval(distances)),
-        }
-    return metrics
+        pairs = zip(backgrounds, known, strict=True)
+        distances = [mean_pairwise_distance(x[there]) if there.sum() > 1 else np.nan for x, there in pairs]
+        found["diversity"] = mean_estimate(distances, products)
+
+    def vendi(kept: Products) -> float:
+        rows = torch.from_numpy(np.isin(products, kept))
+        pictures = backgrounds[rows][known[rows]]
+        return vendi_score(pictures) if len(pictures) else np.nan
+
+    return found | {"vendi": jackknife_estimate(vendi, products.max() + 1)}
 
 
-def _vendi(backgrounds: Tensor) -> float:
-    return vendi_score(backgrounds.flatten(0, 1))
+def kid_metrics(features: Tensor, products: Products, reference: Tensor) -> Estimates:
+    """Measure KID of pictures' features [N,S,D] to those of held-out available ones [M,D].
+
+    Nothing is returned for pictures of fewer than two products.
+    """
+    known = features.isfinite().all(-1).numpy()
+    if known.sum() < FEWEST or len(np.unique(products[known.any(axis=1)])) < 2:
+        return {}
+    pictures = features.flatten(0, 1).numpy()
+    return {"kid": kid(pictures, np.repeat(products, features.shape[1]), reference.numpy())}
 
 
-def mean_metrics(name: str, values: Tensor) -> dict[str, Any]:
-    """A figure of every picture [N,S]: its mean, and the interval of that over the N; NaN is no value."""
-    per_prompt = values.double().nanmean(dim=1)
+def mean_metrics(name: str, values: Tensor, products: Products) -> Estimates:
+    """Return the mean of a metric of every picture [N,S]; NaN is no value."""
+    return {name: mean_estimate(values, products)}
+
+
+def describe_intervals(products: Products) -> dict[str, Any]:
+    """Say what the intervals in a summary are, and of what: their level, unit and method."""
     return {
-        name: float(per_prompt.nanmean()),
-        f"{name}_interval": list(bootstrap_interval(per_prompt.numpy())),
+        "level": 0.95,
+        "unit": "product",
+        "products": int(products.max()) + 1,
+        "method": f"cluster bootstrap: whole products are drawn, {RESAMPLES} resamples, percentiles",
+        "vendi": "delete-one-product jackknife, as repeated pictures would distort it",
+        "change": "paired: both models on the same resampled products, prompts and noise",
     }
 
 
-def kid_metrics(features: Tensor, reference: Tensor) -> dict[str, Any]:
-    """KID of pictures' features [N,S,D] to those of held-out available ones [M,D]."""
-    mean, deviation = kid(features.flatten(0, 1).numpy(), reference.numpy())
-    metrics: dict[str, Any] = {"kid": mean, "kid_std": deviation}  # of subsets, as others report it
-    if len(features) > 1:
-        metrics["kid_interval"] = list(kid_interval(mean, features.numpy(), reference.numpy()))
-    return metrics
+def as_json(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, float]]:
+    """Return {"value", "low", "high"} for each estimate that has a value; an interval is not always there."""
+    found: dict[str, dict[str, float]] = {}
+    for name, estimate in estimates.items():
+        if not np.isfinite(estimate.value):
+            continue
+        interval = estimate.interval()
+        found[name] = {"value": estimate.value}
+        if interval is not None:
+            found[name] |= {"low": interval[0], "high": interval[1]}
+    return found

@@ -16,7 +16,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured."""
+    """What a measurement of reading found."""
 
     samples: int
     seconds: float  # by the clock
@@ -24,7 +24,7 @@ class Measured:
     bytes: int  # of the decoded pictures
 
     def lines(self, workers: int) -> list[str]:
-        """For the terminal."""
+        """Return it as lines for the terminal; `workers` is how many processes were reading."""
         found = [
             f"{self.samples / self.seconds:,.0f} samples/s ({self.samples} in {self.seconds:.1f} s, "
             f"{workers} workers), {self.bytes / self.seconds / 1e6:,.0f} MB/s of pixels"
@@ -37,9 +37,10 @@ class Measured:
 
 
 def bench(folder: Path, size: int | None, workers: int, seconds: float) -> Measured:
-    """Read as RFNet's training does, for about so many seconds after a first batch.
+    """Measure how quickly a folder of shards is read as RFNet's training reads it.
 
-    `size`: of the squares; None: that of the stored ones.
+    Reads for about so many seconds after a first batch. `size` is the side of the squares in pixels; None
+    takes that of the stored ones, and raises UserError where they are no squares.
     """
     stored = read_complete(folder).settings.get("size")
     if (side := size or stored) is None:

@@ -33,7 +33,7 @@ PICTURES = ("image", "product", "depth", "saliency")
 
 @dataclass(frozen=True)
 class Reading:
-    """How one process reads its part."""
+    """How one of several processes reads its part of the pictures."""
 
     batch_size: int
     workers: int = 0  # of the DataLoader
@@ -42,24 +42,30 @@ class Reading:
 
 
 class FeedbackSource(Protocol):
-    """Labelled pictures, wherever they lie."""
+    """Labelled pictures, wherever they lie, as RFNet's training reads them."""
 
     counts: list[int]  # of each class
 
     def endless(self, reading: Reading, first: int, seed: int, mirror: bool) -> DataLoader[Item]:
-        """This process's micro-batches from number `first` on: a function of seed and place alone."""
+        """Return this process's micro-batches without end, from number `first` on.
+
+        They are a function of the seed, the reading and their number, so that a resumed run sees the same.
+        """
 
     def once(self, reading: Reading) -> DataLoader[Item]:
-        """This process's part of one round: every picture comes once among all processes."""
+        """Return this process's part of one round, in which every picture comes once among all processes."""
 
 
 class FeedbackDataset(Dataset[Item]):
-    """Records brought to size x size; a kind of map that is not in `maps` is zero."""
+    """A data set of records as items, their pictures brought to size x size pixels."""
 
     def __init__(
         self, records: Sequence[Record], size: int, maps: Mapping[str, MapStore], coarse: bool = False
     ) -> None:
-        """`coarse`: the label is 0 (available) or 1 (not)."""
+        """Take records and one store of maps for each kind; a kind without a store is zero.
+
+        With `coarse` the label is 0 (available) or 1 (not).
+        """
         self.records, self.size, self.maps = records, size, maps
         self.labels = [min(record.label, 1) if coarse else record.label for record in records]
 
@@ -78,7 +84,10 @@ class FeedbackDataset(Dataset[Item]):
 
 
 def square(picture: Pixels, size: int) -> Tensor:
-    """Grey [H,W], RGB [H,W,3] or RGBA [H,W,4] to uint8 [C,size,size]; the aspect ratio is not kept."""
+    """Resize a grey [H,W], RGB [H,W,3] or RGBA [H,W,4] picture to uint8 [C,size,size].
+
+    The aspect ratio is not kept.
+    """
     if picture.shape[:2] != (size, size):
         if picture.ndim == 3 and picture.shape[2] == 4:
             picture = np.rint(resize_rgba(picture, size, size) * 255).astype(np.uint8)
@@ -90,11 +99,15 @@ def square(picture: Pixels, size: int) -> Tensor:
 
 
 def mirrored(item: Item) -> Item:
+    """Return an item with all its pictures flipped from left to right."""
     return item | {name: item[name].flip(-1) for name in PICTURES}
 
 
 def split_by_caption(records: Sequence[Record], share: float) -> tuple[list[Record], list[Record]]:
-    """Training and validation records; all pictures of a caption (a product) fall on the same side."""
+    """Split records into those for training and those for validation, about `share` of all.
+
+    All pictures of a caption, and so of a product, fall on the same side, whatever other records there are.
+    """
     limit = round(share * 2**32)
     held = [zlib.crc32(record.caption.encode()) < limit for record in records]
     training = [record for record, out in zip(records, held, strict=True) if not out]

@@ -33,7 +33,7 @@ LABEL_FILE, PROMPT_FILE = "label.txt", "prompts.jsonl"
 
 @dataclass(frozen=True)
 class FeedbackPicture:
-    """A labelled picture as arrays; H W as drawn."""
+    """A labelled picture as uint8 arrays of one height H and width W."""
 
     image: Pixels  # [H,W,3]
     product: Pixels  # [H,W,4] RGBA, straight alpha
@@ -43,7 +43,7 @@ class FeedbackPicture:
 
 @dataclass(frozen=True)
 class Record:
-    """A line of the label file; `load` reads its pictures."""
+    """A line of the label file; its pictures are read by `load`."""
 
     folder: Path
     name: str
@@ -52,6 +52,7 @@ class Record:
     prompt: str = ""
 
     def load(self) -> FeedbackPicture:
+        """Read the pictures; raises UserError for a file that is missing, broken or of another size."""
         stem = f"{Path(self.name).stem}.png"
         image = read_picture(self.folder / "images" / self.name, cv2.IMREAD_COLOR_RGB)
         product = _read_product(self.folder / "products" / stem)
@@ -60,7 +61,7 @@ class Record:
         return FeedbackPicture(image, product, self._map("depth"), self._map("saliency"))
 
     def map_file(self, kind: str) -> Path:
-        """Where a map that comes with the data lies, if it does; `kind`: depth or saliency."""
+        """Return where a map that comes with the data would lie; `kind` is depth or saliency."""
         return self.folder / kind / f"{Path(self.name).stem}.png"
 
     def _map(self, kind: str) -> Pixels | None:
@@ -69,7 +70,10 @@ class Record:
 
 
 def read_feedback(folder: str | Path) -> list[Record]:
-    """All suitable records of a folder, in the order of its label file; every error names the line."""
+    """Return all suitable records of a folder, in the order of its label file.
+
+    Raises UserError, which names the line, for a mistake in the label file, and if there is no usable record.
+    """
     folder = Path(folder)
     label_file = folder / LABEL_FILE
     prompts = _prompts(folder / PROMPT_FILE)
@@ -91,7 +95,7 @@ def read_feedback(folder: str | Path) -> list[Record]:
 
 
 def _columns(line: str, place: str) -> tuple[str, int | None, str]:
-    """Name, class (None: unsuitable) and caption."""
+    """Return name, class (None: unsuitable) and caption of a line of the label file."""
     columns = line.split("\t")
     if len(columns) != 3:
         raise UserError(
@@ -107,7 +111,7 @@ def _columns(line: str, place: str) -> tuple[str, int | None, str]:
 
 
 def class_of(code: str, place: str) -> int | None:
-    """The class of an inspector's label, an index into LABELS; None: unsuitable."""
+    """Return the class of an inspector's label, an index into LABELS, or None for `unsuitable`."""
     if code == str(UNSUITABLE):
         return None
     if code not in CLASS_OF_CODE:
@@ -128,7 +132,7 @@ def _prompts(file: Path) -> dict[str, str]:
 
 
 def _lines(file: Path) -> Iterator[tuple[str, str]]:
-    """Place (file:line) and text of every line that is not blank."""
+    """Yield place (file:line) and text of every line that is not blank."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -141,7 +145,10 @@ def _lines(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_picture(path: Path, flags: int) -> Pixels:
-    """`flags`: of cv2.imread; nothing is decoded before its size is known to be sane."""
+    """Read a picture with the flags of cv2.imread; raises UserError if it is missing or broken.
+
+    Nothing is decoded before its size is known to be sane.
+    """
     try:
         data = path.read_bytes()
         read_header(data)

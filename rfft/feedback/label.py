@@ -20,10 +20,12 @@ GENERATED = "manifest.jsonl"
 
 
 def label_generated(generated: Path, labels: Path, out: Path) -> Counter[str]:
-    """Write `out` (all or nothing) from the labelled pictures of `generated`; returns their number by label.
+    """Write labelled pictures of `rfft generate` into the new folder `out`, in RF1M's form.
 
-    labels: a CSV file with the columns name and label, or lines of name and label. A name is the picture's id
-    or file name; a label its code in RF1M, or a class by name. Pictures without a label are left out.
+    `labels` is a CSV file with the columns name and label, or has lines of name and label. A name is the
+    picture's id or file name; a label is its code in RF1M, or a class by name. Pictures without a label are
+    left out. Returns how many pictures have each label. Raises UserError, and writes nothing, for a mistake
+    in either.
     """
     refuse_existing(out, "name a new folder")
     rows = _rows(generated)
@@ -50,7 +52,7 @@ def _write(generated: Path, chosen: dict[str, tuple[dict[str, Any], int]], out: 
 
 
 def _rows(generated: Path) -> dict[str, dict[str, Any]]:
-    """The manifest's rows by id."""
+    """Return the manifest's rows by id."""
     file = generated / GENERATED
     try:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
@@ -67,7 +69,7 @@ def _rows(generated: Path) -> dict[str, dict[str, Any]]:
 
 
 def _codes(labels: Path, rows: dict[str, dict[str, Any]]) -> dict[str, int]:
-    """Id -> RF1M's code, in the order of the label file."""
+    """Return RF1M's code by id, in the order of the label file."""
     ids = {Path(row["image"]).name: name for name, row in rows.items()} | {name: name for name in rows}
     codes: dict[str, int] = {}
     for place, name, label in _read_labels(labels):
@@ -82,7 +84,7 @@ def _codes(labels: Path, rows: dict[str, dict[str, Any]]) -> dict[str, int]:
 
 
 def _read_labels(file: Path) -> list[tuple[str, str, str]]:
-    """Place, name and label of every line."""
+    """Return place, name and label of every line."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             if file.suffix.lower() == ".csv":
@@ -107,7 +109,7 @@ def _read_labels(file: Path) -> list[tuple[str, str, str]]:
 
 
 def _code(label: str, place: str) -> int:
-    """RF1M's code of a label given as code or by name."""
+    """Return RF1M's code of a label that is given as code or by name."""
     if label in LABELS:
         return CODE_OF_CLASS[LABELS.index(label)]
     if label == "unsuitable":

@@ -20,19 +20,23 @@ Network = Callable[[Tensor], Tensor]  # [B,3,H,W] in [0,1] -> [B,1,H,W] in [0,1]
 
 
 class MapStore:
-    """One kind of map for every record."""
+    """Maps of one kind, depth or saliency, of all records: those of the data, and those that were made."""
 
     def __init__(self, kind: str, mark: str, cache: str | None = None, known: bool = True) -> None:
-        """`kind`: depth or saliency; `mark`: of the network that makes what is missing; `cache`: folder for
-        what is made, None for the data's own; `known`: use what comes with the data."""
+        """Take the kind of map, the mark of the network that makes missing ones, and the folder for these.
+
+        Without `cache` they lie with the data. With `known` false the maps that come with the data are not
+        used.
+        """
         self.kind, self.mark, self.cache, self.known = kind, mark, cache, known
 
     def load(self, record: Record, sample: FeedbackPicture) -> Pixels:
-        """[H,W]"""
+        """Return the map of a record, uint8 [H,W]; raises UserError if it was not made yet."""
         found: Pixels | None = getattr(sample, self.kind) if self.known else None
         return read_picture(self.made_file(record), cv2.IMREAD_GRAYSCALE) if found is None else found
 
     def made_file(self, record: Record) -> Path:
+        """Return where a made map of a record lies, or would lie."""
         folder = record.folder
         if self.cache is not None:  # two data sets may have the same name
             place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
@@ -40,6 +44,7 @@ class MapStore:
         return folder / f"made-{self.kind}-{self.mark}" / f"{Path(record.name).stem}.png"
 
     def missing(self, records: Iterable[Record]) -> list[Record]:
+        """Return the records whose map is neither with the data nor made."""
         return [
             record
             for record in records
@@ -63,7 +68,7 @@ def write_maps(
 
 
 def _write(file: Path, values: Pixels) -> None:
-    """Whole or not at all: a run that is cut off here goes on later."""
+    """Write a file whole or not at all, so that a run that is cut off here goes on later."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with new_file(file) as draft:

@@ -57,7 +57,11 @@ class Job:
 
 
 def prepare(source: Path, out: Path, settings: Settings, workers: int) -> Manifest:
-    """Write the shards of `source` under `out`, or those missing there; 1 worker: in this process."""
+    """Write the shards of a data set in RF1M's form into the folder `out`, or those that are missing there.
+
+    `workers` is the number of processes; with 1 it happens in this one. Returns the finished manifest; raises
+    UserError if `out` was begun with other settings, or if the source has no usable sample.
+    """
     console = messages()
     if settings.raw and not settings.size:
         raise UserError("--raw needs --size: arrays of one shape")
@@ -84,7 +88,7 @@ def prepare(source: Path, out: Path, settings: Settings, workers: int) -> Manife
 
 
 def _begin(source: Path, out: Path, settings: Settings, console: Console) -> Manifest:
-    """The manifest so far: read, or begun with the index of the source."""
+    """Return the manifest so far, which is read, or begun with an index of the source."""
     wanted = {"source": str(source.resolve()), **asdict(settings)}
     if (out / MANIFEST).exists():
         manifest = read_manifest(out)
@@ -117,7 +121,7 @@ def _begin(source: Path, out: Path, settings: Settings, console: Console) -> Man
 
 
 def _drop_unfinished(out: Path, manifest: Manifest) -> None:
-    """What a stopped run left: drafts, and lines about shards that did not make it into the manifest."""
+    """Remove what a stopped run left: drafts, and lines about shards that are not in the manifest."""
     for number, shard in list(manifest.shards.items()):
         file = out / shard.file
         if not file.is_file() or file.stat().st_size != shard.bytes:
@@ -142,7 +146,7 @@ def _enter(out: Path, manifest: Manifest, number: int, shard: Shard, problems: l
 
 
 def _run(jobs: list[Job], workers: int) -> Iterator[tuple[int, Shard, list[Problem]]]:
-    """Shards as they are done, in any order."""
+    """Yield number, shard and problems of each job as it is done, in any order."""
     if workers == 1 or len(jobs) < 2:
         yield from map(write_job, jobs)
         return
@@ -161,13 +165,13 @@ def _run(jobs: list[Job], workers: int) -> Iterator[tuple[int, Shard, list[Probl
 
 
 def _single_threaded() -> None:
-    """Workers are as many as cores."""
+    """Leave one core to each worker, of which there are as many as cores."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
 
 def write_job(job: Job) -> tuple[int, Shard, list[Problem]]:
-    """One shard, in whatever process."""
+    """Write one shard, in whatever process; returns its number, what is in it and what was left out."""
     settings = job.settings
     start = job.number * settings.shard_size
     rows = Index(job.out / WORK / INDEX).rows(start, start + settings.shard_size)

@@ -82,24 +82,25 @@ class IndexRow:
 
 
 class Index:
-    """The finished index, read only."""
+    """The finished index, opened to be read."""
 
     def __init__(self, file: Path) -> None:
         self._db = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
 
     def __len__(self) -> int:
-        """Samples that have a suitable label, a caption, a picture and a product."""
+        """Return the number of samples that have a suitable label, a caption, a picture and a product."""
         return int(self._db.execute("SELECT COUNT(*) FROM sample").fetchone()[0])
 
     def left_out(self) -> dict[str, int]:
+        """Return how many samples were left out, by reason."""
         return dict(self._db.execute("SELECT reason, count FROM tally"))
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Name and reason of every label line that leads nowhere."""
+        """Yield name and reason of every label line that leads nowhere."""
         yield from self._db.execute("SELECT name, reason FROM problem")
 
     def rows(self, start: int, stop: int) -> Iterator[IndexRow]:
-        """Samples number start to stop - 1, in a fixed order."""
+        """Yield the samples from number `start` to `stop` - 1, in a fixed order."""
         query = f"""{_SELECT} FROM sample
             JOIN file i ON i.id = image JOIN file o ON o.id = product
             LEFT JOIN file d ON d.id = depth LEFT JOIN file s ON s.id = saliency
@@ -114,7 +115,10 @@ class Index:
 
 
 def build_index(source: Source, file: Path, listed: Callable[[int], object]) -> None:
-    """Write the index of a source; `listed` is told the number of files now and then."""
+    """Write the index of a source into a file, all or nothing.
+
+    `listed` is called now and then with the number of files listed. Raises UserError if no sample is usable.
+    """
     draft = file.with_name(f"{file.name}.part")
     draft.unlink(missing_ok=True)
     db = sqlite3.connect(draft)
@@ -134,7 +138,7 @@ def build_index(source: Source, file: Path, listed: Callable[[int], object]) -> 
 
 
 def _add_files(db: sqlite3.Connection, source: Source, listed: Callable[[int], object]) -> list[Entry]:
-    """Puts all pictures into the table `file`; returns the text files among them."""
+    """Put all pictures into the table `file`; returns the text files among the entries."""
     texts = []
     for number, entry in enumerate(source.entries()):
         path = PurePosixPath(entry.member)
@@ -153,13 +157,16 @@ def _add_files(db: sqlite3.Connection, source: Source, listed: Callable[[int], o
 
 
 def _unreadable_name(entry: Entry) -> str:
-    """A name that is not UTF-8, which labels could not name either, fit to be shown; "" for all others."""
+    """Return a name that is not UTF-8, and so not in any label file, fit to be shown; else ""."""
     shown = str(entry).encode("utf-8", "backslashreplace").decode()
     return "" if shown == str(entry) else shown
 
 
 def _add_picture(db: sqlite3.Connection, source: Source, entry: Entry) -> None:
-    """A copy (same role, name and size: packages overlap) is passed over; two different ones are an error."""
+    """Add a picture to the table `file`.
+
+    A copy (same role, name and size: packages overlap) is passed over; two different ones are an error.
+    """
     role, stem = role_of(entry), PurePosixPath(entry.member).stem
     values = (role, stem, entry.archive, entry.member, entry.size)
     if db.execute("INSERT OR IGNORE INTO file VALUES (NULL, ?, ?, ?, ?, ?)", values).rowcount:
@@ -175,7 +182,7 @@ def _add_picture(db: sqlite3.Connection, source: Source, entry: Entry) -> None:
 
 
 def role_of(entry: Entry) -> str:
-    """image, product, depth, saliency; or png for one that may be image or product."""
+    """Return image, product, depth or saliency, or "png" for one that may be image or product."""
     path = PurePosixPath(entry.path)
     for folder in path.parent.parts[::-1]:
         words = set(re.findall("[a-z]+", folder.lower()))
@@ -186,7 +193,10 @@ def role_of(entry: Entry) -> str:
 
 
 def split_label(line: str, place: str) -> tuple[str, str, str]:
-    """Name, label as written and caption ("" where there is none); tabs, or else commas or spaces between."""
+    """Return the name, the label as written and the caption ("" if there is none) of a line of a label file.
+
+    Tabs stand between them, or else commas or spaces. Raises UserError, with `place`, for any other line.
+    """
     if "\t" in line:
         columns = [column.strip() for column in line.split("\t")]
     else:

@@ -74,23 +74,25 @@ class Manifest:
 
     @property
     def complete(self) -> bool:
+        """Tell whether all planned shards are there."""
         return len(self.shards) == self.planned
 
     @property
     def samples(self) -> int:
+        """Return the number of samples in all shards."""
         return sum(shard.samples for shard in self.shards.values())
 
     def labels(self) -> dict[str, int]:
-        """Samples of each class, in the order of LABELS."""
+        """Return the number of samples of each class, in the order of LABELS."""
         return {name: sum(shard.labels.get(name, 0) for shard in self.shards.values()) for name in LABELS}
 
     def all_left_out(self) -> dict[str, int]:
-        """Reason -> samples; broken ones found while reading pictures included."""
+        """Return how many samples were left out, by reason, broken ones found while reading included."""
         broken = self.left_out.get("broken", 0) + sum(shard.broken for shard in self.shards.values())
         return self.left_out | {"broken": broken}
 
     def save(self, folder: Path) -> None:
-        """Written aside and renamed."""
+        """Write the manifest into the folder, whole or not at all."""
         content = {
             "format": FORMAT,
             "complete": self.complete,
@@ -104,6 +106,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a folder of shards; raises UserError if it is missing or damaged."""
     file = folder / MANIFEST
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -120,7 +123,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_complete(folder: Path) -> Manifest:
-    """Raises UserError where shards are still to be written."""
+    """Read a manifest; raises UserError, too, if shards are still to be written."""
     manifest = read_manifest(folder)
     if not manifest.complete:
         raise UserError(
@@ -131,7 +134,10 @@ def read_complete(folder: Path) -> Manifest:
 
 
 def encode_sample(key: str, feedback: Feedback, raw: bool, originals: dict[str, bytes]) -> dict[str, Any]:
-    """Members of a sample for TarWriter; not raw: `originals`, by names like image.jpg, go in as they are."""
+    """Return the members of a sample for webdataset's TarWriter: one array if `raw`, files otherwise.
+
+    `originals` are files by names such as image.jpg, which go in as they are.
+    """
     about = {
         "name": feedback.name,
         "label": LABELS[feedback.label],
@@ -154,7 +160,10 @@ def encode_sample(key: str, feedback: Feedback, raw: bool, originals: dict[str, 
 
 
 def decode_sample(members: dict[str, Any], size: int | None = None) -> Feedback:
-    """A sample of a shard; `size`: pictures as squares of this side, else as they are stored."""
+    """Return the sample that a shard's members hold, its pictures as squares of `size` pixels or as stored.
+
+    Raises UserError, which names the sample, for damaged members.
+    """
     try:
         about = json.loads(members["json"])
         sample = _from_raw(members["npy"], size) if "npy" in members else _from_files(members, size)
@@ -174,7 +183,7 @@ def _from_raw(data: bytes, size: int | None) -> FeedbackPicture:
 
 
 def _array(data: bytes) -> Pixels:
-    """What np.save wrote, uint8 [H,W,9]; its header is checked before anything is made of it."""
+    """Return what np.save wrote, uint8 [H,W,9]; its header is checked before anything is made of it."""
     stream = io.BytesIO(data)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("an array of another version")

@@ -25,6 +25,7 @@ SHARDS, SAMPLES, FLIP = 11, 12, 13  # keep these draws apart from others of the 
 
 
 def holds_shards(folder: str | Path) -> bool:
+    """Tell whether a folder is one of shards."""
     return (Path(folder) / MANIFEST).is_file()
 
 
@@ -37,7 +38,7 @@ class ShardFile:
     samples: int
 
     def members(self) -> list[dict[str, Any]]:
-        """All samples, still encoded, in no more memory than the file's bytes.
+        """Return all samples, still encoded, in no more memory than the file's bytes.
 
         Raises UserError for anything but the shard of the manifest.
         """
@@ -72,10 +73,10 @@ class ShardFile:
 
 
 class ShardPictures:
-    """Labelled pictures in folders of shards; for training the same as dataset.Labelled."""
+    """Labelled pictures in folders of shards; a FeedbackSource."""
 
     def __init__(self, folders: Sequence[str], size: int, coarse: bool = False) -> None:
-        """`coarse`: the label is 0 (available) or 1 (not)."""
+        """Open the folders; with `coarse` the label is 0 (available) or 1 (not)."""
         manifests = [read_complete(Path(folder)) for folder in folders]
         self.size, self.coarse = size, coarse
         self.shards = [
@@ -88,7 +89,10 @@ class ShardPictures:
         self.counts = [totals[0], sum(totals[1:])] if coarse else totals
 
     def endless(self, reading: Reading, first: int, seed: int, mirror: bool) -> DataLoader[Item]:
-        """This process's micro-batches from number `first` on, shuffled anew in every epoch."""
+        """Return this process's micro-batches from number `first` on, shuffled anew in every epoch.
+
+        Raises UserError if there are fewer shards than readers.
+        """
         readers = reading.processes * max(1, reading.workers)
         if len(self.shards) < readers:
             raise UserError(
@@ -100,10 +104,11 @@ class ShardPictures:
         return DataLoader(stream, reading.batch_size, num_workers=reading.workers)
 
     def once(self, reading: Reading) -> DataLoader[Item]:
-        """This process's part: every picture comes once among all processes."""
+        """Return this process's part of one round, in which every picture comes once among all."""
         return DataLoader(Once(self, reading), reading.batch_size, num_workers=reading.workers)
 
     def item(self, members: dict[str, Any]) -> Item:
+        """Return the item (see dataset.py) that a sample's members hold."""
         feedback = decode_sample(members, self.size)
         pictures = {kind: square(getattr(feedback.sample, kind), self.size) for kind in PICTURES}
         label = min(feedback.label, 1) if self.coarse else feedback.label
@@ -111,7 +116,7 @@ class ShardPictures:
 
 
 class Once(IterableDataset[Item]):
-    """Shards dealt out to all readers."""
+    """A stream that deals each shard out to one of all readers."""
 
     def __init__(self, pictures: ShardPictures, reading: Reading) -> None:
         self.pictures, self.reading = pictures, reading
@@ -124,10 +129,10 @@ class Once(IterableDataset[Item]):
 
 
 class Endless(IterableDataset[Item]):
-    """A process's samples from micro-batch `first` on.
+    """A stream of a process's samples from micro-batch `first` on.
 
-    A function of seed, reader and place: what a resumed run has seen is passed over by the manifests' counts,
-    without reading it.
+    It is a function of the seed, the reader and the number: what a resumed run has seen is passed over by the
+    manifests' counts, without reading it.
     """
 
     def __init__(
@@ -149,14 +154,14 @@ class Endless(IterableDataset[Item]):
             place += shard.samples
 
     def _own(self, reader: int, readers: int) -> Iterator[tuple[int, ShardFile]]:
-        """Epoch and shard, without end; every epoch deals all shards out anew."""
+        """Yield epoch and shard without end; every epoch deals all shards out anew."""
         shards = self.pictures.shards
         for epoch in count():
             order = np.random.default_rng([self.seed, epoch, SHARDS]).permutation(len(shards))
             yield from ((epoch, shards[i]) for i in order[reader::readers])
 
     def _shuffled(self, epoch: int, shard: ShardFile, skip: int) -> Iterator[Item]:
-        """A shard's samples in an order that is new in every epoch, without the first `skip` of it."""
+        """Yield a shard's items in an order that is new in every epoch, without the first `skip`."""
         members = shard.members()
         place = [self.seed, epoch, self.pictures.shards.index(shard)]
         order = np.random.default_rng([*place, SAMPLES]).permutation(len(members))
@@ -167,6 +172,6 @@ class Endless(IterableDataset[Item]):
 
 
 def _worker() -> tuple[int, int]:
-    """This DataLoader worker's number, and how many there are; the process itself is worker 0 of 1."""
+    """Return this DataLoader worker's number and how many there are; the process itself is 0 of 1."""
     info = get_worker_info()
     return (0, 1) if info is None else (info.id, info.num_workers)

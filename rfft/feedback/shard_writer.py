@@ -60,12 +60,13 @@ class MapMaker:
 
     @staticmethod
     def check(depth: str, saliency: str) -> None:
-        """Raises UserError for a folder or name that is none (hub ids: when they are loaded)."""
+        """Raise a UserError for a folder or name that is none; hub ids are checked when they are loaded."""
         find_depth(depth)
         find_folder(saliency)
 
     @cached_property
     def networks(self) -> dict[str, nn.Module]:
+        """Return the networks by kind of map, on the GPU if there is one."""
         loaded = {"depth": load_depth(self.names["depth"]), "saliency": load_saliency(self.names["saliency"])}
         return {kind: network.to(self.device) for kind, network in loaded.items()}
 
@@ -90,7 +91,10 @@ class MapMaker:
 def write_shard(
     path: Path, rows: Iterable[IndexRow], source: Source, maps: MapMaker, size: int | None, raw: bool
 ) -> tuple[Shard, list[Problem]]:
-    """Write a shard aside and rename it; `size` and `raw` as in rf1m.Settings."""
+    """Write a shard, whole or not at all; `size` and `raw` are those of prepare.Settings.
+
+    Returns what is in it, and the samples that were left out. Raises UserError if it cannot be written.
+    """
     problems: list[Problem] = []
     samples = _samples(_chunks(rows, source, size, problems), maps)
     try:
@@ -103,7 +107,7 @@ def write_shard(
 
 
 def _webdataset() -> Any:
-    """The library, or what to install."""
+    """Return the library webdataset; raises UserError, which says what to install, without it."""
     try:
         import webdataset
     except ImportError:
@@ -112,7 +116,7 @@ def _webdataset() -> Any:
 
 
 def _write_samples(file: IO[bytes], stem: str, samples: Iterable[Loaded], raw: bool) -> Counter[str]:
-    """Fill a tar file; returns the samples of each class."""
+    """Fill a tar file; returns the number of samples of each class."""
     labels: Counter[str] = Counter()
     with _webdataset().TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
         for number, loaded in enumerate(samples):
@@ -136,7 +140,7 @@ def _feedback(loaded: Loaded) -> Feedback:
 def _chunks(
     rows: Iterable[IndexRow], source: Source, size: int | None, problems: list[Problem]
 ) -> Iterator[list[Loaded]]:
-    """Samples with their pictures, as many at a time as memory may hold."""
+    """Yield samples with their pictures, as many at a time as memory may hold."""
     chunk: list[Loaded] = []
     pixels = 0
     for row in rows:
@@ -182,5 +186,5 @@ def _checked(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _alike(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """The same shape, whatever the resolution."""
+    """Tell whether two sizes have the same shape, whatever the resolution."""
     return abs(size[0] * other[1] / (size[1] * other[0]) - 1) <= ASPECT_TOLERANCE

@@ -39,12 +39,15 @@ class Entry:
 
     @property
     def path(self) -> str:
-        """Where it would lie if archives were folders."""
+        """Return where the file would lie if archives were folders."""
         return f"{self.archive.removesuffix('.zip')}/{self.member}" if self.archive else self.member
 
 
 class Source:
-    """A folder (searched to the bottom; links to folders are not followed) or one zip archive."""
+    """The files of a folder, searched to the bottom, or of one zip archive.
+
+    Links to folders are not followed.
+    """
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
@@ -56,7 +59,10 @@ class Source:
         self._open: OrderedDict[str, zipfile.ZipFile] = OrderedDict()
 
     def entries(self) -> Iterator[Entry]:
-        """All files; an archive that cannot be opened is an error, since much would be missing."""
+        """Yield all files.
+
+        Raises UserError for an archive that cannot be opened, since much would be missing.
+        """
         if self.path.is_file():
             yield from self._members(self.path.name)
             return
@@ -80,7 +86,7 @@ class Source:
                 yield Entry(archive, info.filename, info.file_size)
 
     def read(self, entry: Entry, limit: int = MAX_PICTURE_BYTES) -> bytes:
-        """The bytes of a file; raises BrokenFile, also for more than `limit` of them."""
+        """Return the bytes of a file; raises BrokenFile, also for more than `limit` of them."""
         try:
             with self._stream(entry, limit) as stream:
                 data = stream.read(limit + 1)
@@ -91,7 +97,7 @@ class Source:
         return data
 
     def lines(self, entry: Entry) -> Iterator[tuple[int, str]]:
-        """Number and text of all lines that are not blank; UTF-8."""
+        """Yield number and text of all lines that are not blank; raises UserError unless they are UTF-8."""
         try:
             with self._stream(entry, MAX_TEXT_BYTES) as stream:
                 number = 0
@@ -120,7 +126,7 @@ class Source:
             yield stream
 
     def _archive(self, name: str) -> zipfile.ZipFile:
-        """An open archive; the least recently used one is closed for it."""
+        """Return an open archive; the least recently used one is closed for it."""
         if name in self._open:
             self._open.move_to_end(name)
             return self._open[name]
@@ -134,7 +140,10 @@ class Source:
 
 
 def _refuse_bomb(info: zipfile.ZipInfo, limit: int) -> None:
-    """A member's declared size is what zipfile will read at most, so that it can be believed here."""
+    """Raise BrokenFile for a member that is too large or packed too tightly.
+
+    Its declared size is what zipfile will read at most, so that it can be believed here.
+    """
     if info.file_size > limit:
         raise BrokenFile(f"more than {limit} bytes")
     if info.file_size > RATIO_FROM and info.file_size > MAX_RATIO * info.compress_size:
@@ -142,5 +151,5 @@ def _refuse_bomb(info: zipfile.ZipInfo, limit: int) -> None:
 
 
 def _is_junk(name: str) -> bool:
-    """Hidden files, and what macOS puts into archives."""
+    """Tell whether a file is hidden, or one that macOS puts into archives."""
     return name == "__MACOSX" or (name.startswith(".") and name not in (".", ".."))

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader
 
 from rfft.config.describe import describe_objective
 from rfft.config.load import flatten
+from rfft.data.dataset import evaluation_source
 from rfft.models.bundle import EMBEDDED, Bundle
 
 SHOWN = ("model.", "reward.", "rollout.", "objective.", "optimizer.", "trainer.batch", "trainer.accumulation")
@@ -20,7 +21,7 @@ SHOWN = ("model.", "reward.", "rollout.", "objective.", "optimizer.", "trainer.b
 class CardMetrics:
     """What an evaluation measured, as the card shows it."""
 
-    rows: Sequence[Any] = ()  # evaluation.store.MetricRow: a line of the table each
+    rows: Sequence[Any] = ()  # evaluation.tables.MetricRow: a line of the table each
     images: int = 0  # pictures of each state
     painted: str = ""  # how they differ from a model's plain first pictures
 
@@ -32,12 +33,14 @@ def write_card(
 
     A run of `config` (resolved) trained them for `step` steps.
     """
+    data = config["data"]
     settings = {k: v for k, v in flatten(config).items() if k.startswith(SHOWN) and v is not None}
     environment = Environment(  # noqa: S701  Markdown: escaping would garble it
         loader=PackageLoader("rfft"), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     card = environment.get_template("model_card.md.j2").render(
         config=config,
+        products=config["evaluate"]["products"] or evaluation_source(data["products"], data["holdout"]),
         settings=settings,
         step=step,
         usage="\n".join(usage(format, config, bundle)),

@@ -25,7 +25,7 @@ from rfft.errors import UserError
 from rfft.generation.generated import KeptPictures, manifest_row, write_lists
 from rfft.generation.generator import load_generator
 from rfft.generation.sample import Outcome, autocast, improves, paint, recur, reward_logits
-from rfft.metrics.verdict import NOT_FINITE, verdict_classes
+from rfft.metrics.verdict import NOT_FINITE, verdicts_of
 from rfft.metrics.wilson import wilson_interval
 from rfft.models.bundle import Bundle
 from rfft.utils.atomic_io import new_folder, refuse_existing
@@ -50,7 +50,7 @@ def generate(config: Config, lora: Path | None, out: Path) -> None:
     skipped: list[Skipped] = []
     with painting(config.evaluate.batch_size), joined() as device:
         console = messages(quiet=rank() > 0)
-        samples = build.build_samples(config, "train", skipped)
+        samples = build.build_samples(config, "generate", skipped)
         draw = painter(config, load_generator(config, lora, device), samples, device)
         with _folder_for_all(out) as draft:
             for kind in ("images", "products"):
@@ -163,7 +163,7 @@ def _paint_all(
 
 def _require_finite(probabilities: Tensor, config: Config) -> None:
     """Raise UserError if none of the verdicts [N,K] is finite."""
-    if (verdict_classes(probabilities) == NOT_FINITE).all():
+    if (verdicts_of(probabilities) == NOT_FINITE).all():
         precision = config.trainer.mixed_precision
         fix = "set trainer.mixed_precision=bf16" if precision == "fp16" else "check the generator's weights"
         raise UserError(

@@ -4,9 +4,10 @@ from torch import Tensor
 
 
 def colourfulness(images: Tensor, alpha: Tensor) -> Tensor:
-    """Hasler and Suesstrunk (2003) on 0..255 values: sigma + 0.3 mu of the opponent channels rg and yb.
+    """Return the colourfulness [B] of the backgrounds of images [B,3,H,W] in [0,1].
 
-    images [B,3,H,W] in [0,1]; alpha [B,1,H,W] of the product, whose pixels do not count. -> [B]
+    It is that of Hasler and Suesstrunk (2003): sigma + 0.3 mu of the opponent channels rg and yb, on values
+    of 0..255. `alpha` [B,1,H,W] is that of the product, whose pixels do not count.
     """
     red, green, blue = (255 * images).unbind(dim=1)
     weight = 1 - alpha[:, 0]

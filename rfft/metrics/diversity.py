@@ -6,13 +6,16 @@ from torch import Tensor
 
 
 def cosine_similarity(features: Tensor) -> Tensor:
-    """[N,D] -> [N,N] in float64."""
+    """Return the cosine similarities [N,N] of features [N,D], in float64."""
     unit = F.normalize(features.double(), dim=1)
     return unit @ unit.T
 
 
 def mean_pairwise_distance(features: Tensor) -> float:
-    """Mean of 1 - cosine similarity over the pairs of N >= 2 pictures."""
+    """Return the mean of 1 - cosine similarity over the pairs of N >= 2 pictures, from their features [N,D].
+
+    Raises ValueError for fewer.
+    """
     n = len(features)
     if n < 2:
         raise ValueError("diversity needs two pictures or more of one product and prompt")
@@ -21,7 +24,10 @@ def mean_pairwise_distance(features: Tensor) -> float:
 
 
 def vendi_score(features: Tensor) -> float:
-    """Effective number of different pictures, 1 to N: exp of the entropy of the eigenvalues of the kernel / N
-    (Friedman and Dieng, arXiv 2210.02410), cosine kernel."""
+    """Return the effective number of different pictures, 1 to N, from their features [N,D].
+
+    It is exp of the entropy of the eigenvalues of the cosine kernel / N (Friedman and Dieng, arXiv
+    2210.02410).
+    """
     eigenvalues = torch.linalg.eigvalsh(cosine_similarity(features) / len(features)).clamp_min(0)
     return float(torch.exp(torch.special.entr(eigenvalues).sum()))

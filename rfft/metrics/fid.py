@@ -6,7 +6,10 @@ from rfft.metrics.library import torchmetrics
 
 
 def fid(features: Tensor, reference: Tensor) -> float:
-    """Features [N,D] and [M,D] of any network. Biased upwards by few pictures: compare equal N and M."""
+    """Return the Frechet distance of features [N,D] to reference features [M,D], of any network.
+
+    Few pictures bias it upwards: compare models at equal N and M.
+    """
     taken = nn.Identity()  # of features, not of pictures
     taken.num_features = features.shape[1]  # type: ignore[assignment]
     metric = torchmetrics("image.fid").FrechetInceptionDistance(feature=taken)

@@ -12,9 +12,10 @@ OPAQUE = 0.5  # alpha from which a pixel belongs to the product
 
 
 def product_fidelity(image: Tensor, truth: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """PSNR in dB [B] and SSIM [B] (Wang et al. 2004: Gaussian window, 11 px, sigma 1.5) within the product.
+    """Return PSNR in dB [B] and SSIM [B] of a picture against the true one, within the product.
 
-    image, truth [B,3,H,W] in [0,1], alpha [B,1,H,W]. NaN where there is no product.
+    `image` and `truth` are [B,3,H,W] in [0,1], `alpha` is [B,1,H,W]. SSIM's window is that of Wang et al.
+    (2004): Gaussian, 11 px, sigma 1.5. Both are NaN where there is no product.
     """
     functional = torchmetrics("functional.image")
     inside = alpha > OPAQUE

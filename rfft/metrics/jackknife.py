@@ -1,26 +1,24 @@
-"""Interval of a figure that is no mean."""
+"""Interval of a metric that repeated pictures would distort: products are left out, not drawn anew."""
 
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rfft.metrics.wilson import Z_95
+from rfft.metrics.estimate import Estimate
 
-MAX_GROUPS = 50  # that many evaluations of the figure at most
+MAX_GROUPS = 50  # so many evaluations of the metric at most
 
 
-def jackknife_interval(
-    estimate: float, statistic: Callable[[NDArray[np.int64]], float], n: int
-) -> tuple[float, float]:
-    """Normal 95 % interval around an estimate from n >= 2 independent rows, by leaving groups of them out.
+def jackknife_estimate(statistic: Callable[[NDArray[np.int64]], float], products: int) -> Estimate:
+    """Return a statistic of P products with its values when products are left out.
 
-    statistic: of the rows whose numbers it gets, each once. For figures of pairs of rows: the repeated rows
-    of a bootstrap would raise KID and lower the Vendi score. The jackknife is right for U-statistics (Arvesen
-    1969) and other smooth functions of means; of more than MAX_GROUPS rows it leaves out several at once, in
-    turn (delete-a-group jackknife, Kott 2001).
+    statistic: takes the numbers of the products that stay, each once. The interval is the normal one of the
+    delete-one jackknife, which is right for smooth functions of means (Arvesen 1969); of more than MAX_GROUPS
+    products it leaves out several at a time, in turn (delete-a-group jackknife, Kott 2001).
     """
-    rows, count = np.arange(n), min(n, MAX_GROUPS)
-    values = np.array([statistic(rows[rows % count != group]) for group in range(count)])
-    error = np.sqrt((count - 1) * values.var())
-    return float(estimate - Z_95 * error), float(estimate + Z_95 * error)
+    every, count = np.arange(products), min(products, MAX_GROUPS)
+    if products < 2:
+        return Estimate(statistic(every), np.empty(0), "jackknife")
+    values = [statistic(every[every % count != group]) for group in range(count)]
+    return Estimate(statistic(every), np.array(values), "jackknife")

@@ -1,63 +1,50 @@
-"""Kernel inception distance (arXiv 1801.01401): how far pictures lie from reference ones, features [N,D]."""
+"""Kernel inception distance (arXiv 1801.01401): how far pictures lie from reference ones.
+
+Shapes: N pictures of P products, M reference pictures, D features, R resamples.
+"""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rfft.metrics.jackknife import jackknife_interval
+from rfft.metrics.estimate import Estimate, product_draws
 
-MAX_SUBSET = 1000
+ROWS = 1024  # of the kernel matrix at a time
 
 
 def polynomial_kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(x.y / D + 1)^3 for all pairs: [n,D], [m,D] -> [n,m]."""
+    """Return (x.y / D + 1)^3 for all pairs: [n,D], [m,D] -> [n,m]."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def mmd2(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Unbiased squared maximum mean discrepancy; may be negative. Needs two rows or more on each side."""
-    return _mmd2(polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y))
+def kid(features: ArrayLike, products: NDArray[np.int64], reference: ArrayLike) -> Estimate:
+    """Return the squared maximum mean discrepancy of pictures [N,D] to reference ones [M,D]; may be negative.
 
-
-def _mmd2(k_xx: NDArray[np.float64], k_yy: NDArray[np.float64], k_xy: NDArray[np.float64]) -> float:
-    n, m = k_xy.shape
-    within_x = (k_xx.sum() - np.trace(k_xx)) / (n * (n - 1))
-    within_y = (k_yy.sum() - np.trace(k_yy)) / (m * (m - 1))
-    return float(within_x + within_y - 2 * k_xy.mean())
-
-
-def kid(
-    features: ArrayLike,
-    reference: ArrayLike,
-    subsets: int = 100,
-    subset_size: int | None = None,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Mean and standard deviation over random subsets, by default half of the smaller set (1000 at most)."""
-    x, y = np.asarray(features, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-    smaller = min(len(x), len(y))
-    size = subset_size or min(MAX_SUBSET, smaller // 2)
-    if not 2 <= size <= smaller:
-        raise ValueError(f"KID cannot draw subsets of {size} from sets of {len(x)} and {len(y)} pictures")
-    rng = np.random.default_rng(seed)
-    values = [
-        mmd2(x[rng.choice(len(x), size, replace=False)], y[rng.choice(len(y), size, replace=False)])
-        for _ in range(subsets)
-    ]
-    return float(np.mean(values)), float(np.std(values))
-
-
-def kid_interval(estimate: float, features: ArrayLike, reference: ArrayLike) -> tuple[float, float]:
-    """95 % interval of a KID of pictures [N,S,D], S of each of N >= 2 independent prompts, to [M,D].
-
-    Jackknife over the prompts; the reference pictures count as given.
+    Row n belongs to product products[n]; rows that are not finite do not count. At least two products and two
+    reference pictures are needed. Unbiased: of the pairs of pictures those of one product do not count, as
+    they are more alike than two draws from the model. Point and interval (cluster bootstrap; the reference
+    counts as given) are the same function of how often each product is there; a product that was drawn twice
+    makes no pair with itself.
     """
-    grid, y = np.asarray(features, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-    n, seeds = grid.shape[:2]
-    x, cells = grid.reshape(n * seeds, -1), np.arange(n * seeds).reshape(n, seeds)
-    k_xx, k_yy, k_xy = polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y)
+    x, y = np.asarray(features, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    known = np.asarray(np.isfinite(x).all(axis=1))
+    x, member = np.where(known[:, None], x, 0), np.eye(products.max() + 1)[products] * known[:, None]  # [N,P]
+    sizes = member.sum(axis=0)
+    within, across = np.zeros((len(sizes), len(sizes))), np.zeros(len(sizes))
+    for first in range(0, len(x), ROWS):
+        rows = slice(first, first + ROWS)
+        within += member[rows].T @ polynomial_kernel(x[rows], x) @ member
+        across += member[rows].T @ polynomial_kernel(x[rows], y).mean(axis=1)
+    np.fill_diagonal(within, 0)
+    k_yy = polynomial_kernel(y, y)
+    constant = (k_yy.sum() - np.trace(k_yy)) / (len(y) * (len(y) - 1))
 
-    def kid_of(prompts: NDArray[np.int64]) -> float:
-        kept = cells[prompts].ravel()
-        return _mmd2(k_xx[np.ix_(kept, kept)], k_yy, k_xy[kept])
+    def discrepancy(times: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[R,P], how often each product is there -> [R]."""
+        pictures = times * sizes
+        pairs = pictures.sum(axis=1) ** 2 - (pictures**2).sum(axis=1)
+        with np.errstate(invalid="ignore"):  # one product alone, drawn P times
+            inside = (times @ within * times).sum(axis=1) / pairs
+        return inside + constant - 2 * (times @ across) / pictures.sum(axis=1)
 
-    return jackknife_interval(estimate, kid_of, n)
+    point = discrepancy(np.ones((1, len(sizes)), dtype=np.int64))[0]
+    return Estimate(float(point), discrepancy(product_draws(len(sizes))))

@@ -7,7 +7,10 @@ from rfft.errors import UserError
 
 
 def torchmetrics(module: str) -> Any:
-    """A module of the library, such as "functional.image", or what to install."""
+    """Return a module of torchmetrics, such as "functional.image".
+
+    Raises UserError, which says what to install, without the library.
+    """
     try:
         return importlib.import_module(f"torchmetrics.{module}")
     except ImportError:

@@ -6,7 +6,7 @@ Z_95 = 1.959963984540054
 
 
 def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a share of n trials; (0, 1) when nothing was tried."""
+    """Return Wilson's score interval (1927) of a share of n trials; (0, 1) where n is 0."""
     if n == 0:
         return 0.0, 1.0
     share = successes / n

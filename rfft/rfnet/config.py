@@ -6,12 +6,13 @@ The defaults are the paper's (arXiv 2408.00418) where it says something.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from rfft.config.load import load_as
-from rfft.config.schema import RunConfig, TrackerConfig, setting
+from rfft.config.load import find_config, load_as
+from rfft.config.read import groups
+from rfft.config.schema import Config, RunConfig, TrackerConfig, setting
 from rfft.errors import require
 from rfft.rewards.rfnet_config import CAPTION, CHANNELS
 
@@ -138,7 +139,12 @@ MAY_CHANGE = (
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RFNetTrainingConfig:
-    """Read, complete and check a config. A path that does not exist may name a shipped one ("rfnet_tiny")."""
+    """Read, complete and check the config of a training of RFNet, as config.load.load_config does RFFT's."""
+    foreign = {group.name for group in fields(Config)} - {group.name for group in fields(RFNetTrainingConfig)}
+    require(
+        foreign.isdisjoint(groups(find_config(path))),
+        f"{path}: a config of a generator's training; run: rfft train {path}",
+    )
     return load_as(RFNetTrainingConfig, check_config, path, overrides)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rfft.errors import UserError
-from rfft.metrics.verdict import verdict_classes
+from rfft.metrics.verdict import verdicts_of
 from rfft.rewards.rfnet import RFNet
 from rfft.rfnet.config import RFNetOptimizerConfig, RFNetTrainingConfig
 from rfft.rfnet.data import network_inputs
@@ -135,7 +135,7 @@ class RFNetLearner:
                 logits = self.model(**inputs)
             loss = weighted_loss(logits, labels, self.class_weights, smoothing)
             self.accelerator.backward(loss)
-        accuracy = (verdict_classes(logits) == labels).float().mean()
+        accuracy = (verdicts_of(logits) == labels).float().mean()
         return torch.stack([loss.detach(), accuracy])
 
     def heed(self) -> None:

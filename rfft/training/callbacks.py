@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,19 @@ from torch import Tensor
 from rfft.data.conditions import noise_for
 from rfft.data.samples import Sample
 from rfft.evaluation import store
-from rfft.evaluation.evaluator import Evaluator, show, show_result
+from rfft.evaluation.evaluator import Evaluation, Evaluator, show
+from rfft.evaluation.grid import describe_grid
+from rfft.evaluation.guardrails import show_result
 from rfft.evaluation.report import write_report
 from rfft.evaluation.runs import export_run
+from rfft.evaluation.validation import CHOOSES, Validation
 from rfft.generation.sample import paint, reward_logits
 from rfft.metrics.verdict import Verdict, is_accepted
 from rfft.training.learner import Learner
 from rfft.training.tracking import Tracker
 from rfft.utils import contact_sheet
 from rfft.utils.checkpoint import Checkpoints, step_of
-from rfft.utils.log import MetricsFile, TrainingDisplay, messages, write_atomically
+from rfft.utils.log import MetricsFile, TrainingDisplay, messages
 from rfft.utils.processes import broadcast, spread
 
 SAMPLES, SAMPLE_SEED, SAMPLE_COLUMNS = 16, 20240801, 8  # grids of pictures, always with the same noise
@@ -39,10 +41,11 @@ class TrainingCallbacks:
         learner: Learner,
         checkpoints: Checkpoints,
         evaluator: Evaluator | None,
+        validation: Validation | None,
         samples: list[Sample],
     ) -> None:
         self.run, self.learner, self.checkpoints, self.evaluator = run, learner, checkpoints, evaluator
-        self.config, self.samples = learner.config, samples
+        self.config, self.samples, self.validation = learner.config, samples, validation
         self.console = messages()
         (run / "samples").mkdir(exist_ok=True)
         done, trainer = learner.counters, self.config.trainer
@@ -56,6 +59,8 @@ class TrainingCallbacks:
     def before(self) -> None:
         if self.evaluator is not None:
             self.evaluate_base(self.evaluator)
+        if self.validation is not None:
+            self.validate_base(self.validation)
 
     def after_step(self, scalars: dict[str, float]) -> None:
         trainer, step = self.config.trainer, self.learner.counters.step
@@ -75,8 +80,8 @@ class TrainingCallbacks:
         step = self.learner.counters.step
         if self.learner.due(self.config.trainer.sample_every) and step != self.sampled:
             self.sample()
-        if step and self.evaluator is not None and self.learner.due(self.config.evaluate.every):
-            self.evaluate_now(self.evaluator)
+        if step and self.validation is not None and self.learner.due(self.config.evaluate.every):
+            self.validate(self.validation)
 
     def stop(self) -> None:
         """Interrupted."""
@@ -106,14 +111,15 @@ class TrainingCallbacks:
             "grad_samples": counters.grad_samples,
             "denoiser_forwards": counters.forwards,
         }
+        best = self.checkpoints.best() if self.learner.stopped else None
+        checkpoint = counters.step if best is None else step_of(best)
         summary = store.read_json(self.run / store.SUMMARY)
         if self.evaluator is not None and not (summary.get("steps") == counters.step and "tuned" in summary):
-            self.evaluate_tuned(self.evaluator)
-            summary = store.finish(self.run, found)
+            self.evaluate_tuned(self.evaluator, checkpoint)
+            summary = store.finish(self.run, found, checkpoint)
         elif self.evaluator is None:
-            write_atomically(self.run / store.SUMMARY, json.dumps(found, indent=2) + "\n")
-        best = self.checkpoints.best() if self.learner.stopped else None
-        exported = export_run(self.run, EXPORT, self.run / "export" / EXPORT, best=best is not None)
+            store.write_json(self.run / store.SUMMARY, found | {"checkpoint": checkpoint}, indent=2)
+        exported = export_run(self.run, EXPORT)
         report = write_report(self.run)
         self.tracker.artifact(exported, found)
         self.close()
@@ -137,7 +143,6 @@ class TrainingCallbacks:
         broadcast("samples")  # the other processes take part, see trainer.meet
         with self.learner.averaged():
             images, logits = paint_samples(self.learner)
-        verdicts = [Verdict.of(row) for row in logits.softmax(-1)]
         cells = contact_sheet.to_bytes(images)
         zoom = max(1, 128 // cells.shape[-1])
         sheet = contact_sheet.sheet(cells, is_accepted(logits), min(SAMPLE_COLUMNS, len(cells)), zoom)
@@ -145,58 +150,64 @@ class TrainingCallbacks:
         columns: dict[str, list[Any]] = {
             "prompt": [sample.prompt for sample in self.samples],
             "noise": list(range(len(self.samples))),
-            "verdict": [verdict.label for verdict in verdicts],
+            "verdict": [Verdict.of(row).label for row in logits.softmax(-1)],
         }
         self.tracker.pictures("samples", cells.permute(0, 2, 3, 1).numpy(), columns, step)
 
     # ---- evaluation ----
 
     def evaluate_base(self, evaluator: Evaluator) -> None:
+        """Evaluate the base model on the grid of the report, if that has not been done."""
         if store.recorded(self.run, "base") is None:
-            self._evaluate(evaluator, "base")
-        self._write_metrics("base", 0)
+            store.record(
+                self.run, "base", describe_grid(evaluator), self._evaluate(evaluator, "test", "base")
+            )
+        self._write_metrics("eval", 0, store.recorded(self.run, "base"))
 
-    def evaluate_tuned(self, evaluator: Evaluator) -> None:
-        self._evaluate(evaluator, "tuned")
+    def evaluate_tuned(self, evaluator: Evaluator, checkpoint: int) -> None:
+        """Evaluate the model as it is, the weights of a checkpoint's step, on the grid of the report."""
+        found = self._evaluate(evaluator, "test", "tuned")
+        store.record(self.run, "tuned", describe_grid(evaluator), found, checkpoint)
         self.evaluate_base(evaluator)  # again, if the grid is another one than when the run was begun
-        self._write_metrics("tuned", self.learner.counters.step)
+        self._write_metrics("eval", self.learner.counters.step, store.recorded(self.run, "tuned"))
 
-    def _evaluate(self, evaluator: Evaluator, state: str) -> None:
-        broadcast(state)  # the other processes take part, see trainer.meet
+    def validate_base(self, validation: Validation) -> None:
+        """Measure the base model on the validation grid, once in a run."""
+        if validation.base(self.run) is None:
+            validation.record_base(self.run, self._evaluate(validation.evaluator, "validation", "base"))
+        self._write_metrics("val", 0, validation.base(self.run))
+
+    def validate(self, validation: Validation) -> None:
+        """In the middle of training: keep the best above the guardrails; below one warn, or stop the run."""
+        step = self.learner.counters.step
+        if step not in self.metrics_file.evaluated["val"]:
+            found = self._evaluate(validation.evaluator, "validation", "tuned")
+            self._write_metrics("val", step, {"metrics": found.metrics})
+        row = self.metrics_file.evaluated["val"][step]
+        metrics = {name.removeprefix("val/"): value for name, value in row.items() if value is not None}
+        warnings = validation.warnings(self.run, metrics)
+        for warning in warnings:
+            self.console.print(f"step {step}: {warning}", style="red")
+        self.learner.stopped = bool(warnings) and self.config.evaluate.stop_at_guardrail
+        if not warnings and CHOOSES in metrics:
+            self.checkpoints.save_best(metrics[CHOOSES], step, self.learner.weights, self.learner.objects())
+
+    def _evaluate(self, evaluator: Evaluator, grid: str, state: str) -> Evaluation:
+        broadcast((grid, state))  # the other processes take part, see trainer.meet
         with Progress(console=self.console) as progress, self.learner.averaged():
-            task = progress.add_task(f"evaluating the {state} model", total=None)
+            task = progress.add_task(f"evaluating the {state} model ({grid})", total=None)
 
             def report(done: int, total: int) -> None:
                 show(progress, task, done, total)
                 self.learner.heed()
 
-            found = evaluator(reference=state == "base", report=report)
-        evaluator.record(self.run, state, found)
+            return evaluator(reference=state == "base", report=report)
 
-    def _write_metrics(self, state: str, step: int) -> None:
-        if step not in self.metrics_file.evaluated:
-            scalars = store.scalars(store.recorded(self.run, state) or {})
+    def _write_metrics(self, group: str, step: int, state: store.State | None) -> None:
+        if state is not None and step not in self.metrics_file.evaluated[group]:
+            scalars = store.scalars(state, group)
             self.metrics_file.write(step, scalars)
             self.tracker.log(scalars, step)
-
-    def evaluate_now(self, evaluator: Evaluator) -> None:
-        """In the middle of training: keep the best above the guardrails; below one warn, or stop the run."""
-        settings, step = self.config.evaluate, self.learner.counters.step
-        if step not in self.metrics_file.evaluated:
-            broadcast("tuned")
-            with self.learner.averaged():
-                scalars = store.scalars(evaluator(report=lambda *_: self.learner.heed()).metrics)
-            self.metrics_file.write(step, scalars)
-            self.tracker.log(scalars, step)
-        row = {name.removeprefix("eval/"): value for name, value in self.metrics_file.evaluated[step].items()}
-        base = store.recorded(self.run, "base") or {}
-        warnings = store.guardrails(base, row, settings.min_alignment, settings.min_diversity)
-        for warning in warnings:
-            self.console.print(f"step {step}: {warning}", style="red")
-        self.learner.stopped = bool(warnings) and settings.stop_at_guardrail
-        if not warnings:
-            rate = row["available_rate_rfnet"]
-            self.checkpoints.save_best(rate, step, self.learner.weights, self.learner.objects())
 
 
 def shown(scalars: dict[str, float]) -> str:

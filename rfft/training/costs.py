@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rfft import build
 from rfft.config.schema import Config
+from rfft.data.conditions import encoded_at_once
 from rfft.models.bundle import Bundle, load_skeleton, skeleton_batch
 from rfft.models.lora import merged_bytes
 from rfft.objectives.base import TrainedSteps, Work, autocast_for, render
@@ -18,7 +19,7 @@ from rfft.rewards.judge import Judge
 from rfft.rewards.probe import Probe
 from rfft.rewards.weighted import WeightedRewards
 from rfft.types import NoiseLevel
-from rfft.utils.estimate import Cost, cost, fake, imagine, weight_bytes
+from rfft.utils.estimate import Cost, cost, fake, imagine, peak_bytes, weight_bytes
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def costs(config: Config) -> dict[str, str]:
     # A merged copy is gone before the next forward with gradient, but for objectives that go on after one.
     kept = activations if work.merges_beside_graphs else 0
     together = sum(lasting.values()) + max(merged + kept, activations + judge.activations)
-    memory = lasting | passing | {"together, at least": together}
+    start = lasting["weights"] + lasting["evaluation's networks"] + _encoder_peak(config, bundle)
+    memory = lasting | passing | {"together, at least": together, "start-up, at least": start}
     facts = {
         "denoiser forwards per micro-batch": str(forwards),
         "trained": f"{', '.join(model.train)}: {sum(sizes):,} parameters in {len(sizes)} tensors",
@@ -143,6 +145,15 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
             except RuntimeError:
                 reward = WeightedRewards([term for term in reward.terms if isinstance(term[2], Availability)])
                 return denoiser, cost(losses, _parameters(frozen)), False
+
+
+def _encoder_peak(config: Config, bundle: Bundle) -> int:
+    """Return the bytes that encoding the products takes beside the weights, before the first step."""
+    size = config.data.image_size
+    with fake():
+        imagine(bundle.modules)
+        pictures = torch.zeros(encoded_at_once(size), 3, size, size)
+        return peak_bytes(lambda: bundle.encode_image(pictures), _parameters(bundle.modules))
 
 
 def _parameters(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:

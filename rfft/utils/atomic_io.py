@@ -13,19 +13,19 @@ from rfft.errors import UserError
 
 
 def refuse_existing(out: Path, advice: str = "name a new folder with --out") -> None:
-    """A UserError where `out` is a file, or a folder that is not empty."""
+    """Raise a UserError, with this advice, where `out` is a file or a folder that is not empty."""
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; {advice}")
 
 
 def aside(path: Path) -> Path:
-    """Where something is written before it has its name."""
+    """Return the hidden name under which something is written before it is whole."""
     return path.with_name(f".{path.name}.part")
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A hidden file beside `path`: becomes `path` when the block ends well, and is gone if it does not.
+    """Open a hidden file that becomes `path` when the block ends well, and is gone if it does not.
 
     Readers, and a restart after a crash, see the old file or the new one, never half of it.
     """
@@ -42,10 +42,10 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def new_folder(out: Path, replace: bool = False) -> Iterator[Path]:
-    """A hidden folder beside `out`: becomes `out` when the block ends well, and is gone if it does not.
+    """Make a hidden folder that becomes `out` when the block ends well, and is gone if it does not.
 
-    With `replace` what was there before goes only then; without it there may be an empty folder at most.
-    A link stays one, to the new folder.
+    With `replace` what was there before goes only then; without it there may be an empty folder at most, or a
+    UserError is raised. A link stays one, to the new folder.
     """
     if not replace:
         refuse_existing(out)

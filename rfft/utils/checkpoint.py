@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rfft.errors import UserError
+from rfft.errors import UserError, disk_problem
 from rfft.utils.atomic_io import aside
 
 log = logging.getLogger(__name__)
@@ -35,20 +35,26 @@ Weights = Mapping[str, Tensor]
 
 
 class Stateful(Protocol):
+    """What a checkpoint stores and gives its state back: modules, optimizers, counters."""
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
 class Checkpoints:
-    """The checkpoints of a run."""
+    """The checkpoints of a run, in a folder of their own."""
 
     def __init__(self, folder: Path, keep: int) -> None:
-        """`keep`: newest ones that stay."""
+        """Manage the checkpoints below `folder`, of which the newest `keep` stay."""
         self.folder, self.keep = folder, keep
 
     def save(self, step: int, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]) -> Path:
-        """Write weights (NAME.safetensors each) and objects."""
+        """Write the checkpoint of a step and remove older ones; returns its folder.
+
+        Each of `weights` becomes NAME.safetensors, and the states of all objects one file. Raises UserError
+        if they cannot be written; earlier checkpoints are then as they were.
+        """
         path = self._write(f"step-{step:06}", weights, objects)
         found = self._found()
         here = found.index(path)
@@ -60,7 +66,7 @@ class Checkpoints:
     def save_best(
         self, score: float, step: int, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]
     ) -> None:
-        """Keep this one beside the newest ones if no earlier one has this score, to four digits."""
+        """Keep a checkpoint beside the newest ones if no earlier one has this score, to four digits."""
         kept = self.best()
         if kept is not None and float(kept.name.split("-")[1]) >= round(score, 4):
             return
@@ -70,12 +76,21 @@ class Checkpoints:
                 shutil.rmtree(other)
 
     def best(self) -> Path | None:
-        """The intact one of the highest score."""
+        """Return the intact checkpoint of the highest score, or None."""
         found = sorted(self._named(BEST), key=lambda path: path.name, reverse=True)
         return next((path for path in found if _intact(path)), None)
 
+    def at(self, step: int) -> Path | None:
+        """Return the intact checkpoint of a step, a newest or the best one; None without one."""
+        found = [path for path in self._named(rf"step-\d+|{BEST}") if step_of(path) == step]
+        return next((path for path in found if _intact(path)), None)
+
+    def steps(self) -> list[int]:
+        """Return the steps of all checkpoints that are there."""
+        return sorted({step_of(path) for path in self._named(rf"step-\d+|{BEST}")})
+
     def _write(self, name: str, weights: Mapping[str, Weights], objects: Mapping[str, Stateful]) -> Path:
-        """Aside, then renamed: a crash leaves no half."""
+        """Write a checkpoint aside and rename it: a crash leaves no half."""
         path = self.folder / name
         draft = aside(path)
         try:
@@ -84,7 +99,8 @@ class Checkpoints:
             draft.mkdir(parents=True)
             for part, tensors in weights.items():
                 save_file(_plain(tensors), draft / f"{part}.safetensors", metadata={"format": "pt"})
-            torch.save({key: item.state_dict() for key, item in objects.items()}, draft / STATE)
+            with (draft / STATE).open("wb") as file:
+                torch.save({key: item.state_dict() for key, item in objects.items()}, file)
             sums = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
             (draft / SUMS).write_text(json.dumps(sums, indent=1) + "\n")
             for written in (*draft.iterdir(), draft):
@@ -94,17 +110,19 @@ class Checkpoints:
             _sync(self.folder)
         except (OSError, SafetensorError, RuntimeError) as error:  # torch's writer raises RuntimeError
             shutil.rmtree(draft, ignore_errors=True)
-            raise UserError(
-                f"{path} cannot be written ({error}); earlier checkpoints are intact: make room and run the "
-                "same command again"
-            ) from error
+            reason = disk_problem(error) or f"{error}; make room and run the same command again"
+            raise UserError(f"{path} cannot be written, earlier checkpoints are intact: {reason}") from error
         return path
 
     def has(self, step: int) -> bool:
+        """Tell whether there is an intact checkpoint of this step."""
         return _intact(self.folder / f"step-{step:06}")
 
     def latest(self) -> Path | None:
-        """The newest intact one; a UserError where all are damaged: to begin anew would remove them."""
+        """Return the newest intact checkpoint, or None if there is none at all.
+
+        Raises UserError where all are damaged, since to begin anew would remove them.
+        """
         found = self._found()
         for path in found:
             if _intact(path):
@@ -121,21 +139,22 @@ class Checkpoints:
         return sorted(self._named(r"step-\d+"), key=lambda path: int(path.name[5:]), reverse=True)
 
     def _named(self, pattern: str) -> list[Path]:
-        """Folders of exactly such a name: a copy that someone put beside them is none of ours."""
+        """Return folders of exactly such a name: a copy that somebody put beside them is none of ours."""
         return [path for path in self.folder.glob("*") if re.fullmatch(pattern, path.name)]
 
 
 def step_of(path: Path) -> int:
-    """The optimizer steps behind a checkpoint."""
+    """Return the number of optimizer steps behind a checkpoint."""
     return int(path.name.rpartition("-")[2])
 
 
 def load_weights(path: Path, name: str) -> dict[str, Tensor]:
+    """Return the tensors that a checkpoint has under a name, on the CPU."""
     return load_file(path / f"{name}.safetensors")
 
 
 def load_objects(path: Path, objects: Mapping[str, Stateful]) -> None:
-    """Give every object its state back."""
+    """Give every object the state that a checkpoint has of it."""
     states = torch.load(path / STATE, map_location="cpu", weights_only=True)
     for name, item in objects.items():
         item.load_state_dict(states[name])
@@ -162,7 +181,7 @@ def _sha256(file: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """On the disk, not just in its cache; a folder's entries too."""
+    """Bring a file or a folder's entries onto the disk, not just into its cache."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -5,19 +5,21 @@ Shapes: N pictures, H W pixels, cells uint8 [N,3,H,W], sheets uint8 [H',W',3].
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
 from rfft.utils.atomic_io import new_file
 
 Sheet = NDArray[np.uint8]
-ACCEPTED, REFUSED, PAPER = (46, 160, 67), (218, 54, 51), (255, 255, 255)
+ACCEPTED, REFUSED, PAPER, INK = (46, 160, 67), (218, 54, 51), (255, 255, 255), (28, 33, 40)
 BORDER, GAP = 3, 2
 
 
@@ -47,32 +49,81 @@ def untile(sheet: Sheet, columns: int, count: int) -> Tensor:
     return torch.from_numpy(np.stack(cells))
 
 
-def frame(cells: Tensor, accepted: Tensor) -> Tensor:
-    """Cells with a green (accepted [N]) or red border around them."""
+def frame(cells: Tensor, accepted: Tensor | None) -> Tensor:
+    """Put a green (accepted [N]) or red border around cells; without verdicts an empty one."""
     count, _, height, width = cells.shape
     framed = torch.empty(count, 3, height + 2 * BORDER, width + 2 * BORDER, dtype=torch.uint8)
-    colours = torch.tensor([REFUSED, ACCEPTED], dtype=torch.uint8)[accepted.long().cpu()]
+    choice = torch.full((count,), 2) if accepted is None else accepted.long().cpu()
+    colours = torch.tensor([REFUSED, ACCEPTED, PAPER], dtype=torch.uint8)[choice]
     framed[:] = colours[:, :, None, None]
     framed[:, :, BORDER:-BORDER, BORDER:-BORDER] = cells
     return framed
 
 
-def sheet(cells: Tensor, accepted: Tensor, columns: int, zoom: int = 1) -> Sheet:
-    """Framed cells, enlarged by whole pixels."""
+def sheet(cells: Tensor, accepted: Tensor | None, columns: int, zoom: int = 1) -> Sheet:
+    """Return framed cells, enlarged by whole pixels."""
     enlarged = cells.repeat_interleave(zoom, dim=2).repeat_interleave(zoom, dim=3)
     return tile(frame(enlarged, accepted), columns, GAP)
 
 
-def before_after(base: Tensor, tuned: Tensor, verdicts: tuple[Tensor, Tensor], columns: int) -> Sheet:
-    """The base model's pictures in one row, the tuned one's of the same seeds below, and so on."""
-    zoom = max(1, 128 // base.shape[-1])
-    bands = []
-    for start in range(0, len(base), columns):
+@dataclass(frozen=True)
+class Row:
+    """Pictures of one model, with what is written below each."""
+
+    cells: Tensor
+    accepted: Tensor | None  # [N]; None: nobody judged them, so they have no colour
+    captions: Sequence[str]
+
+
+def before_after(rows: Mapping[str, Row], columns: int) -> Sheet:
+    """Put the pictures of several models, the same cells each, one above the other, and so on.
+
+    Every row has its model's name at its left; frame and words below a picture are the verdict.
+    """
+    first = next(iter(rows.values()))
+    count, side = len(first.cells), first.cells.shape[-1]
+    zoom = max(1, 128 // side)
+    bands: list[Sheet] = []
+    for start in range(0, count, columns):
         part = slice(start, start + columns)
-        for cells, accepted in zip((base, tuned), verdicts, strict=True):
-            bands.append(sheet(cells[part], accepted[part], columns, zoom))
+        for name, row in rows.items():
+            accepted = None if row.accepted is None else row.accepted[part]
+            named = captioned(row.cells[part], accepted, row.captions[part], zoom)
+            bands.append(np.concatenate([_label(name, named.shape[0], zoom * side), named], axis=1))
         bands.append(np.full((4 * GAP, bands[-1].shape[1], 3), PAPER, np.uint8))
-    return np.concatenate(bands[:-1])
+    width = bands[0].shape[1]
+    return np.concatenate([_widen(band, width) for band in bands[:-1]])
+
+
+def captioned(cells: Tensor, accepted: Tensor | None, captions: Sequence[str], zoom: int) -> Sheet:
+    """One row of framed cells with a text below each, in the colour of its frame."""
+    pictures = sheet(cells, accepted, len(cells), zoom)
+    step = (pictures.shape[1] + GAP) // len(cells)
+    strip = Image.new("RGB", (pictures.shape[1], int(_font(step).size) * 3 // 2), PAPER)
+    draw = ImageDraw.Draw(strip)
+    for i, text in enumerate(captions):
+        colour = INK if accepted is None else ACCEPTED if accepted[i] else REFUSED
+        draw.text((i * step + (step - GAP) / 2, 0), text, colour, _font(step), anchor="ma")
+    return np.concatenate([pictures, np.asarray(strip)])
+
+
+def _label(name: str, height: int, side: int) -> Sheet:
+    """A row's name, at the height of its pictures' middle."""
+    font = _font(side)
+    label = Image.new("RGB", (int(font.size) * 4, height), PAPER)
+    ImageDraw.Draw(label).text((font.size // 2, side / 2), name, INK, font, anchor="lm")
+    return np.asarray(label)
+
+
+def _font(side: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, so that the longest verdict fits below a picture of that width."""
+    font = ImageFont.load_default(max(10, side // 11))
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font
+
+
+def _widen(band: Sheet, width: int) -> Sheet:
+    return np.pad(band, ((0, 0), (0, width - band.shape[1]), (0, 0)), constant_values=255)
 
 
 def save_png(path: Path, picture: Sheet) -> None:

@@ -28,10 +28,10 @@ RESUMES = "goes on from the last checkpoint, torchrun with --max-restarts by its
 
 @contextmanager
 def explained(advice: Callable[[], str], again: str = RESUMES) -> Iterator[None]:
-    """Within it, lack of memory and the loss of another process end a command with one line.
+    """Turn lack of memory and the loss of another process within the block into errors of one line.
 
-    `advice`: what helps against lack of memory; asked for only then. `again`: what the same command does the
-    next time.
+    `advice` is called for what helps against lack of memory, only then; `again` says what the same command
+    does the next time. Raises UserError or ProcessLost.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def explained(advice: Callable[[], str], again: str = RESUMES) -> Iterator[None]
 
 @contextmanager
 def painting(batch_size: int) -> Iterator[None]:
-    """explained() for commands that paint and judge, evaluate.batch_size pictures at a time."""
+    """Explain lack of memory in commands that paint and judge evaluate.batch_size pictures at a time."""
     fewer = f"evaluate.batch_size={batch_size // 2} (the same pictures), " if batch_size > 1 else ""
     advice = (
         f"Try in this order: {fewer}trainer.mixed_precision=bf16, with it model.dtype=bfloat16 "
@@ -60,7 +60,7 @@ def painting(batch_size: int) -> Iterator[None]:
 
 
 def memory_problem(error: BaseException) -> str | None:
-    """What to say when an accelerator or the machine has too little memory; None for other errors."""
+    """Return what to say if the accelerator or the machine has too little memory, else None."""
     known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     if known or any(words in str(error) for words in _MEMORY):
         return f"out of memory ({_first_sentence(error)})"
@@ -68,6 +68,7 @@ def memory_problem(error: BaseException) -> str | None:
 
 
 def is_lost_process(error: BaseException) -> bool:
+    """Tell whether an error means that another process of the job has ended or hangs."""
     said = str(error).lower()
     return isinstance(error, DistError) or any(words in said for words in _LOST)
 
@@ -78,7 +79,10 @@ def _first_sentence(error: BaseException) -> str:
 
 
 def warn_of_hanging_restarts() -> None:
-    """torchrun's restarted processes find the addresses of the dead ones in its shared store, and hang."""
+    """Warn of a setting of torchrun with which restarted processes hang.
+
+    They would find the addresses of the dead ones in its shared store.
+    """
     known = os.environ.get
     restarts = int(known("TORCHELASTIC_MAX_RESTARTS", "0"))
     if restarts and known("TORCHELASTIC_USE_AGENT_STORE") == "True" and known("RANK", "0") == "0":
@@ -86,7 +90,10 @@ def warn_of_hanging_restarts() -> None:
 
 
 def require_agreement(accelerator: Any, run: Path, step: int, ids: Sequence[str]) -> None:
-    """All processes must go on from one checkpoint with one list of products; machines may differ."""
+    """Raise a UserError unless all processes go on from one checkpoint with one list of products.
+
+    Machines may see different files. `accelerator` is accelerate's.
+    """
     here = torch.tensor([[step, zlib.crc32("\n".join(ids).encode())]], device=accelerator.device)
     for found, what in zip(accelerator.gather(here).T, ("checkpoint", "products"), strict=True):
         if (found != found[0]).any():

@@ -119,21 +119,26 @@ class MetricsFile:
     """metrics.jsonl: a JSON object a line, written at once. A resumed run drops rows it will repeat."""
 
     def __init__(self, path: Path, resume_step: int = 0) -> None:
-        self.evaluated: dict[int, dict[str, Any]] = {}  # rows of evaluations, by step
+        # Rows of evaluations by step, on the grid of the report ("eval") and that of the validation ("val").
+        self.evaluated: dict[str, dict[int, dict[str, Any]]] = {"eval": {}, "val": {}}
         if path.exists():
             rows = [row for row in read_metrics(path) if row["step"] <= resume_step]
-            evaluated = [row for row in rows if any(name.startswith("eval/") for name in row)]
-            self.evaluated = {row["step"]: row for row in evaluated}
+            for row in rows:
+                self._remember(row["step"], row)
             write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         # JSON knows no NaN: null stands for what is not a number
         finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-        if any(name.startswith("eval/") for name in scalars):
-            self.evaluated[step] = finite
+        self._remember(step, finite)
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
+
+    def _remember(self, step: int, row: dict[str, Any]) -> None:
+        for group, rows in self.evaluated.items():
+            if any(name.startswith(f"{group}/") for name in row):
+                rows[step] = row
 
     def sync(self) -> None:
         """Onto the disk: what a checkpoint goes on from must not be lost with the machine's cache."""

@@ -15,7 +15,10 @@ T = TypeVar("T")
 
 @contextmanager
 def joined() -> Iterator[torch.device]:
-    """This process's device; within it, the processes that torchrun started know of each other."""
+    """Connect the processes that torchrun started while the block runs, and yield this one's device.
+
+    With one process it only yields the device.
+    """
     on_gpu, several = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1")) > 1
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -30,21 +33,23 @@ def joined() -> Iterator[torch.device]:
 
 
 def rank() -> int:
+    """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def count() -> int:
-    """Of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def spread(
     work: Callable[[int], T], pieces: int, after: Callable[[int], object] = lambda done: None
 ) -> list[T]:
-    """work(i) for every i below `pieces`, each in one of the processes; the results in all of them.
+    """Return work(i) for every i below `pieces`, in all processes; each piece is done by one of them.
 
-    What comes out does not depend on the number of processes if work(i) depends on nothing but i.
-    `after`: called in all processes together whenever each has done one more, with the number of those done.
+    What comes out does not depend on the number of processes if work(i) depends on nothing but i. `after` is
+    called in all processes together, whenever each has done one more piece, with the number of pieces that
+    are done.
     """
     found = {}
     for first in range(0, pieces, count()):
@@ -55,7 +60,7 @@ def spread(
 
 
 def broadcast(value: Any, source: int = 0) -> Any:
-    """The value that the process `source` has."""
+    """Return the value that the process `source` has, in all processes."""
     if count() == 1:
         return value
     box = [value]

@@ -103,5 +103,6 @@ def _config(folder: Path, pipeline_folder: Path) -> dict[str, object]:
             "seeds": 2,
             "batch_size": 4,
             "max_attempts": 3,
+            "validation": {"count": 2},
         },
     }

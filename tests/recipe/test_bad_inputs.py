@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rfft import __version__
+from rfft.errors import disk_problem
+from rfft.utils.log import open_run
+
 TINY = str(Path(__file__).parents[2] / "configs" / "tiny.yaml")
 
 
@@ -119,6 +123,27 @@ def test_a_file_in_the_path(rfft, tmp_path):
     assert "a file is where a folder should be" in lines[0]
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a /proc, in which nobody can make folders")
+def test_a_place_where_nothing_can_be_made(rfft):
+    code, lines = rfft("adworld", "draw", "/proc/scenes", "--count", 3)
+    assert (code, len(lines)) == (2, 1)
+    assert lines[0].startswith("rfft: /proc/") and "cannot be made; name another path" in lines[0]
+    with pytest.raises(OSError) as error:
+        open_run(Path("/proc/runs/small"), "run: {seed: 0}")
+    assert str(disk_problem(error.value)).startswith("/proc/runs: not there, and cannot be made")
+
+
+def test_the_config_of_the_other_training(rfft):
+    assert rfft("train", "rfnet_tiny") == (
+        2,
+        ["rfft: rfnet_tiny: a config of RFNet's training; run: rfft rfnet train rfnet_tiny"],
+    )
+    assert rfft("rfnet", "train", "tiny") == (
+        2,
+        ["rfft: tiny: a config of a generator's training; run: rfft train tiny"],
+    )
+
+
 @pytest.mark.parametrize(
     ("part", "first"), [("base", "vae"), ("depth", "base"), ("rfnet", "base"), ("judge", "base")]
 )
@@ -126,6 +151,10 @@ def test_pretraining_out_of_order(rfft, part, first):
     code, lines = rfft("adworld", "pretrain", part)
     assert (code, len(lines)) == (2, 1)
     assert lines[0].startswith(f"rfft: train {first} first: pretrained/rf-tiny/")
+
+
+def test_version(run_command):
+    assert run_command("--version") == (0, f"rfft {__version__}\n", "")
 
 
 def test_the_module_is_the_command(tmp_path):

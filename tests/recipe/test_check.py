@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rfft.adworld import products
 from rfft.adworld.draw import draw_dataset
 from rfft.config.load import load_config
-from rfft.evaluation import evaluator
 from rfft.rewards.preference import PickScore
 from rfft.training import costs
 from rfft.utils.estimate import Cost
@@ -29,13 +29,15 @@ def check(
 ) -> Check:
     """check(config, *overrides) -> (exit code, facts, stderr); it writes nothing."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluator, "REFERENCE_IMAGES", 4)
+    monkeypatch.setattr(products, "REFERENCE_IMAGES", 4)
+    monkeypatch.setenv("COLUMNS", "1000")
 
     def run(config: Path, *overrides: str) -> tuple[int, dict[str, str], str]:
         before = sorted(tmp_path.rglob("*"))
         code, out, told = run_command("check", config, *overrides)
         assert sorted(tmp_path.rglob("*")) == before
-        return code, {line[:36].rstrip(): line[36:] for line in out.splitlines()}, told
+        facts = (line.partition("  ") for line in out.splitlines())
+        return code, {name: value.strip() for name, _, value in facts}, told
 
     return run
 
@@ -49,8 +51,10 @@ def test_the_main_job(check: Check) -> None:
     expected = "34 to 36 without gradient + 4 with + 4 of the reference"
     assert facts["denoiser forwards per micro-batch"] == expected
     assert facts["trained"] == "denoiser_lora: 816,128 parameters in 184 tensors"
-    assert facts["training"].startswith("500 pairs of product and prompt from adworld:train")
-    assert facts["evaluation"].startswith("48 pairs")
+    products = "products with 500 prompts from adworld:train"
+    assert facts["training"].endswith(products)
+    assert facts["evaluation"].startswith("24 products with 48 prompts from adworld:test")
+    assert float(facts["memory: start-up, at least"].split()[0]) > 0.1
     assert "memory: moving average" not in facts and "not counted" not in facts
 
 

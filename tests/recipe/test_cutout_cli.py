@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rfft.adworld import assets
-from rfft.data.samples import Framing, load_samples
+from rfft.data.dataset import read_samples
+from rfft.data.samples import Framing, Selection
 
 UPRIGHT, TURNED = 1, 6  # EXIF orientations; 6: to be turned clockwise
 FORMATS = {"chair": "jpg", "sofa": "webp", "jar": "png"}
@@ -92,7 +93,7 @@ def test_photos_become_products(
 
     prompts = tmp_path / "prompts.json"
     prompts.write_text(json.dumps([{"prompt": "a park"}]))
-    samples = load_samples(str(out), str(prompts), Framing(64, 0.7))
+    samples = read_samples(str(out), Selection(Framing(64, 0.7), str(prompts)))
     assert [sample.id for sample in samples] == ["chair", "done", "jar", "sofa"]
     assert samples[0].caption == "leather armchair, about 80 cm tall"
 

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,50 +16,48 @@ import yaml
 from PIL import Image
 
 from rfft.config.load import load_config, to_yaml
-from rfft.evaluation import store
-from rfft.evaluation.report import smooth, write_report
+from rfft.evaluation import store, summary
+from rfft.evaluation.charts import smooth
+from rfft.evaluation.evaluator import Evaluation
+from rfft.evaluation.report import write_report
 from rfft.utils.log import MetricsFile, write_environment
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "<script>document.title='owned'</script><img src=x onerror=alert(1)>\" onload=\"alert(2)"
 COUNT, SEEDS = 10, 2
+# Ten of twenty pictures are available before; nine of the others after, and one of those no longer.
+BASE, TUNED = [i % 2 == 0 for i in range(20)], [i not in (4, 7) for i in range(20)]
 
 
-def share(rate: float) -> dict[str, float]:
-    return {"rate": rate, "low": max(0.0, rate - 0.1), "high": min(1.0, rate + 0.1)}
-
-
-def metrics(rate: float) -> dict[str, Any]:
-    failures = {"space_mismatch": share((1 - rate) / 2), "size_mismatch": share((1 - rate) / 2)}
-    return {
-        "images": COUNT * SEEDS,
-        "available_rate": {"rfnet": share(rate), "judge": share(rate - 0.05)},
-        "failures": {"rfnet": failures, "judge": failures},
-        "attempts": 2 - rate,
-        "attempts_interval": [1.5 - rate, 2.5 - rate],
-        "max_attempts": 2,
-        "success_at": [rate, 1 - (1 - rate) ** 2],
-        "success_at_interval": [[rate - 0.1, rate + 0.1], [0.7, 1.0]],
-        "alignment": 0.8,
-        "alignment_interval": [0.77, 0.83],
-        "alignment_by": {"surface": share(0.9), "prop": share(0.7)},
-        "diversity": 0.31,
-        "diversity_interval": [0.28, 0.34],
-        "vendi": 4.2,
-        "vendi_interval": [3.9, 4.5],
-        "colourfulness": 33.0,
-        "colourfulness_interval": [30.0, 36.0],
-        "kid": 0.0123,
-        "kid_std": 0.001,
-        "kid_interval": [0.0103, 0.0143],
+def evaluation(accepted: list[bool], generator: torch.Generator) -> Evaluation:
+    """Random pictures of which RFNet accepts some; the judge, all but the first of those."""
+    products, n = np.arange(COUNT), COUNT * SEEDS
+    judged = {"rfnet": torch.tensor(accepted), "judge": torch.tensor(accepted)}
+    judged["judge"][accepted.index(True)] = False
+    said = {name: torch.where(yes, 0, 4).reshape(COUNT, SEEDS) for name, yes in judged.items()}
+    probabilities = {
+        name: torch.nn.functional.one_hot(verdicts, 5).float() * 0.8 + 0.04 for name, verdicts in said.items()
     }
+    small = torch.rand(n, 3, 8, 8, generator=generator)
+    images = torch.nn.functional.interpolate(small, 64, mode="bilinear").mul(255).byte()
+    noise = torch.rand(COUNT, SEEDS, generator=generator)
+    estimates = summary.verdict_metrics(said, products)
+    estimates |= summary.attempt_metrics(said["rfnet"] == 0, products)
+    estimates |= summary.mean_metrics("diversity", 0.3 + 0.1 * noise, products)
+    estimates |= summary.mean_metrics("kid", 0.01 + 0.02 * noise, products)
+    facts = {"images": n, "not_finite": 0, "max_attempts": SEEDS}
+    return Evaluation(estimates, images.unflatten(0, (COUNT, SEEDS)), probabilities, {}, facts)
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "runs/small")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, with captions and prompts that try to be HTML."""
-    folder = tmp_path / "runs/small"
-    folder.mkdir(parents=True)
+    folder = tmp_path_factory.mktemp("finished")
     config = load_config("tiny", [f"tracker.group='{EVIL.replace(chr(39), chr(34))}'"])
     (folder / "config.yaml").write_text(to_yaml(config))
     write_environment(folder)
@@ -70,19 +67,16 @@ def run(tmp_path: Path) -> Path:
         metrics.write(step, scalars)
     metrics.close()
     cells = [
-        {"id": f"{i}", "prompt": f"{EVIL} {i}", "caption": EVIL, "seed": seed}
+        {"id": f"{i}", "product": f"{i}", "prompt": f"{EVIL} {i}", "caption": EVIL, "seed": seed}
         for i in range(COUNT)
         for seed in range(SEEDS)
     ]
     generator = torch.Generator().manual_seed(0)
-    for state, rate in (("base", 0.5), ("tuned", 0.9)):
-        probabilities = torch.rand(len(cells), 5, generator=generator).softmax(-1)
-        store.record(folder, state, cells, metrics(rate), {"rfnet": probabilities.tolist()}, {})
-        small = torch.rand(COUNT * SEEDS, 3, 8, 8, generator=generator)
-        images = torch.nn.functional.interpolate(small, 64, mode="bilinear").mul(255).byte()
-        store.save_pictures(folder, state, images.unflatten(0, (COUNT, SEEDS)))
+    grid = {"grid": {"evaluate.seeds": SEEDS}, "intervals": {"products": COUNT}, "cells": cells}
+    for state, accepted in (("base", BASE), ("tuned", TUNED)):
+        store.record(folder, state, grid, evaluation(accepted, generator), 40 if state == "tuned" else None)
     counters = {"seconds": 321.0, "steps": 40, "grad_samples": 1280, "denoiser_forwards": 1480}
-    store.finish(folder, counters)
+    store.finish(folder, counters, checkpoint=40)
     return folder
 
 
@@ -107,17 +101,47 @@ def test_everything_is_in_it(run: Path) -> None:
     page = Page(path.read_text())
     assert path == run / "report.html"
     assert page.tags.count("img") == 2 * COUNT * SEEDS + 2  # pairs, and the two curves that have values
+    text = " ".join(page.text.split())
     for words in (
+        "of 20 pictures: 9 became available, 1 broke (10 were available before, 18 are now)",
+        "By RFNet",
+        "By the judge",
+        "Fixed: became available (9)",
+        "Broken: no longer available (1)",
+        "Unchanged (10)",
         "50.0 %",
-        "90.0 %",
-        "+40.0 points",
-        "available (RFNet)",
+        "90.0 % (75.0 to 100.0)",
+        "+40.0 points (+",
+        "available (RFNet) ↑",
+        "attempts until accepted ↓",
         "40 optimizer steps",
         "5.3 minutes",
         "F_AC + 0.03 * L_CC, 40 optimizer steps",
         "regularizer: cc",
     ):
-        assert words in page.text, words
+        assert words in text, words
+
+
+def test_what_changed_comes_first(run: Path) -> None:
+    """Nine pairs that became available, then the one that broke, before all that stayed as they were."""
+    page = Page(write_report(run).read_text())
+    said = [value.split(": ")[1][:9] for name, value in page.attributes if name == "alt" and ": " in value]
+    pairs = list(zip(said[::2], said[1::2], strict=True))
+    assert pairs[:10] == [("shape hal", "available")] * 9 + [("available", "shape hal")]
+    assert all(before == after for before, after in pairs[10:]) and len(pairs) == 20
+
+
+def test_a_picture_that_is_not_finite_says_so(run: Path) -> None:
+    file = run / store.EVALUATION
+    evaluation = json.loads(file.read_text())
+    evaluation["tuned"]["probabilities"]["rfnet"][2] = None
+    evaluation["tuned"]["not_finite"] = 1
+    file.write_text(json.dumps(evaluation))
+    found = store.finish(run, {})
+    assert found["verdicts"]["rfnet"] == {"pictures": 20, "available_before": 10, "fixed": 9, "broken": 2}
+    text = Page(write_report(run).read_text()).text
+    assert "1 of 20 pictures of the tuned model are not finite" in text and "after: not finite" in text
+    assert "pictures not finite" in text
 
 
 def test_nothing_is_loaded_from_elsewhere(run: Path) -> None:
@@ -148,13 +172,13 @@ def test_without_all_pictures_there_are_no_pairs(run: Path, missing: str) -> Non
 
 def test_a_grid_of_any_size(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow's limit for pictures from elsewhere is not one for a run's own; the comparison stays small."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
     monkeypatch.setattr(store, "COMPARED", 4)
     store.finish(run, {})
     assert Page(write_report(run).read_text()).tags.count("img") == 2 * COUNT * SEEDS + 2
     monkeypatch.undo()
     with Image.open(run / store.COMPARISON) as comparison:
-        assert 4 * 128 < comparison.width < 5 * 128
+        assert 4 * 128 < comparison.width < 5 * 128  # and the rows' names
 
 
 def test_a_base_model_alone(run: Path) -> None:
@@ -162,9 +186,10 @@ def test_a_base_model_alone(run: Path) -> None:
     (run / "metrics.jsonl").unlink()
     evaluation = json.loads((run / store.EVALUATION).read_text())
     special = {"only_accepted": True, "max_attempts": 3, "quality_words": "sharp"}
-    evaluation["base"]["metrics"] |= special
+    evaluation["base"] |= special
     (run / store.EVALUATION).write_text(json.dumps(evaluation))
-    store.finish_base(run)
+    found = store.finish_base(run)
+    assert found["base"]["only_accepted"]
     page = Page(write_report(run).read_text())
     assert page.tags.count("img") == COUNT * SEEDS
     for words in ("nothing was trained", "RFNet refused was painted anew", "3 attempts", "“sharp” was added"):

@@ -191,10 +191,10 @@ def test_a_coarse_network_without_depth_as_a_reward(rfft: Rfft, settings: Path, 
         "train", str(world / "config.yaml"), "reward.rfnet=runs/small/rfnet", "run.name=tuned", *few, *small
     )
     assert code == 0, told
-    found = json.loads(Path("runs/tuned/summary.json").read_text())["base"]
-    assert list(found["failures"]["rfnet"]) == ["unavailable"]
-    rate = found["available_rate"]["rfnet"]["rate"]
-    assert found["failures"]["rfnet"]["unavailable"]["rate"] == pytest.approx(1 - rate)
+    found = json.loads(Path("runs/tuned/summary.json").read_text())["base"]["metrics"]
+    assert "space_mismatch_rfnet" not in found and "space_mismatch_judge" in found
+    rates = found["available_rate_rfnet"]["value"], found["unavailable_rfnet"]["value"]
+    assert sum(rates) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 RunCommand = Callable[..., tuple[int, str, str]]
-NO_EVALUATION = (
+SHORT = (
     "evaluate.enabled=false",
     "trainer.sample_every=0",
     "trainer.checkpoint_every=1",
@@ -57,7 +57,7 @@ def test_a_part_of_ones_own_is_trained(
     parts: str, world: Path, run_command: RunCommand, settings: list[str], scalar: str
 ) -> None:
     named = [setting.format(parts) if "{}" in setting else setting for setting in settings]
-    code, _, told = run_command("train", world / "config.yaml", *NO_EVALUATION, *named)
+    code, _, told = run_command("train", world / "config.yaml", *SHORT, *named)
     assert code == 0, told
     assert [row["step"] for row in rows()] == [1, 2]
     assert all(row[scalar] is not None and row["train/skipped"] == 0 for row in rows())
@@ -69,13 +69,13 @@ def test_a_part_of_ones_own_is_trained(
 def test_parts_are_checked_before_they_are_trained(parts: str, world: Path, run_command: RunCommand) -> None:
     """`rfft check` counts a family of one's own, too; what cannot be found is one line."""
     family = [f"model.family={parts}:LinearFlow", "model.bundle=toy", "model.lora.target_modules=[linear]"]
-    code, facts, told = run_command("check", world / "config.yaml", *NO_EVALUATION, *family)
+    code, facts, told = run_command("check", world / "config.yaml", *SHORT, *family)
     assert code == 0 and "LinearFlow" not in told and "velocity" not in told, told
-    assert "32 parameters in 2 tensors" in facts
+    assert "16 parameters in 2 tensors" in facts
     for setting, message in (
         (f"model.family={parts}:Nothing", f"model.family '{parts}:Nothing' cannot be used"),
         ("objective.use=refl", "objective.use 'refl' is not known; give x0_hat, draft, drtune or a path"),
         ("objective.regularizer=l2", "objective.regularizer 'l2' is not known; give cc, kl"),
     ):
-        code, _, told = run_command("train", world / "config.yaml", *NO_EVALUATION, setting)
+        code, _, told = run_command("train", world / "config.yaml", *SHORT, setting)
         assert code == 2 and message in told.splitlines()[-1]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -19,8 +20,10 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rfft.adworld import products
 from rfft.errors import Interrupted
-from rfft.evaluation import evaluator, summary
+from rfft.evaluation import painter, summary
+from rfft.metrics.estimate import Estimate
 from rfft.rewards.availability import Availability
 from rfft.training import callbacks, job, learner
 from rfft.training.tracking import Tracker
@@ -33,6 +36,7 @@ PLAIN = ("evaluate.enabled=false", "trainer.sample_every=0")
 SMALL_GRID = (  # two pictures, one at a time
     *("evaluate.count=1", "evaluate.prompts_per_product=1", "evaluate.batch_size=1", PLAIN[1]),
     *("evaluate.max_attempts=2", "evaluate.reference=null", "evaluate.probe=null"),
+    *("evaluate.validation.count=1", "evaluate.validation.reference=null"),
 )
 
 
@@ -45,7 +49,7 @@ def rfft(
 ) -> Iterator[Rfft]:
     """rfft(*overrides) -> (exit code, stderr) of `rfft train`, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluator, "REFERENCE_IMAGES", 8)
+    monkeypatch.setattr(products, "REFERENCE_IMAGES", 8)
 
     def run(*overrides: str) -> tuple[int, str]:
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -85,15 +89,24 @@ def test_a_run_from_one_end_to_the_other(rfft: Rfft) -> None:
     assert not any(".part" in name for name in left)
 
     summary = json.loads((run / "summary.json").read_text())
-    assert {"available_rate", "diversity", "alignment", "attempts"} <= summary["base"].keys()
-    assert summary["tuned"].keys() == summary["base"].keys()
+    for state in ("base", "tuned"):
+        found = summary[state]["metrics"]
+        assert {"available_rate_rfnet", "diversity", "alignment", "attempts"} <= found.keys()
+    assert summary["checkpoint"] == 2
     assert summary["steps"] == 2 and summary["grad_samples"] == 4 and summary["seconds"] > 0
     assert 2 * 4 <= summary["denoiser_forwards"] <= 2 * 5  # 2 or 3 without, 1 with gradient, 1 reference
 
-    assert [row["step"] for row in rows("small")] == [0, 1, 1, 2, 2]
-    assert {"train/f_ac", "train/l_cc", "train/available", "train/grad_norm", "train/lr"} <= rows("small")[
-        1
-    ].keys()
+    steps = [row["step"] for row in rows("small")]
+    assert steps == [0, 0, 1, 1, 2, 2, 2]
+    trained = {"train/f_ac", "train/l_cc", "train/available", "train/grad_norm", "train/lr"}
+    assert trained <= rows("small")[2].keys()
+    # On the way it is measured on other products than at both ends.
+    measured = [{name[:4] for name in row if name[:4] in ("eval", "val/")} for row in rows("small")]
+    assert measured == [{"eval"}, {"val/"}, set(), {"val/"}, set(), {"val/"}, {"eval"}]
+    validation = json.loads((run / "validation.json").read_text())
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    grids = [{cell["product"] for cell in found["cells"]} for found in (validation, evaluation)]
+    assert not grids[0] & grids[1] and validation["grid"]["evaluate.reference"] == "adworld:val"
     assert "eval/available_rate_rfnet" in rows("small")[0] and "eval/diversity" in rows("small")[-1]
     assert "before and after" in told and "runs/small/report.html" in told
 
@@ -110,16 +123,17 @@ def test_the_main_job_on_the_embedded_weights(
 ) -> None:
     """configs/tiny.yaml as it is, but short."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluator, "REFERENCE_IMAGES", 8)
+    monkeypatch.setattr(products, "REFERENCE_IMAGES", 8)
     short = ["data.count=8", "trainer.steps=2", "trainer.batch_size=2", "trainer.sample_every=0"]
     grid = ["rollout.steps=20", "evaluate.count=1", "evaluate.seeds=2", "evaluate.max_attempts=2"]
     code, _, told = run_command("train", "tiny", *short, *grid)
     assert code == 0, told
     summary = json.loads(Path("runs/tiny/summary.json").read_text())
     for state in ("base", "tuned"):
-        assert set(summary[state]["alignment_by"]) >= {"surface", "place", "light"}
-        assert summary[state]["alignment"] >= 0.5  # these weights have learnt to read prompts
-        assert set(summary[state]["available_rate"]) == {"rfnet", "judge"}
+        found = summary[state]["metrics"]
+        assert {"alignment_surface", "alignment_place", "alignment_light"} <= found.keys()
+        assert found["alignment"]["value"] >= 0.5  # these weights have learnt to read prompts
+        assert {"available_rate_rfnet", "available_rate_judge"} <= found.keys()
     assert summary["grad_samples"] == 2 * 2 * 4
     assert all(0 < row["train/grad_norm"] < 100 for row in rows("tiny") if "train/grad_norm" in row)
     exported = load_file("runs/tiny/export/diffusers/pytorch_lora_weights.safetensors")
@@ -201,29 +215,36 @@ def test_a_guardrail_stops_the_run(
     rfft: Rfft, run_command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is exported then, and evaluated, is the best above it; there may be none."""
-    found: list[float] = []  # of the base model, after each step, of what is exported
-    monkeypatch.setattr(summary, "diversity_metrics", lambda _: {"vendi": 2.0, "diversity": found.pop(0)})
+    found: list[float] = []  # of the base model on both grids, after each step, of what is exported
+    monkeypatch.setattr(
+        summary, "diversity_metrics", lambda *_: {"diversity": Estimate(found.pop(0), np.empty(0))}
+    )
     settings = [*SMALL_GRID, "evaluate.every=1", "evaluate.stop_at_guardrail=true", "trainer.steps=9"]
-    found[:] = 0.2, 0.19, 0.1, 0.19
+    found[:] = 0.4, 0.2, 0.19, 0.1, 0.19
     code, told = rfft(*settings)
     assert code == 0 and "step 2: diversity fell to 50% of the base model's" in told, told
     assert "after step 2: the weights are those of step 1, the best that was above" in told
     assert max(row["step"] for row in rows("small")) == 2 and not found
     (best,) = Path("runs/small/checkpoints").glob("best-*")
     assert best.name.endswith("-step-000001")
-    for out, more in (("best", ["--best"]), ("last", [])):
+    for out, more in (("best", ["--best"]), ("last", ["--step", "2"]), ("same", [])):
         code, _, told = run_command("export", "runs/small", "--out", out, *more)
         assert code == 0, told
     name = "pytorch_lora_weights.safetensors"
     exported = Path("runs/small/export/diffusers", name).read_bytes()
-    assert exported == Path("best", name).read_bytes() != Path("last", name).read_bytes()
+    assert exported == Path("best", name).read_bytes() == Path("same", name).read_bytes()
+    assert exported != Path("last", name).read_bytes()
+    assert json.loads(Path("runs/small/summary.json").read_text())["checkpoint"] == 1
+    found[:] = 0.4, 0.19
+    code, _, told = run_command("evaluate", "runs/small")
+    assert code == 0 and "step 1 evaluated" in told  # and not the last, collapsed one
 
     before = Path("runs/small/metrics.jsonl").read_bytes()
     code, told = rfft(*settings)  # nothing is left to do
     assert code == 0 and "after step 2: the weights are those of step 1" in told
     assert Path("runs/small/metrics.jsonl").read_bytes() == before
 
-    found[:] = 0.2, 0.1, 0.1
+    found[:] = 0.4, 0.2, 0.1, 0.1
     code, told = rfft(*settings, "run.name=none")
     assert code == 0 and "after step 1: the weights are those of the last step, as none was above" in told
     assert not list(Path("runs/none/checkpoints").glob("best-*"))
@@ -468,7 +489,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(rfft: Rfft, world: Pa
     settings += ["tracker.kind=tensorboard"]  # closed by the first process alone
     launch(TORCHRUN, world, tmp_path, *settings, program=RANKS)
     assert rfft(*PLAIN, *same, "run.name=one", "trainer.accumulation=2", nan(call=6))[0] == 0
-    assert [row["step"] for row in rows("two")] == [0, 1, 2, 2, 3, 3]
+    assert [row["step"] for row in rows("two")] == [0, 0, 1, 2, 2, 3, 3]
     assert [row["train/skipped"] for row in rows("two") if "train/skipped" in row] == [0, 0, 1]
     kept = weights("two", 2)
     for left in (*(load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)), weights("two", 3)):
@@ -514,25 +535,28 @@ def test_a_signal_saves_and_stops(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_signal_in_an_evaluation(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the base model, of step 1, of the tuned model: after the batch, what has been done is saved."""
-    same = [*SMALL_GRID, "evaluate.every=1", "trainer.checkpoint_every=100", "trainer.steps=2"]
-    paint_batch, calls = evaluator.Evaluator._paint_batch, []
+    """Of the base model, of step 1, of the tuned model: after the batch, what has been done is saved.
 
-    def disturbed(self: evaluator.Evaluator, *rest: object) -> object:
+    Each grid has two pictures, a batch each; the base model is on both.
+    """
+    same = [*SMALL_GRID, "evaluate.every=1", "trainer.checkpoint_every=100", "trainer.steps=2"]
+    paint_batch, calls = painter.Painter._paint_batch, []
+
+    def disturbed(self: painter.Painter, *rest: object) -> object:
         calls.append(rest)
         if len(calls) == last:
             os.kill(os.getpid(), signal.SIGUSR1)
         return paint_batch(self, *rest)  # type: ignore[arg-type]
 
-    for last, step in ((1, 0), (2 + 1, 1), (2 + 2 + 1, 2)):
+    for last, step in ((1, 0), (2 + 2 + 1, 1), (2 + 2 + 1, 2)):
         calls.clear()
-        monkeypatch.setattr(evaluator.Evaluator, "_paint_batch", disturbed)
+        monkeypatch.setattr(painter.Painter, "_paint_batch", disturbed)
         code, told = rfft(*same)
         assert code == 75 and f"stopped after step {step}; the same command goes on" in told, told
         assert len(calls) == last
         found = Checkpoints(Path("runs/small/checkpoints"), keep=2).latest()
         assert found == (Path(f"runs/small/checkpoints/step-{step:06}") if step else None)
-    monkeypatch.setattr(evaluator.Evaluator, "_paint_batch", paint_batch)
+    monkeypatch.setattr(painter.Painter, "_paint_batch", paint_batch)
     assert rfft(*same)[0] == 0
     assert rfft(*same, "run.name=undisturbed")[0] == 0
     for name in ("metrics.jsonl", "evaluation.json", "checkpoints/step-000002/adapter.safetensors"):

@@ -1,11 +1,14 @@
 """AdWorld draws what its labels say, the same for the same seed, and keeps the splits apart."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
+import torch
 
 from rfft.adworld import assets, grammar
 from rfft.adworld.draw import contact_sheet, scene
-from rfft.adworld.requests import draw_requests
+from rfft.adworld.products import draw_samples
 from rfft.adworld.scene import prop_heights
 from rfft.types import LABELS
 
@@ -35,18 +38,25 @@ def test_a_caption_states_the_rounded_centimetres():
     assert grammar.stated_cm(grammar.caption("lamp of 2 parts", 118.0)) == 120
 
 
-def test_product_names_belong_to_one_split():
-    names = [{icon.name for icon in assets.products(split)} for split in assets.SPLITS]
-    assert not names[0] & names[1] | names[0] & names[2] | names[1] & names[2]
-    assert min(len(split) for split in names) >= 20
-    assert not set(assets.PROPS) & set.union(*names)
+def test_products_belong_to_one_split():
+    """By name, by id and by pixels: no split sees a product of another one under another name."""
+    icons = [assets.products(split) for split in assets.SPLITS]
+    for identity in (lambda icon: icon.name, lambda icon: icon.id, lambda icon: icon.rgba.tobytes()):
+        splits = [set(map(identity, split)) for split in icons]
+        assert not any(a & b for a, b in combinations(splits, 2))
+        assert min(len(split) for split in splits) >= 20
+    assert not set(assets.PROPS) & {icon.name for split in icons for icon in split}
 
 
-def test_test_has_panoramas_of_its_own_for_every_place():
-    train, test = assets.panoramas("train"), assets.panoramas("test")
-    assert set(train) == set(test) == set(assets.PLACES) - {"studio"}
-    for place in train:
-        assert not any(a.shape == b.shape and np.array_equal(a, b) for a in train[place] for b in test[place])
+def test_places_belong_to_one_split():
+    """No column of 16 pixels of a panorama is seen in two splits."""
+    seen = []
+    for split in assets.SPLITS:
+        panoramas = assets.panoramas(split)
+        assert set(panoramas) == set(assets.PLACES) - {"studio"}
+        strips = [strip for place in panoramas.values() for strip in place]
+        seen.append({s[:, x : x + 16].tobytes() for s in strips for x in range(s.shape[1] - 15)})
+    assert not any(a & b for a, b in combinations(seen, 2))
 
 
 def test_validation_places_are_other_parts_of_the_training_panoramas():
@@ -107,14 +117,16 @@ def test_captions_round_heights_on_a_logarithmic_scale():
     assert grammar.round_cm(500.0) == 300
 
 
-def test_requests_repeat_and_share_a_products_placement():
-    first, again = draw_requests("test", 5, 2, seed=1), draw_requests("test", 5, 2, seed=1)
-    assert [r.prompt for r in first] == [r.prompt for r in again]
-    assert len({r.id for r in first}) == 10
-    assert np.array_equal(first[0].product, first[1].product)
-    for request in first:
-        light = grammar.LIGHT_WORDS[request.attributes["light"]]
-        assert any(words in request.prompt for words in light)
+def test_samples_repeat_and_share_a_products_canvas():
+    first, again = draw_samples("test", 5, 2, seed=1), draw_samples("test", 5, 2, seed=1)
+    assert [sample.prompt for sample in first] == [sample.prompt for sample in again]
+    assert len({sample.id for sample in first}) == 10
+    assert first[0].product == first[1].product != first[2].product
+    assert torch.equal(first[0].canvas, first[1].canvas)
+    assert first[0].canvas.shape == (4, 64, 64) and first[0].canvas.max() <= 1
+    for sample in first:
+        light = grammar.LIGHT_WORDS[sample.attributes["light"]]
+        assert any(words in sample.prompt for words in light)
 
 
 def test_contact_sheet_has_a_row_for_each_class():

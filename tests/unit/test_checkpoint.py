@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -136,21 +139,33 @@ def test_damaged_newer_ones_do_not_push_out_the_good_one(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["step-000015"]
 
 
-@pytest.mark.parametrize("writer", ["save_file", "_sync"])
-def test_a_full_disk_costs_nothing_but_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
-) -> None:
+@contextmanager
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 100 kB: writing fails as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("file", ["adapter.safetensors", "state.pt"])
+def test_a_full_disk_costs_nothing_but_the_new_one(tmp_path: Path, file: str) -> None:
+    """Neither safetensors nor torch says what it is in words for people."""
     checkpoints = Checkpoints(tmp_path, keep=1)
-    checkpoints.save(1, {"adapter": {"w": torch.ones(1)}}, {})
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, writer, full)
-    with pytest.raises(UserError, match="step-000002 cannot be written .*No space left.*make room"):
-        checkpoints.save(2, {"adapter": {"w": torch.ones(1)}}, {})
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
-    assert checkpoints.latest() == tmp_path / "step-000001"
+    kept = checkpoints.save(1, {"adapter": {"w": torch.ones(1)}}, {})
+    large = torch.nn.Linear(1000, 100)
+    with small_files(), pytest.raises(UserError) as error:
+        if file == "state.pt":
+            checkpoints.save(2, {}, {"optimizer": large})
+        else:
+            checkpoints.save(2, {"adapter": dict(large.named_parameters())}, {})
+    assert str(error.value) == (
+        f"{tmp_path}/step-000002 cannot be written, earlier checkpoints are intact: file too large; "
+        "make room and run the same command again"
+    )
+    assert list(tmp_path.iterdir()) == [kept] and checkpoints.latest() == kept
 
 
 def test_copies_beside_them_are_left_alone(tmp_path: Path) -> None:

@@ -6,24 +6,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from rfft.config.load import load_config
 from rfft.errors import UserError
+from rfft.evaluation import store
 from rfft.evaluation.compare import compare, labels, method_of
 from rfft.evaluation.ranking import ComparedState
+from rfft.evaluation.summary import as_json
+from rfft.metrics.estimate import share_estimate
 
 
 def metrics(rate: float, prop: float) -> dict:
-    share = {"low": 0.0, "high": 1.0}
-    return {
-        "available_rate": {"rfnet": {"rate": rate, **share}, "judge": {"rate": rate - 0.1, **share}},
-        "alignment": 0.75,
-        "alignment_by": {"prop": {"rate": prop, **share}},
-        "diversity": 0.25,
-        "colourfulness": 40.0,
-        "kid": 0.08,
-    }
+    values = {"available_rate_rfnet": rate, "available_rate_judge": rate - 0.1, "alignment": 0.75}
+    values |= {"alignment_prop": prop, "diversity": 0.25, "colourfulness": 40.0, "kid": 0.08}
+    return {"metrics": {name: {"value": value} for name, value in values.items()}}
 
 
 def write_run(folder, regularizer: str, beta: float, rate: float, prop: float):
@@ -46,6 +44,30 @@ def test_table_has_the_base_model_and_every_run(tmp_path):
     assert "28.0 %" in table[4]
     assert table[2].count("|") == table[0].count("|") == table[1].count("|")
     assert cv2.imread(str(tmp_path / "out" / "comparison.png")).shape[1] > 1000
+
+
+def evaluate(run: Path, states: dict[str, list[float]]) -> None:
+    """The products' available rates in each state, and their resamples, as an evaluation leaves them."""
+    cells = [{"id": f"{i}", "prompt": "a park", "seed": 0} for i in range(8)]
+    found = {"cells": cells}
+    for state, rates in states.items():
+        estimate = {"available_rate_rfnet": share_estimate(rates, np.arange(8))}
+        store.save_estimates(run, state, estimate)
+        found[state] = {"metrics": as_json(estimate)}
+    (run / "evaluation.json").write_text(json.dumps(found))
+
+
+def test_differences_are_paired_across_runs(tmp_path, monkeypatch):
+    """Seven of eight products get better: by pairs that is no chance, though the intervals overlap."""
+    monkeypatch.setattr("rfft.evaluation.compare._figure", lambda *_: None)
+    runs = [write_run(tmp_path / name, "cc", 0.02, 0.5, 0.28) for name in "ab"]
+    base, tuned = [0.0, 0.2, 0.4, 0.6, 0.8, 0.1, 0.3, 1], [0.2, 0.4, 0.6, 0.8, 1, 0.3, 0.5, 1]
+    evaluate(runs[0], {"base": base, "tuned": tuned})
+    evaluate(runs[1], {"tuned": base})
+    table = compare(runs, tmp_path / "out").read_text()
+    assert "by drawing whole products anew" in table
+    changes = [line for line in table.splitlines() if line.startswith(("| a |", "| b |"))][-2:]
+    assert changes[0].startswith("| a | **+17.5 (+1") and changes[1] == "| b | +0.0 (+0.0 to +0.0) |"
 
 
 def test_figures_of_accepted_pictures_say_so(tmp_path):

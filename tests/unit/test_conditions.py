@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from rfft.data import conditions
 from rfft.data.conditions import encode_samples, init_image, noise_for, product_for
-from rfft.data.samples import Framing, Sample, load_samples
-from rfft.errors import UserError
-from rfft.models.bundle import Bundle
+from rfft.data.samples import Sample
+from rfft.models.bundle import Bundle, load_bundle
 
 
 def samples() -> list[Sample]:
@@ -29,7 +26,7 @@ def samples() -> list[Sample]:
 
 def test_conditions_are_those_of_each_sample(bundle: Bundle) -> None:
     made = samples()
-    batch = encode_samples(bundle, made, batch_size=2)
+    batch = encode_samples(bundle, made)
     assert len(batch) == 3 and not batch.noise.any()
     assert batch.edges.shape == (3, 3, 32, 32) and batch.edges.max() == 1
     assert batch.mask.shape == (3, 1, 8, 8) and 0 < batch.mask.mean() < 1
@@ -51,14 +48,39 @@ def test_the_product_lies_on_grey() -> None:
     assert init_image(product)[0, 0].tolist() == [[0.25, 0.25], [0.5, 0.5]]
 
 
-def test_a_long_prompt_is_cut_and_said_so(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
-    sample = samples()[0]
-    long = [Sample(f"{i}", sample.canvas, "x", f"{'ab ' * 20} {i}") for i in range(5)]
-    with caplog.at_level(logging.WARNING):
-        encode_samples(bundle, long)
-    assert len(caplog.records) == 4
-    assert "longer than the text encoder takes" in caplog.records[0].getMessage()
-    assert caplog.records[3].getMessage().startswith("2 more prompts")
+def test_the_encoder_sees_few_pixels_at_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the products' size and number, its memory is that of PIXELS pixels, or of one picture."""
+    made = [replace(sample, id=f"{i}") for i, sample in enumerate(samples() * 3)]
+    whole = encode_samples(bundle, made)
+    seen: list[int] = []
+    monkeypatch.setattr(conditions, "PIXELS", 2 * 32**2)
+    bundle.family.vae.encoder.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0][:, 0].numel())
+    )
+    torch.testing.assert_close(encode_samples(bundle, made).x_o, whole.x_o)
+    assert sum(seen) == 9 * 32**2 and max(seen) == 2 * 32**2
+    assert [conditions.encoded_at_once(size) for size in (32, 512, 1024)] == [2, 1, 1]
+
+
+def test_prompts_that_cannot_be_read_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """One short line each, with a count; no prompt is printed. By the embedded generator's tokenizer."""
+    canvas = samples()[0].canvas
+    texts = [
+        "a vase in a park",
+        "a vase \U0001f600 in a park",
+        "a vase_2 \u4e2d",
+        "a vase " * 5_000,
+        "no park",
+    ]
+    texts += [f"a vase {chr(letter)}" for letter in range(0x4E00, 0x4E20)]
+    made = [Sample(f"{i}", canvas, "a vase", text, "dim") for i, text in enumerate([*texts, texts[1]])]
+    encode_samples(load_bundle("rf-tiny"), made)
+    long, foreign = capsys.readouterr().err.splitlines()
+    assert long.startswith("warning: 1 of 37 prompts are longer than the text encoder reads: up to 34,")
+    assert foreign.startswith(
+        "warning: 34 of 37 prompts hold characters that the text encoder does not know: _ "
+    )
+    assert foreign.endswith(" ...") and max(len(long), len(foreign)) < 130
 
 
 def test_noise_depends_on_seed_and_index_only() -> None:
@@ -70,57 +92,8 @@ def test_noise_depends_on_seed_and_index_only() -> None:
 
 
 def test_every_epoch_has_every_sample_in_another_order() -> None:
-    order = [product_for(3, place, 10) for place in range(40)]
+    order = [product_for(3, index, 10) for index in range(40)]
     epochs = [order[i : i + 10] for i in range(0, 40, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert order != [product_for(4, place, 10) for place in range(40)]
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Three products, with captions in their names."""
-    (tmp_path / "photos").mkdir()
-    for name in ("box", "cup", "jar"):
-        pixels = np.zeros((40, 30, 4), np.uint8)
-        pixels[10:30, 5:25] = 200, 90, 30, 255
-        Image.fromarray(pixels).save(tmp_path / "photos" / f"{name}.png")
-    return tmp_path / "photos"
-
-
-def test_prompts_are_dealt_out_in_turn(photos: Path, tmp_path: Path) -> None:
-    entries = (
-        '{"prompt": "one {}", "flag": 1}, {"prompt": "two", "negative_prompt": "no", "image_scale": 0.5}'
-    )
-    prompts = tmp_path / "prompts.json"
-    prompts.write_text(f'[{entries}, {{"prompt": "three"}}]')
-    made = load_samples(str(photos), str(prompts), Framing(64, 0.75), prompts_per_product=2)
-    assert [s.id for s in made] == ["box-0", "box-1", "cup-0", "cup-1", "jar-0", "jar-1"]
-    assert [s.prompt.split()[0] for s in made] == ["one", "two", "three", "one", "two", "three"]
-    assert "{" not in made[0].prompt and made[1].negative == "no"
-    widths = [int((s.canvas[3].amax(0) > 0).sum()) for s in made]
-    assert widths[:2] == [48, 32]
-    again = load_samples(str(photos), str(prompts), Framing(64, 0.75), prompts_per_product=2)
-    assert [s.prompt for s in again] == [s.prompt for s in made]
-    assert len(load_samples(str(photos), str(prompts), Framing(64, 0.75), count=2)) == 2
-
-
-def test_a_product_without_a_prompt(photos: Path) -> None:
-    with pytest.raises(UserError, match="product 'box' has no prompt; .*data.prompts"):
-        load_samples(str(photos), None, Framing(64, 0.75))
-
-
-def test_adworld() -> None:
-    made = load_samples("adworld:test", None, Framing(64, 0.7), count=3, prompts_per_product=2, seed=1)
-    assert len(made) == 6 == len({s.id for s in made})
-    assert made[0].attributes and torch.equal(made[0].canvas, made[1].canvas)
-    assert made[0].canvas.shape == (4, 64, 64) and made[0].canvas.max() <= 1
-
-
-@pytest.mark.parametrize(
-    ("source", "size", "message"),
-    [("adworld:tset", 64, "give adworld:train"), ("adworld:test", 128, "set data.image_size=64")],
-)
-def test_adworld_has_one_size_and_three_splits(source: str, size: int, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        load_samples(source, None, Framing(size, 0.7))
+    assert order != [product_for(4, index, 10) for index in range(40)]

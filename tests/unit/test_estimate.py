@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from rfft.diffusion.sampling import denoise_twice
 from rfft.models.bundle import Bundle, load_bundle, load_skeleton, skeleton_batch
 from rfft.types import Schedule
-from rfft.utils.estimate import Cost, cost, fake, imagine, weight_bytes
+from rfft.utils.estimate import Cost, FlopCounter, cost, fake, imagine, peak_bytes, weight_bytes
 from tests import shapes
 
 TARGETS = ["to_q", "to_v", "conv1"]
@@ -25,6 +27,39 @@ def test_a_linear_layer() -> None:
         x = torch.zeros(2, 3, requires_grad=True)
         assert cost(lambda: layer(x), layer.parameters()) == Cost(60, 120, 24)
     assert weight_bytes([layer, layer]) == 60
+
+
+def test_the_peak_of_a_call_without_gradient() -> None:
+    """Three layers of 3 x 4 numbers: the first one's result is gone when the third one's is made."""
+    layers = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)))
+
+    def peak() -> int:
+        x = torch.zeros(3, 4)
+        return peak_bytes(lambda: layers(x), layers.parameters())
+
+    expected = peak()
+    with fake():
+        imagine([layers])
+        assert peak() == expected == 2 * 48
+
+
+def test_flops_are_those_of_torchs_own_counter() -> None:
+    """Forward and backward, under autocast, in training and without gradient."""
+    layers = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(2), nn.TransformerEncoderLayer(36, 2, 8)
+    )
+    for half, train in ((False, True), (True, True), (True, False)):
+        counted = []
+        for counter in (FlopCounter(), FlopCounterMode(display=False)):
+            x = torch.rand(2, 3, 8, 8, requires_grad=train)
+            attention = sdpa_kernel(SDPBackend.MATH)  # torch does not count the CPU's own
+            precision = torch.autocast("cpu", torch.bfloat16, enabled=half)
+            with counter, attention, precision, torch.set_grad_enabled(train):
+                result = layers(x).sum()
+                if train:
+                    result.backward()
+            counted.append(counter.total if isinstance(counter, FlopCounter) else counter.get_total_flops())
+        assert counted[0] == counted[1] > 10_000
 
 
 SCHEDULE = Schedule(torch.zeros(1, dtype=torch.long), *(torch.ones(1) for _ in range(4)))

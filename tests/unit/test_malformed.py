@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rfft.config.load import load_config
-from rfft.data.products import read_products, read_prompts
+from rfft.data.products import read_products
+from rfft.data.prompts import read_prompts
 from rfft.errors import UserError
 from rfft.feedback.folder import read_feedback
 from rfft.feedback.label import label_generated

@@ -8,7 +8,6 @@ import torch
 
 from rfft.metrics import jackknife
 from rfft.metrics.attempts import attempts
-from rfft.metrics.bootstrap import bootstrap_interval
 from rfft.metrics.classification import (
     agreement,
     average_precision,
@@ -17,6 +16,7 @@ from rfft.metrics.classification import (
 )
 from rfft.metrics.colour import colourfulness
 from rfft.metrics.diversity import mean_pairwise_distance, vendi_score
+from rfft.metrics.estimate import mean_estimate, mean_of, product_draws, share_estimate
 from rfft.metrics.features import (
     EfficientNetLite0,
     SameConv2d,
@@ -24,9 +24,9 @@ from rfft.metrics.features import (
     image_features,
     load_efficientnet_lite0,
 )
-from rfft.metrics.jackknife import jackknife_interval
-from rfft.metrics.kid import kid, kid_interval, mmd2
-from rfft.metrics.verdict import NOT_FINITE, Verdict, is_accepted, verdict_classes
+from rfft.metrics.jackknife import jackknife_estimate
+from rfft.metrics.kid import kid
+from rfft.metrics.verdict import NOT_FINITE, Verdict, is_accepted, verdicts_of
 from rfft.metrics.wilson import Z_95, wilson_interval
 
 
@@ -45,44 +45,87 @@ def test_wilson_interval_stays_within_0_and_1(n: int) -> None:
     assert wilson_interval(0, 0) == (0, 1)
 
 
-def test_bootstrap_interval() -> None:
-    assert bootstrap_interval([3.0, 3.0, 3.0]) == (3, 3)
-    low, high = bootstrap_interval([0, 1] * 50)  # normal approximation: 0.5 -+ 1.96 * 0.5 / 10
-    assert (low, high) == pytest.approx((0.402, 0.598), abs=0.015)
-    assert bootstrap_interval([0, 1] * 50) == (low, high)
+def test_products_are_resampled_not_pictures() -> None:
+    """Four pictures of each of 50 products that are alike: as uncertain as 50 pictures, not as 200."""
+    products = np.repeat(np.arange(50), 2)
+    values = np.repeat(np.arange(50) % 2, 2)[:, None] * np.ones(2)  # two prompts x two seeds
+    found = mean_estimate(values, products)
+    low, high = found.interval()  # normal approximation: 0.5 -+ 1.96 * 0.5 / sqrt(50)
+    assert found.value == 0.5 and (low, high) == pytest.approx((0.361, 0.639), abs=0.015)
+    draws = product_draws(50)
+    assert draws.shape == (2000, 50) and (draws.sum(axis=1) == 50).all()
+    assert found.replicates[7] == pytest.approx((draws[7] * (np.arange(50) % 2)).sum() / 50)
+    assert mean_estimate([1.0, 2.0], np.zeros(2, dtype=int)).interval() is None  # one product
 
 
-def test_bootstrap_interval_of_columns() -> None:
-    columns = np.array([[0, 1.0]] * 50 + [[1, np.nan]] * 50)  # means 0.5 and 1
-    low, high = bootstrap_interval(columns)  # the second one does not vary
-    assert (low, high) == pytest.approx([(1 + bound) / 2 for bound in bootstrap_interval(columns[:, 0])])
+def test_a_mean_is_over_all_pictures_that_have_a_value() -> None:
+    found = mean_estimate([[10, np.nan], [20, 30], [np.nan, np.nan]], np.arange(3))
+    assert found.value == 20
+    low, high = found.interval()  # the first product alone; the second alone
+    assert (low, high) == (10, 25)
 
 
-def test_jackknife_interval() -> None:
+def test_models_are_compared_by_pairs() -> None:
+    """Products differ by far more than the models; the same product gains 1 on average."""
+    rng, products = np.random.default_rng(0), np.arange(40)
+    base = 100 * rng.normal(size=40)
+    tuned = base + 1 + 0.5 * rng.normal(size=40)
+    change = mean_estimate(tuned, products) - mean_estimate(base, products)
+    error = 1.96 * (tuned - base).std(ddof=1) / math.sqrt(40)  # of a paired difference: the familiar one
+    low, high = change.interval()
+    assert change.value == pytest.approx((tuned - base).mean())
+    assert (low, high) == pytest.approx((change.value - error, change.value + error), abs=0.03)
+    assert np.diff(mean_estimate(tuned, products).interval())[0] > 100 * error
+    with pytest.raises(ValueError, match="same products"):
+        mean_estimate(tuned, products) - jackknife_estimate(lambda kept: tuned[kept].mean(), 40)
+
+
+def test_a_share_of_0_or_1_still_has_an_interval() -> None:
+    """Wilson's of as many trials as there are products: 4 of 4, not 8 of 8."""
+    products = np.repeat(np.arange(4), 2)
+    assert share_estimate(np.ones(8), products).interval() == wilson_interval(4, 4)
+    assert share_estimate(np.zeros(8), products).interval() == wilson_interval(0, 4)
+    known = np.where(products < 3, 1, np.nan)  # nobody asked the fourth
+    assert share_estimate(known, products).interval() == wilson_interval(3, 3)
+    both = share_estimate(np.ones(8), products) - share_estimate(np.ones(8), products)
+    assert both.interval() == (0, 0)
+
+
+def test_mean_of_metrics() -> None:
+    one, other = (share_estimate(x, np.arange(4)) for x in ([0, 1, 0, 1], [1, np.nan, np.nan, 0]))
+    found = mean_of([one, other])
+    assert found.value == 0.5
+    lacking = np.isnan(other.replicates)  # neither product that has a value was drawn
+    assert lacking.any() and np.array_equal(found.replicates[lacking], one.replicates[lacking])
+    assert found.replicates[~lacking] == pytest.approx((one.replicates + other.replicates)[~lacking] / 2)
+
+
+def test_jackknife() -> None:
     values = np.array([1.0, 2.0, 4.0, 9.0])
     error = values.std(ddof=1) / 2  # of a mean: the familiar one
-    interval = jackknife_interval(4, lambda rows: values[rows].mean(), 4)
-    assert interval == pytest.approx((4 - Z_95 * error, 4 + Z_95 * error))
+    found = jackknife_estimate(lambda kept: values[kept].mean(), 4)
+    assert found.value == 4
+    assert found.interval() == pytest.approx((4 - Z_95 * error, 4 + Z_95 * error))
+    assert jackknife_estimate(lambda kept: values[kept].mean(), 1).interval() is None
 
 
-@pytest.mark.parametrize("groups", [16, 8])  # one prompt each, two prompts each
-def test_jackknife_tells_how_far_figures_spread(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 60 grids of 16 prompts; two pictures of a prompt are more alike than those of two prompts."""
+@pytest.mark.parametrize("groups", [16, 8])  # one product each, two products each
+def test_intervals_tell_how_far_metrics_spread(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 60 grids of 16 products; two pictures of a product are more alike than those of two products."""
     monkeypatch.setattr(jackknife, "MAX_GROUPS", groups)
     rng, n = np.random.default_rng(0), 16
-    reference, scales = rng.normal(size=(40, 4)), np.array([3, 2, 1, 1])
-    grids = scales * (0.4 + rng.normal(size=(60, n, 1, 4)) + 0.3 * rng.normal(size=(60, n, 2, 4)))
-    metrics, widths = [], []
+    reference, products = rng.normal(size=(40, 8)), np.repeat(np.arange(16), 2)
+    grids = 0.4 + rng.normal(size=(60, n, 1, 8)) + 0.3 * rng.normal(size=(60, n, 2, 8))
+    found = []
     for grid in grids:
-        pictures = torch.from_numpy(grid)
-        own = [mmd2(grid.reshape(-1, 4), reference), vendi_score(pictures.flatten(0, 1))]
-        metrics.append(own)
-        of_vendi = jackknife_interval(
-            own[1], lambda rows, pictures=pictures: vendi_score(pictures[rows].flatten(0, 1)), n
+        of_kid = kid(grid.reshape(-1, 8), products, reference)
+        pictures = torch.from_numpy(grid[..., :4] * [3, 2, 1, 1])
+        of_vendi = jackknife_estimate(
+            lambda kept, pictures=pictures: vendi_score(pictures[kept].flatten(0, 1)), n
         )
-        widths.append(np.diff([kid_interval(own[0], grid, reference), of_vendi])[:, 0])
-    errors = np.mean(widths, axis=0) / (2 * Z_95)
-    np.testing.assert_allclose(errors, np.std(metrics, axis=0), rtol=0.3)
+        found.append([(e.value, np.diff(e.interval())[0] / (2 * Z_95)) for e in (of_kid, of_vendi)])
+    values, errors = np.moveaxis(np.array(found), 2, 0)
+    np.testing.assert_allclose(errors.mean(axis=0), values.std(axis=0), rtol=0.3)
 
 
 def test_mean_pairwise_distance() -> None:
@@ -102,23 +145,34 @@ def test_vendi_score() -> None:
     assert vendi_score(features) == pytest.approx(math.exp(entropy))
 
 
-def test_mmd2() -> None:
-    # kernel (xy + 1)^3: within x 1, within y 7^3 = 343, across (1 + 1 + 27 + 64) / 4 = 23.25
-    x, y = np.array([[0.0], [1.0]]), np.array([[2.0], [3.0]])
-    assert mmd2(x, y) == pytest.approx(1 + 343 - 2 * 23.25)
+def test_kid_by_hand() -> None:
+    """Kernel (xy + 1)^3. Pictures 0 and 1, a product each: 1; with the reference (1 + 1 + 27 + 64) / 4."""
+    x, reference = np.array([[0.0], [1.0]]), np.array([[2.0], [3.0]])
+    found = kid(x, np.arange(2), reference)
+    assert found.value == pytest.approx(1 + 343 - 2 * 23.25)
+    # Drawn twice, a product is no pair with itself: nothing is known of such a sample.
+    assert np.isnan(found.replicates).any() and set(found.replicates[~np.isnan(found.replicates)]) == {297.5}
 
 
-def test_kid() -> None:
-    rng = np.random.default_rng(0)
-    near, same, far = rng.normal(size=(60, 8)), rng.normal(size=(50, 8)), rng.normal(1.0, size=(50, 8))
-    mean, std = kid(near, same)
-    assert abs(mean) < 2 * std  # unbiased: about zero for one distribution
-    assert kid(near, far)[0] > 10 * std
-    assert kid(near, same, seed=3) == kid(near, same, seed=3)
-    mean, std = kid(near[:50], same, subsets=2, subset_size=50)  # whole sets: the estimator itself
-    assert (mean, std) == pytest.approx((mmd2(near[:50], same), 0))
-    with pytest.raises(ValueError, match="subsets of 51"):
-        kid(near, same, subset_size=51)
+def test_pictures_of_one_product_are_no_pair_in_kid() -> None:
+    """Products {0, 1} and {2}: of the three pairs only 0-2 (1) and 1-2 (27) count, not 0-1."""
+    x, reference = np.array([[0.0], [1.0], [2.0]]), np.array([[0.0], [1.0]])
+    across = (1 + 1 + 1 + 8 + 1 + 27) / 6
+    expected = (1 + 27) / 2 + 1 - 2 * across
+    assert kid(x, np.array([0, 0, 1]), reference).value == pytest.approx(expected)
+    more = np.concatenate([x, [[np.nan]]])  # a picture that is none
+    assert kid(more, np.array([0, 0, 1, 1]), reference).value == pytest.approx(expected)
+
+
+def test_kid_is_unbiased_and_its_interval_is_its_own() -> None:
+    """Of one distribution it is about zero, though a product's pictures are nearly the same."""
+    rng, products = np.random.default_rng(0), np.repeat(np.arange(50), 4)
+    same = np.repeat(rng.normal(size=(50, 8)), 4, axis=0) + 0.01 * rng.normal(size=(200, 8))
+    reference = rng.normal(size=(300, 8))
+    low, high = kid(same, products, reference).interval()
+    assert low < 0 < high
+    assert kid(same, np.arange(200), reference).interval()[0] > 0  # as if all were independent
+    assert kid(same + 1, products, reference).interval()[0] > high
 
 
 def test_colourfulness_of_red_beside_green() -> None:
@@ -163,7 +217,7 @@ def test_what_is_not_finite_is_wrong_whatever_its_label() -> None:
 
 def test_acceptance() -> None:
     outputs = torch.tensor([[2.0, 1.0], [1.0, 2.0], [torch.nan, 0.0], [torch.inf, 0.0], [1.0, -torch.inf]])
-    assert verdict_classes(outputs).tolist() == [0, 1, NOT_FINITE, NOT_FINITE, NOT_FINITE]
+    assert verdicts_of(outputs).tolist() == [0, 1, NOT_FINITE, NOT_FINITE, NOT_FINITE]
     assert is_accepted(outputs).tolist() == [True, False, False, False, False]
     verdict = Verdict.of(torch.tensor([0.25, 0.75]))
     assert (verdict.label, verdict.accepted) == ("unavailable", False)
@@ -182,8 +236,8 @@ def test_agreement() -> None:
 def test_attempts() -> None:
     made, succeeded = attempts([[0, 1, 0], [1, 0, 1], [0, 0, 0]])
     assert made.tolist() == [2, 1, 3]
-    assert succeeded.tolist() == [1, 2, 2]
-    assert [found.tolist() for found in attempts([[1], [0]])] == [[1, 1], [1]]
+    assert succeeded.tolist() == [[False, True, True], [True, True, True], [False, False, False]]
+    assert [found.tolist() for found in attempts([[1], [0]])] == [[1, 1], [[True], [False]]]
 
 
 def test_fill_product() -> None:

@@ -1,18 +1,21 @@
 """Products on the canvas: the official zoom, its own pixels kept, and clear words for broken input."""
 
 import json
+import os
 import random
 import struct
 import unicodedata
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from rfft.data.cutout import edges, load_cutout, paste_back, place
-from rfft.data.products import COLOURS, read_products, read_prompts
+from rfft.data.cutout import edges, load_cutout, paste_back, place_on_canvas, refuse_sliver
+from rfft.data.products import read_products
+from rfft.data.prompts import COLOURS, read_prompts
 from rfft.errors import UserError
 
 LIMIT = 10_000_000
@@ -46,7 +49,7 @@ def png_header(path, width, height):
 
 class TestPlace:
     def test_the_longer_side_takes_its_share_and_the_product_stands_in_the_middle(self):
-        canvas, placement = place(cutout(), size=100, scale=0.7)
+        canvas, placement = place_on_canvas(cutout(), size=100, scale=0.7)
         assert placement.source == (10, 20, 40, 70)
         assert placement.canvas == (29, 15, 71, 85)  # 42 x 70: 30 x 50 enlarged by 1.4
         assert canvas.shape == (4, 100, 100)
@@ -56,32 +59,32 @@ class TestPlace:
     @pytest.mark.parametrize("scale", [1.0, 0.618, 0.05])
     def test_any_size_and_aspect_fits(self, shape, scale):
         height, width = shape
-        canvas, placement = place(cutout(height, width, (0, 0, width, height)), 64, scale)
+        canvas, placement = place_on_canvas(cutout(height, width, (0, 0, width, height)), 64, scale)
         x0, y0, x1, y1 = placement.canvas
         assert 0 <= x0 < x1 <= 64 and 0 <= y0 < y1 <= 64
         assert max(x1 - x0, y1 - y0) == max(1, round(64 * scale))
         assert canvas.min() >= 0 and canvas.max() <= 1
 
     def test_hidden_colours_do_not_bleed_in(self):
-        canvas, _ = place(cutout(), size=33, scale=0.9)
+        canvas, _ = place_on_canvas(cutout(), size=33, scale=0.9)
         assert canvas[2][canvas[3] > 0.05].max() <= 90 / 255 + 0.01  # the hidden blue is 255
 
     def test_its_own_framing_at_its_own_size_changes_nothing(self):
         source = cutout(64, 64)
-        canvas, placement = place(source, 64, scale=None)
+        canvas, placement = place_on_canvas(source, 64, scale=None)
         assert placement.canvas == (0, 0, 64, 64)
         assert np.array_equal((canvas * 255).round().byte().permute(1, 2, 0).numpy(), source)
 
     def test_matting_keeps_the_framing_of_a_product_cut_off_by_the_border(self):
         inside, cut_off = cutout(), cutout(box=(0, 20, 40, 70))
-        assert place(inside, 64, 0.7, matting=True)[1] == place(inside, 64, 0.7)[1]
-        assert place(cut_off, 64, 0.7, matting=True)[1].source == (0, 0, 60, 80)
+        assert place_on_canvas(inside, 64, 0.7, matting=True)[1] == place_on_canvas(inside, 64, 0.7)[1]
+        assert place_on_canvas(cut_off, 64, 0.7, matting=True)[1].source == (0, 0, 60, 80)
 
 
 class TestPasteBack:
     def test_the_products_own_pixels_are_kept_at_their_own_size(self):
         source = cutout(800, 600, (100, 200, 400, 700))
-        _, placement = place(source, 64, 0.7)
+        _, placement = place_on_canvas(source, 64, 0.7)
         result = paste_back(torch.full((3, 64, 64), 0.5), source, placement, LIMIT)
         assert result.shape == (711, 711, 3)  # 500 px on 45 of 64: 64 * 500 / 45
         for colour in (RED, GREEN):
@@ -91,7 +94,7 @@ class TestPasteBack:
 
     def test_the_product_lies_where_the_generator_saw_it(self):
         source = cutout(800, 600, (100, 200, 400, 700))
-        canvas, placement = place(source, 64, 0.7)
+        canvas, placement = place_on_canvas(source, 64, 0.7)
         result = paste_back(canvas[:3] * canvas[3:], source, placement, LIMIT)
         small = np.asarray(Image.fromarray(result).resize((64, 64), Image.Resampling.BOX)) / 255
         seen = (canvas[:3] * canvas[3:]).permute(1, 2, 0).numpy()
@@ -100,24 +103,24 @@ class TestPasteBack:
     def test_a_half_transparent_product_is_blended(self):
         source = cutout(64, 64, (0, 0, 64, 64))
         source[..., 3] = 128
-        _, placement = place(source, 64, None)
+        _, placement = place_on_canvas(source, 64, None)
         result = paste_back(torch.zeros(3, 64, 64), source, placement, LIMIT)
         assert tuple(result[32, 32]) == (100, 15, 20)
 
     def test_a_small_product_is_enlarged_rather_than_the_picture_shrunk(self):
         source = cutout(10, 10, (2, 2, 8, 8))
-        _, placement = place(source, 64, 0.7)
+        _, placement = place_on_canvas(source, 64, 0.7)
         assert paste_back(torch.zeros(3, 64, 64), source, placement, LIMIT).shape == (64, 64, 3)
 
     def test_the_result_stays_within_the_pixel_limit(self):
         source = cutout(1000, 1000, (0, 0, 1000, 1000))
-        _, placement = place(source, 64, 0.1)  # at its own resolution this would be 10,667 px wide
+        _, placement = place_on_canvas(source, 64, 0.1)  # at its own resolution this would be 10,667 px wide
         height, width, _ = paste_back(torch.zeros(3, 64, 64), source, placement, 90_000).shape
         assert height == width == 300
 
 
 def test_edges_are_the_products_outline_in_three_equal_channels():
-    canvas, placement = place(cutout(), 64, 0.7)
+    canvas, placement = place_on_canvas(cutout(), 64, 0.7)
     found = edges(canvas)
     assert found.shape == (3, 64, 64) and set(found.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
@@ -187,6 +190,27 @@ class TestLoadCutout:
             with pytest.raises(UserError, match=rf"{name}.png: {message}"):
                 load_cutout(tmp_path / f"{name}.png", None, LIMIT)
 
+    def test_an_animation_is_no_product(self, tmp_path):
+        frames = [Image.fromarray(cutout()), Image.fromarray(cutout(box=(0, 0, 9, 9)))]
+        for name in ("a.webp", "a.png", "a.tif"):
+            frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+            with pytest.raises(UserError, match=rf"{name}: 2 pictures in one file; save the one"):
+                load_cutout(tmp_path / name, None, LIMIT)
+        photos = [frame.convert("RGB") for frame in frames]
+        photos[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=photos[1:])
+        assert load_cutout(tmp_path / "a.jpg", 255, LIMIT).shape == (80, 60, 4)  # as cameras write them
+
+    @pytest.mark.parametrize(("width", "height"), [(1, 1), (2000, 2), (7, 300), (9, 451)])
+    def test_slivers_are_no_products(self, width, height):
+        def product(width, height):
+            source = np.zeros((500, 2100, 4), np.uint8)
+            source[40 : 40 + height, 50 : 50 + width] = 255
+            return source
+
+        with pytest.raises(UserError, match=rf"a.png: the product is {width} x {height} pixels; .* 8 .* 50 "):
+            refuse_sliver(product(width, height), Path("a.png"))
+        refuse_sliver(product(8, 400), Path("a.png"))
+
     @pytest.mark.parametrize(("width", "height"), [(4000, 4000), (12_000, 12_000), (100_000, 100_000)])
     def test_a_decompression_bomb_is_refused_unopened(self, tmp_path, width, height):
         with pytest.raises(UserError, match=r"bomb.png: .* pixels .*than max_pixels=10000000"):
@@ -222,7 +246,6 @@ class TestReadProducts:
             "caption": "sofa\u2028",
             "prompt": "in a park",
             "image_scale": 0.5,
-            "sku": 7,
         }
         (tmp_path / "m.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n\n", encoding="utf-8")
         (product,) = read_products(tmp_path / "m.jsonl")
@@ -243,6 +266,7 @@ class TestReadProducts:
             ({"image_scale": 1.5}, "m.jsonl:2: image_scale is 1.5; it must be above 0 and at most 1"),
             ({"image_scale": True}, "image_scale is True"),
             ({"image_scale": float("nan")}, "image_scale is nan"),
+            ({"sku": 7}, "m.jsonl:2: unknown key 'sku'; known are id, image, caption, prompt, negative_"),
         ],
     )
     def test_a_wrong_manifest_line_is_named(self, tmp_path, change, message):
@@ -288,7 +312,7 @@ class TestReadPrompts:
                 "matting": False,
                 "flag": 1,
             },
-            {"prompt": "a {} stays", "negative_prompt": "", "image_scale": 0.7, "matting": True, "flag": 0},
+            {"prompt": "it { stays", "negative_prompt": "", "image_scale": 0.7, "matting": True, "flag": 0},
         ]
         (tmp_path / "p.json").write_text(json.dumps(rows))
         walls, stays = read_prompts(tmp_path / "p.json")
@@ -297,7 +321,7 @@ class TestReadPrompts:
         assert {walls.fill(random.Random(seed)) for seed in range(100)} == {
             f"{colour} walls" for colour in COLOURS
         }
-        assert (stays.fill(random.Random(1)), stays.matting) == ("a {} stays", True)
+        assert (stays.fill(random.Random(1)), stays.matting) == ("it { stays", True)
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -309,6 +333,12 @@ class TestReadPrompts:
             ('[{"prompt": "a"}, {"negative_prompt": "b"}]', "p.json: entry 2: prompt is missing"),
             ('[{"prompt": "a", "flag": 2}]', "flag is 2; it must be 0 or 1"),
             ('[{"prompt": "a", "matting": "yes"}]', "matting is 'yes'"),
+            ('[{"prompt": "a", "flag": 1}]', "entry 1: flag is 1, but the prompt has no {} for a colour"),
+            ('[{"prompt": "a {}"}]', "entry 1: {} in the prompt needs a colour: set flag to 1"),
+            (
+                '[{"prompt": "a", "negativ": "b"}]',
+                "entry 1: unknown key 'negativ'; known are prompt, ",
+            ),
             ("[" * 100_000, "broken JSON"),
         ],
     )
@@ -317,3 +347,23 @@ class TestReadPrompts:
         with pytest.raises(UserError) as error:
             read_prompts(tmp_path / "p.json")
         assert message in str(error.value)
+
+
+@pytest.mark.parametrize("read", [read_prompts, read_products, lambda path: load_cutout(path, None, LIMIT)])
+def test_what_never_ends_is_refused(tmp_path, read):
+    """Devices and pipes: reading one would hang, or fill the memory."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/zero"), tmp_path / "pipe"):
+        with pytest.raises(UserError, match=rf"{path}: (not a regular file|no such)"):
+            read(path)
+
+
+def test_a_caption_has_a_limit(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.txt").write_text("x" * 10_001)
+    with pytest.raises(UserError, match=r"a.txt: more than 10,000 bytes"):
+        read_products(tmp_path)
+    (tmp_path / "a.txt").unlink()
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(UserError, match=r"a.txt: not a regular file"):
+        read_products(tmp_path)

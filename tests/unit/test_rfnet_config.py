@@ -60,3 +60,8 @@ def test_a_mistake_is_named(override, message):
     with pytest.raises(UserError, match=r"^[^\n]+$") as error:
         load_config("rfnet_paper", [override])
     assert message in str(error.value)
+
+
+def test_the_config_of_a_generators_training_is_named_as_such():
+    with pytest.raises(UserError, match="^tiny: a config of a generator's training; run: rfft train tiny$"):
+        load_config("tiny")

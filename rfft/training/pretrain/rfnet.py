@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rfft.adworld.assets import RESIZED
-from rfft.data.samples import ADWORLD_SIZE
+from rfft.adworld.canvas import SIZE
 from rfft.rewards.maps import MapNet
 from rfft.rewards.rfnet import RFNet, RFNetConfig
 from rfft.training.pretrain.degraded import VARIANTS
@@ -57,9 +57,7 @@ def train(run: PretrainRun) -> None:
     parts = [VariantScenes((RESIZED, SCENES[variant], 1), variant, out, tokenizer) for variant in VARIANTS]
     inputs = run.compiled(inputs_with_maps(out))
     maps = {"depth": "rf-tiny-depth", "saliency": "rf-tiny-saliency"}
-    shape = RFNetConfig.tiny(
-        len(tokenizer), image_size=128, image_encoder=ENCODER, picture_size=ADWORLD_SIZE, **maps
-    )
+    shape = RFNetConfig.tiny(len(tokenizer), image_size=128, image_encoder=ENCODER, picture_size=SIZE, **maps)
     model = start(RFNet, out / NAME, shape)
     if run.drop:
         model = without(model, tuple(m for m in run.drop if m != CONTROL))
