@@ -16,14 +16,15 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def verdicts(report: dict) -> str:
     """Macro F1, accuracy and precision / recall / F1 / AP of each class, for each variant."""
     classes = list(next(iter(report.values()))["classes"])
-    header = ["variant", "macro F1", "accuracy", *(f"{c.replace('_', ' ')} P / R / F1 / AP" for c in classes)]
+    header = ["scenes", "macro F1", "accuracy", *(f"{c.replace('_', ' ')} P / R / F1 / AP" for c in classes)]
     rows = []
-    for variant, values in report.items():
+    for scenes, values in report.items():
         cells = [
             " / ".join(f"{100 * values['classes'][c][m]:.0f}" for m in ("precision", "recall", "f1", "ap"))
             for c in classes
         ]
-        rows.append([variant, f"{values['macro_f1']:.3f}", f"{values['accuracy']:.3f}", *cells])
+        name = scenes.replace("/", ", ")
+        rows.append([name, f"{values['macro_f1']:.3f}", f"{values['accuracy']:.3f}", *cells])
     return table(header, rows)
 
 
@@ -64,10 +65,15 @@ def agreement(report: dict) -> str:
     names = ("agrees_with_labels", "kappa_with_labels", "agrees_with_rfnet", "kappa_with_rfnet")
     both = "macro_f1_with_rfnet"  # of the mean of their probabilities
     rows = [
-        [variant, *(f"{values[n]:.2f}" for n in names), f"{values[both]:.3f}"]
-        for variant, values in report.items()
+        [scenes.replace("/", ", "), *(f"{values[n]:.2f}" for n in names), f"{values[both]:.3f}"]
+        for scenes, values in report.items()
     ]
-    return table(["variant", *(n.replace("_", " ") for n in (*names, both))], rows)
+    return table(["scenes", *(n.replace("_", " ") for n in (*names, both))], rows)
+
+
+def of_split(report: dict, split: str) -> dict:
+    """Return one split's reports by variant."""
+    return {name.partition("/")[2]: values for name, values in report.items() if name.startswith(f"{split}/")}
 
 
 def main() -> None:
@@ -75,13 +81,14 @@ def main() -> None:
         part: json.loads((ASSETS / f"rf-tiny-{part}" / "report.json").read_text())
         for part in ("rfnet", "judge", "probe")
     }
+    tested = of_split(reports["rfnet"], "test")
     print("RFNet\n", verdicts(reports["rfnet"]), sep="\n")
-    print("RFNet on x0_hat\n", confusion(reports["rfnet"]["x0_hat"]), sep="\n")
-    print("RFNet's macro F1 when an input is another scene's\n", dependence(reports["rfnet"]), sep="\n")
+    print("RFNet on x0_hat\n", confusion(tested["x0_hat"]), sep="\n")
+    print("RFNet's macro F1 when an input is another scene's\n", dependence(tested), sep="\n")
     if (ASSETS / "rf-tiny-rfnet" / "ablation.json").exists():
-        print("RFNet without an input, macro F1 / AP(available)\n", ablation(reports["rfnet"]), sep="\n")
+        print("RFNet without an input, macro F1 / AP(available)\n", ablation(tested), sep="\n")
     print("Judge\n", verdicts(reports["judge"]), sep="\n")
-    if "agrees_with_rfnet" in reports["judge"]["render"]:
+    if "agrees_with_rfnet" in reports["judge"]["test/render"]:
         print("Judge's agreement\n", agreement(reports["judge"]), sep="\n")
     print("Probe\n", shares(reports["probe"]), sep="\n")
 

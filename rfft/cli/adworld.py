@@ -74,7 +74,10 @@ def assess(
         "pretrained"
     ),
 ) -> None:
-    """Measure RFNet and judge on the test split, and how far they agree; writes their report.json."""
+    """Measure RFNet and judge, and how far they agree: on val, for choosing, and on test, for publishing.
+
+    Writes their report.json.
+    """
     from rfft.training.pretrain import assess as assessment
 
     assessment.assess(out)

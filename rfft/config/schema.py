@@ -100,6 +100,8 @@ class RolloutConfig:
     # Micro-batches of an optimizer step that share a draw of the trained steps; null: as many as there are
     # processes, so that none waits for another. To repeat a run of N processes on fewer, set N.
     shared_draw: int | None = setting(None, least=1)
+    # Of painting: samples, evaluation and `rfft generate`; and of the training rollout, unless
+    # objective.guidance_scale says otherwise.
     guidance_scale: float = setting(7.5, least=1)
 
 

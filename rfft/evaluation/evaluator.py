@@ -23,7 +23,7 @@ from rfft.evaluation.scorers import Scorers, score_metrics
 from rfft.metrics.colour import colourfulness
 from rfft.metrics.features import fill_product, image_features
 from rfft.metrics.library import torchmetrics
-from rfft.metrics.verdict import NOT_FINITE, is_accepted, verdict_classes
+from rfft.metrics.verdict import NOT_FINITE, is_accepted, verdicts_of
 from rfft.models.bundle import Bundle
 from rfft.rewards.availability import RFNetWithMaps
 from rfft.utils.contact_sheet import to_bytes
@@ -120,7 +120,7 @@ class Evaluator:
         return Evaluation(estimates, to_bytes(images).unflatten(0, self.shape), probabilities, scores, facts)
 
     def _verdict_metrics(self, painted: Painted) -> summary.Estimates:
-        verdicts = {name: verdict_classes(x).unflatten(0, self.shape) for name, x in painted.logits.items()}
+        verdicts = {name: verdicts_of(x).unflatten(0, self.shape) for name, x in painted.logits.items()}
         outputs = {name: x.shape[-1] for name, x in painted.logits.items()}
         return summary.verdict_metrics(verdicts, self.products, outputs)
 

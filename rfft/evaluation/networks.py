@@ -63,7 +63,7 @@ class Verdicts:
         self.rfnet, self.judge, self.tokenizer = networks.rfnet, networks.judge, networks.judge_tokenizer
 
     def __call__(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return each network's logits [B,K] on the CPU, NaN for a picture [3,H,W] that is not finite."""
+        """Return each network's logits [B,K] on the CPU; see reward_logits."""
         logits: dict[str, Tensor] = {}
         if self.rfnet is not None:
             rfnet = self.rfnet

@@ -145,8 +145,8 @@ def export_run(
     bundle = build.load_trained(config, checkpoint, "cpu")
     with new_folder(out, replace=inside) as draft:
         export_bundle(bundle, format, draft, config.run.name)
-        write_settings(draft / SETTINGS_FILE, config, format)
         resolved, metrics = read_resolved(run / "config.yaml"), _card_metrics(run, taken)
+        write_settings(draft / SETTINGS_FILE, config, format)
         write_card(draft / "README.md", resolved, format, taken, bundle, metrics)
     return out
 

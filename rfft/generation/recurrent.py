@@ -25,7 +25,7 @@ from rfft.errors import UserError
 from rfft.generation.generated import KeptPictures, manifest_row, write_lists
 from rfft.generation.generator import load_generator
 from rfft.generation.sample import Outcome, autocast, improves, paint, recur, reward_logits
-from rfft.metrics.verdict import NOT_FINITE, verdict_classes
+from rfft.metrics.verdict import NOT_FINITE, verdicts_of
 from rfft.metrics.wilson import wilson_interval
 from rfft.models.bundle import Bundle
 from rfft.utils.atomic_io import new_folder, refuse_existing
@@ -163,7 +163,7 @@ def _paint_all(
 
 def _require_finite(probabilities: Tensor, config: Config) -> None:
     """Raise UserError if none of the verdicts [N,K] is finite."""
-    if (verdict_classes(probabilities) == NOT_FINITE).all():
+    if (verdicts_of(probabilities) == NOT_FINITE).all():
         precision = config.trainer.mixed_precision
         fix = "set trainer.mixed_precision=bf16" if precision == "fp16" else "check the generator's weights"
         raise UserError(

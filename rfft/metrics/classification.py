@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from rfft.metrics.verdict import NOT_FINITE, verdict_classes
+from rfft.metrics.verdict import NOT_FINITE, verdicts_of
 
 
 def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, k: int) -> NDArray[np.int64]:
@@ -37,7 +37,7 @@ def classification_report(
     column of the confusion matrix, and is counted under "not_finite".
     """
     probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    predicted = verdict_classes(torch.from_numpy(probabilities)).numpy()
+    predicted = verdicts_of(torch.from_numpy(probabilities)).numpy()
     finite = predicted != NOT_FINITE
     probabilities = np.where(finite[:, None], probabilities, -1.0)  # the last ones in every ranking
     confusion = confusion_matrix(labels[finite], predicted[finite], len(names))

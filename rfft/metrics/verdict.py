@@ -18,7 +18,7 @@ NOT_FINITE = -1
 NO_LABEL = "not_finite"
 
 
-def verdict_classes(outputs: Tensor) -> Tensor:
+def verdicts_of(outputs: Tensor) -> Tensor:
     """Return the index of the likeliest class [...], NOT_FINITE where an output is NaN or infinite.
 
     argmax alone takes the first NaN for the largest, and so a picture that does not exist for available.
@@ -28,7 +28,7 @@ def verdict_classes(outputs: Tensor) -> Tensor:
 
 def is_accepted(outputs: Tensor) -> Tensor:
     """Return whether a picture is accepted, bool [...]: all is finite and "available" likeliest."""
-    return verdict_classes(outputs) == AVAILABLE
+    return verdicts_of(outputs) == AVAILABLE
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Verdict:
     @classmethod
     def of(cls, probabilities: Tensor) -> Verdict:
         """Read one picture's class probabilities [K]."""
-        names, found = label_names(len(probabilities)), int(verdict_classes(probabilities))
+        names, found = label_names(len(probabilities)), int(verdicts_of(probabilities))
         finite = found != NOT_FINITE
         values = probabilities.tolist() if finite else [math.nan] * len(names)
         label = names[found] if finite else NO_LABEL

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rfft.metrics.verdict import verdict_classes
+from rfft.metrics.verdict import verdicts_of
 from rfft.rewards.rfnet import RFNet
 from rfft.types import Batch, label_names
 
@@ -58,6 +58,6 @@ class Availability(nn.Module):
         losses = F.cross_entropy(
             logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device), reduction="none"
         )
-        verdicts, names = verdict_classes(logits), label_names(logits.shape[-1])
+        verdicts, names = verdicts_of(logits), label_names(logits.shape[-1])
         shares = {name: (verdicts == i).float().mean() for i, name in enumerate(names)}
         return losses, {"f_ac": losses.mean()} | shares

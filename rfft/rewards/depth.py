@@ -23,7 +23,7 @@ UNUSED = "neck.fusion_stage.layers.0.residual_layer1."  # no forward needs it, s
 
 
 class DepthEstimator(nn.Module):
-    """Image [B,3,H,W] in [0,1] -> depth [B,1,H,W], stretched to [0,1] picture by picture, 1 nearest.
+    """Makes depth [B,1,H,W] of images [B,3,H,W] in [0,1], stretched to [0,1] in each picture, 1 nearest.
 
     Differentiable with respect to the image. A picture that is not square is squeezed to the network's size.
     """
@@ -36,7 +36,7 @@ class DepthEstimator(nn.Module):
         std: Sequence[float],
         metric: bool,
     ) -> None:
-        """`size`: height and width that the network takes; `metric`: it gives metres, not their inverse."""
+        """Wrap a model for pictures of `size`, height and width; a `metric` one gives metres, not 1/m."""
         super().__init__()
         self.model, self.size, self.mean, self.std, self.metric = model, size, mean, std, metric
 
@@ -49,13 +49,16 @@ class DepthEstimator(nn.Module):
 
 
 def stretch(depth: Tensor) -> Tensor:
-    """[B,1,H,W] to the whole of [0,1] in each picture; a flat one becomes 0."""
+    """Stretch depth [B,1,H,W] to the whole of [0,1] in each picture; a flat one becomes 0."""
     low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
     return (depth - low) / (high - low).clamp(min=1e-6)
 
 
 def load_depth_estimator(source: str) -> DepthEstimator:
-    """A depth model's folder or hub id, with its preprocessor_config.json, in float32 and eval mode."""
+    """Load a depth model with its preprocessor_config.json from a folder or hub id, in float32 and eval mode.
+
+    Raises UserError if it does not load, or is of another kind.
+    """
     try:
         config = AutoConfig.from_pretrained(source)
         if config.model_type not in MODEL_TYPES:
@@ -79,7 +82,7 @@ def load_depth_estimator(source: str) -> DepthEstimator:
 
 
 def _size(processor: dict[str, Any]) -> tuple[int, int]:
-    """Either {"height", "width"}, or one number as in the first releases."""
+    """Return height and width, given as such or as one number as in the first releases."""
     size = processor["size"]
     return (size, size) if isinstance(size, int) else (size["height"], size["width"])
 

@@ -1,4 +1,4 @@
-"""ImageReward (arXiv 2304.05977): BLIP tuned on people's rankings of pictures by prompt and looks; frozen.
+"""ImageReward (arXiv 2304.05977): BLIP tuned on people's rankings of pictures for a prompt; frozen.
 
 B batch, L tokens, P patches + 1, D width of the text encoder, H W pixels. The published weights come in the
 names of BLIP's own code (arXiv 2201.12086) and are run by transformers' classes.
@@ -50,10 +50,10 @@ _USED = re.compile(r"(blip\.visual_encoder|blip\.text_encoder(?!\.embeddings\.po
 
 
 class ImageReward(ScoreReward):
-    """How well a picture fits its prompt and how good it looks: about -2 to 2, 0 on average."""
+    """Scores how well a picture fits its prompt and how good it is: about -2 to 2, 0 on average."""
 
     def __init__(self, weights: dict[str, Tensor], tokenizer: Any) -> None:
-        """`weights`: by their published names; all sizes follow from them. `tokenizer`: of bert-base-uncased.
+        """Take weights by their published names, which give all sizes, and bert-base-uncased's tokenizer.
 
         Raises KeyError, ValueError or RuntimeError if the weights are not ImageReward's.
         """
@@ -68,7 +68,7 @@ class ImageReward(ScoreReward):
         self.requires_grad_(False).eval()
 
     def score(self, image: Tensor, prompts: list[str]) -> Tensor:
-        """[B], differentiable in the picture."""
+        """Return the score [B] of pictures [B,3,H,W] and prompts, differentiable in the picture."""
         tokens = self.tokenizer(
             prompts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
         ).to(image.device)
@@ -88,7 +88,7 @@ def pixels(image: Tensor, size: int) -> Tensor:
 
 
 def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """From the published names to those of ImageReward's modules; without what has no part in the score."""
+    """Return the weights that have a part in the score under the names of ImageReward's modules."""
     found = {}
     for name, tensor in weights.items():
         if _USED.match(name):
@@ -99,7 +99,7 @@ def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def vision_config(weights: dict[str, Tensor]) -> BlipVisionConfig:
-    """Of a ViT with these weights, named as in `renamed`."""
+    """Return the config of a ViT with these weights, named as in `renamed`."""
     width, _, _, patch = weights["vision.embeddings.patch_embedding.weight"].shape
     patches = weights["vision.embeddings.position_embedding"].shape[1] - 1
     return BlipVisionConfig(
@@ -114,7 +114,7 @@ def vision_config(weights: dict[str, Tensor]) -> BlipVisionConfig:
 
 
 def text_config(weights: dict[str, Tensor]) -> BlipTextConfig:
-    """Of a BERT with these weights, named as in `renamed`."""
+    """Return the config of a BERT with these weights, named as in `renamed`."""
     words, width = weights["text.embeddings.word_embeddings.weight"].shape
     return BlipTextConfig(
         vocab_size=words,
@@ -129,15 +129,16 @@ def text_config(weights: dict[str, Tensor]) -> BlipTextConfig:
 
 
 def _count(weights: dict[str, Tensor], pattern: str) -> int:
-    """Names of the given form, * standing for a number."""
+    """Count the names of the given form, in which * stands for a number."""
     form = re.compile(re.escape(pattern).replace(r"\*", r"\d+"))
     return sum(form.fullmatch(name) is not None for name in weights)
 
 
 def load_image_reward(folder: str) -> ImageReward:
-    """`folder`: holds ImageReward.pt (or .safetensors, same names) and the tokenizer of bert-base-uncased.
+    """Load ImageReward.pt (or .safetensors, same names) and bert-base-uncased's tokenizer from a folder.
 
-    med_config.json may lie there too; it says nothing that the weights do not.
+    med_config.json may lie there too; it says nothing that the weights do not. Raises UserError for anything
+    that is missing or does not fit.
     """
     file = next((Path(folder) / name for name in WEIGHTS if (Path(folder) / name).is_file()), None)
     if file is None:

@@ -1,4 +1,12 @@
-"""The judge: a second opinion that shares nothing with RFNet; never trained against, only reported."""
+"""The judge: a second network's opinion; never trained against and never chosen by, only reported.
+
+It shares no weight and no training scene with RFNet: it is another architecture, began from another seed,
+learned from scenes of another seed, and sees no depth or saliency. But both learned from AdWorld, and so
+they share its renderer, product icons and panoramas, the rules by which a scene gets its label, the VAE and
+denoiser that made the degraded variants of their scenes, the tokenizer of the captions, and the auxiliary
+loss (reading a scene's attributes). What RFNet misjudges for one of these reasons, the judge may misjudge
+too: it stands for people only as far as AdWorld's labels do.
+"""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,6 +21,8 @@ from rfft.models.pretrained import PretrainedModule
 
 @dataclass
 class JudgeConfig:
+    """The shape of a judge; the values of its config.json."""
+
     vocab_size: int = 4096
     image_size: int = 64
     widths: list[int] = field(default_factory=lambda: [32, 64, 128, 192])
@@ -22,7 +32,10 @@ class JudgeConfig:
 
 
 class CaptionCNN(nn.Module):
-    """Bag of 5-grams (TextCNN, arXiv 1408.5882): a bag of tokens would read 180 cm and 108 cm alike."""
+    """Reads a caption as a bag of 5-grams (TextCNN, arXiv 1408.5882).
+
+    A bag of tokens would read 180 cm and 108 cm alike.
+    """
 
     def __init__(self, vocab_size: int, width: int) -> None:
         super().__init__()
@@ -30,14 +43,14 @@ class CaptionCNN(nn.Module):
         self.conv = nn.Conv1d(width, width, 5, padding=2)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Ids and mask [B,L] -> [B,width]."""
+        """Return features [B,width] of captions, ids and mask [B,L]."""
         words = self.embed(ids) * mask[..., None]
         ngrams = F.relu(self.conv(words.transpose(1, 2)))
         return (ngrams * mask[:, None]).amax(dim=2)
 
 
 class Judge(PretrainedModule):
-    """VGG on early-fused image and product; the caption modulates the last stage (FiLM, arXiv 1709.07871)."""
+    """A VGG on early-fused image and product; the caption modulates its last stage (FiLM, 1709.07871)."""
 
     config_class = JudgeConfig
 
@@ -55,11 +68,11 @@ class Judge(PretrainedModule):
         )
 
     def forward(self, image: Tensor, product: Tensor, caption_ids: Tensor, caption_mask: Tensor) -> Tensor:
-        """Image [B,3,H,W], RGBA product [B,4,H,W] in [0,1], caption [B,L] -> logits [B,5]."""
+        """Return logits [B,5] of images [B,3,H,W], RGBA products [B,4,H,W] in [0,1], and captions [B,L]."""
         return self.head(self.features(image, product, caption_ids, caption_mask))
 
     def features(self, image: Tensor, product: Tensor, caption_ids: Tensor, caption_mask: Tensor) -> Tensor:
-        """What the head classifies, [B,D]; arguments as in forward."""
+        """Return what the head classifies, [B,D]; arguments as in forward."""
         x = fuse_early(image, product, self.config.image_size).to(self.dtype)
         for i, stage in enumerate(self.stages[:-1]):
             x = stage(x if i == 0 else F.max_pool2d(x, 2))

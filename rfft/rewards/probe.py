@@ -1,4 +1,4 @@
-"""The probe reads off a picture what its prompt asked for: its accuracy is the prompt alignment."""
+"""The probe reads off a picture what its prompt asked for: how often it does is the prompt alignment."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,6 +12,8 @@ from rfft.models.pretrained import PretrainedModule
 
 @dataclass
 class ProbeConfig:
+    """The shape of a probe; the values of its config.json."""
+
     # Class names of every attribute (surface, place, prop, light); "none" is a prop too.
     classes: dict[str, list[str]]
     image_size: int = 64
@@ -20,7 +22,7 @@ class ProbeConfig:
 
 
 class Probe(PretrainedModule):
-    """Sees the product as well, so that it does not take it for a prop."""
+    """Names surface, place, prop and light of a picture; it sees the product, lest it take it for a prop."""
 
     config_class = ProbeConfig
 
@@ -41,7 +43,7 @@ class Probe(PretrainedModule):
         )
 
     def forward(self, image: Tensor, product: Tensor) -> dict[str, Tensor]:
-        """Image [B,3,H,W] and RGBA product [B,4,H,W] in [0,1] -> logits [B,classes] of every attribute."""
+        """Return each attribute's logits [B,K] for images [B,3,H,W] and RGBA products [B,4,H,W] in [0,1]."""
         x = fuse_early(image, product, self.config.image_size).to(self.dtype)
         for i, stage in enumerate(self.stages):
             x = stage(x if i == 0 else F.max_pool2d(x, 2))

@@ -20,7 +20,7 @@ DECODER = (0, 4, 5, 6, 7)  # De_5 to De_1
 
 @dataclass
 class U2NetConfig:
-    """The paper's small model."""
+    """The shape of a U2-Net, by default the paper's small one; the values of its config.json."""
 
     image_size: int = 320  # pictures are resized to this
     width: int = 64  # channels between blocks
@@ -28,7 +28,7 @@ class U2NetConfig:
 
 
 class U2Net(PretrainedModule):
-    """Image [B,3,H,W] in [0,1] -> saliency [B,1,H,W] in [0,1]; differentiable with respect to the image."""
+    """Makes saliency [B,1,H,W] in [0,1] of images [B,3,H,W] in [0,1]; differentiable in the image."""
 
     config_class = U2NetConfig
 
@@ -48,7 +48,7 @@ class U2Net(PretrainedModule):
         return resize(torch.sigmoid(self.logits(x)), (image.shape[-2], image.shape[-1])).clamp(0, 1)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Standardised pictures [B,3,h,w] -> the fused map before its sigmoid, [B,1,h,w]."""
+        """Return the fused map before its sigmoid, [B,1,h,w], of standardised pictures [B,3,h,w]."""
         skips: list[Tensor] = []
         for i, block in enumerate(self.encoder):
             x = block(x if i == 0 else halve(x))

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rfft.errors import UserError
-from rfft.metrics.verdict import verdict_classes
+from rfft.metrics.verdict import verdicts_of
 from rfft.rewards.rfnet import RFNet
 from rfft.rfnet.config import RFNetOptimizerConfig, RFNetTrainingConfig
 from rfft.rfnet.data import network_inputs
@@ -110,7 +110,7 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
                 logits = self.engine.model(**inputs)
             loss = weighted_loss(logits, labels, self.class_weights, smoothing)
             self.engine.backward(loss)
-        return {"loss": loss.detach(), "accuracy": (verdict_classes(logits) == labels).float().mean()}
+        return {"loss": loss.detach(), "accuracy": (verdicts_of(logits) == labels).float().mean()}
 
     def scalars(self, outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the means over this process's micro-batches."""

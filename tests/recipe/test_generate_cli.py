@@ -202,7 +202,7 @@ def test_what_is_not_finite_is_never_accepted(
         code, lines = rfft(*command(world, "adworld:test", out, *arguments, *settings))
         assert code == 2 and lines[-1].startswith(f"rfft: none of {count} pictures is finite"), lines
         assert "or lower rollout.guidance_scale=1e+30" in lines[-1] and not out.exists()
-    lora, bundle = tmp_path / "lora", make_trained("unet_lora")
+    lora, bundle = tmp_path / "lora", make_trained("denoiser_lora")
     lora.mkdir()
     next(iter(bundle.trainable().values())).data.fill_(float("nan"))
     export_bundle(bundle, "diffusers", lora, "tiny")

@@ -20,7 +20,7 @@ from rfft.cli.main import app
 from rfft.errors import UserError
 from rfft.rewards.judge import Judge
 from rfft.rewards.rfnet import RFNet
-from rfft.training.pretrain import assess, base, judge, maps, probe, rfnet, vae, verdicts
+from rfft.training.pretrain import base, judge, maps, probe, rfnet, vae, verdicts
 from rfft.training.pretrain.fit import FitConfig, PretrainRun, fit
 
 NETWORKS = {"rfnet": rfnet, "judge": judge, "probe": probe}
@@ -59,8 +59,8 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for counts in (verdicts.COUNTS, rfnet.SCENES):
         for variant in counts:
             monkeypatch.setitem(counts, variant, 8)
-    for module in (verdicts, probe, assess):
-        monkeypatch.setattr(module, "TEST", ("test", 100, 9))
+    for split in verdicts.ASSESSED:
+        monkeypatch.setitem(verdicts.ASSESSED, split, (split, 100, 9))
     for module in (vae, base, maps, *NETWORKS.values()):
         monkeypatch.setattr(module, "BATCH", 4)
     for module in (vae, base, maps):
@@ -120,16 +120,18 @@ def test_generator_and_networks_go_on_and_are_assessed(
         assert before[part].keys() == after.keys()
         assert any((before[part][name] != after[name]).any() for name in after), part
 
-    code, _, told = run_command("adworld", "assess", "--out", out)
+    code, said, told = run_command("adworld", "assess", "--out", out)
     assert code == 0, told
     read = json.loads((out / judge.NAME / "report.json").read_text())
-    assert read.keys() == {"render", "vae", "x0_hat"}
+    variants = ("render", "vae", "x0_hat")
+    assert read.keys() == {f"{split}/{name}" for split in ("val", "test") for name in variants}
+    assert "val: validation scenes, for choosing" in said
     for variant in read.values():
         assert sum(map(sum, variant["confusion"])) == 100
         assert 0 <= variant["agrees_with_rfnet"] <= 1 and 0 <= variant["macro_f1_with_rfnet"] <= 1
     dependence = json.loads((out / rfnet.NAME / "dependence.json").read_text())
     own = json.loads((out / rfnet.NAME / "report.json").read_text())
-    assert dependence["g"]["render"] < own["render"]["macro_f1"]
+    assert dependence["g"]["render"] < own["test/render"]["macro_f1"]
     assert RFNet.from_pretrained(out / rfnet.NAME).config.num_labels == 5
     assert Judge.from_pretrained(out / judge.NAME).config.num_labels == 5
 

@@ -26,7 +26,7 @@ from rfft.metrics.features import (
 )
 from rfft.metrics.jackknife import jackknife_estimate
 from rfft.metrics.kid import kid
-from rfft.metrics.verdict import NOT_FINITE, Verdict, is_accepted, verdict_classes
+from rfft.metrics.verdict import NOT_FINITE, Verdict, is_accepted, verdicts_of
 from rfft.metrics.wilson import Z_95, wilson_interval
 
 
@@ -217,7 +217,7 @@ def test_what_is_not_finite_is_wrong_whatever_its_label() -> None:
 
 def test_acceptance() -> None:
     outputs = torch.tensor([[2.0, 1.0], [1.0, 2.0], [torch.nan, 0.0], [torch.inf, 0.0], [1.0, -torch.inf]])
-    assert verdict_classes(outputs).tolist() == [0, 1, NOT_FINITE, NOT_FINITE, NOT_FINITE]
+    assert verdicts_of(outputs).tolist() == [0, 1, NOT_FINITE, NOT_FINITE, NOT_FINITE]
     assert is_accepted(outputs).tolist() == [True, False, False, False, False]
     verdict = Verdict.of(torch.tensor([0.25, 0.75]))
     assert (verdict.label, verdict.accepted) == ("unavailable", False)

@@ -14,7 +14,7 @@ from rfft.evaluation import summary
 from rfft.evaluation.store import write_json
 from rfft.evaluation.tables import NAMED, kind_of, rows, table
 from rfft.evaluation.verdicts import changes_by_network, recorded_verdicts, verdict_name
-from rfft.metrics.verdict import verdict_classes
+from rfft.metrics.verdict import verdicts_of
 
 CLASSES = {"surface": ["wood", "sand"], "prop": ["none", "cactus", "vase"]}
 TWO, THREE = np.arange(2), np.arange(3)
@@ -49,7 +49,7 @@ def test_prompts_of_one_product_are_drawn_together() -> None:
 
 def test_what_is_not_finite_is_never_available() -> None:
     outputs = torch.tensor([[3.0, 1, 0], [NAN, NAN, NAN], [0, 2, NAN], [0, float("inf"), 0], [0, 2, 1]])
-    said = verdict_classes(outputs)
+    said = verdicts_of(outputs)
     assert said.tolist() == [0, -1, -1, -1, 1]
     found = values(summary.verdict_metrics({"rfnet": said[:, None]}, np.arange(5)))
     assert found["available_rate_rfnet"] == found["space_mismatch_rfnet"] == 0.2

@@ -1,31 +1,46 @@
-"""RFNet, judge and probe on the test split with the generator as it is; how far the first two agree."""
+"""RFNet, judge and probe assessed with the generator as it is, and how far the first two agree.
 
+Every metric is there twice: on validation scenes, by which settings and architectures are chosen, and on test
+scenes, which are for publishing alone.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rfft.adworld.scenes import load_scenes
 from rfft.metrics.classification import agreement
 from rfft.rewards.judge import Judge
 from rfft.rewards.probe import Probe
 from rfft.rewards.rfnet import RFNet
 from rfft.training.pretrain import judge, probe, rfnet
 from rfft.training.pretrain.degraded import VARIANTS
-from rfft.training.pretrain.fit import device
+from rfft.training.pretrain.fit import console, device
 from rfft.training.pretrain.verdicts import (
     DEPENDENCE,
     REPORT,
-    TEST,
-    test_probabilities,
-    test_reports,
+    LogitsOf,
+    named,
+    scene_labels,
+    scene_probabilities,
+    scene_reports,
     write_report,
 )
 from rfft.types import LABELS
 
+USES = {
+    "val": "validation scenes, for choosing",
+    "test": "test scenes, for publishing: nothing is chosen by them",
+}
+
 
 def assess(out: Path) -> None:
-    """Write the networks' report.json anew (the judge's with its agreement), and RFNet's dependence.json."""
+    """Write the networks' report.json anew (the judge's with its agreement), and RFNet's dependence.json.
+
+    `out` holds rf-tiny and the networks' folders.
+    """
 
     def loaded(kind: Any, name: str) -> Any:
         return kind.from_pretrained(out / name).to(device()).eval()
@@ -35,18 +50,34 @@ def assess(out: Path) -> None:
         rfnet.NAME: rfnet.reader(reward, out),
         judge.NAME: judge.reader(loaded(Judge, judge.NAME)),
     }
-    found = {name: test_probabilities(reader, out, name) for name, reader in readers.items()}
-    reports = {name: test_reports(probabilities) for name, probabilities in found.items()}
-    means = {name: (found[rfnet.NAME][name] + found[judge.NAME][name]) / 2 for name in VARIANTS}
-    together = test_reports(means)  # two networks that were trained apart: what is wrong here is hard to see
-    labels = np.array(load_scenes(*TEST).label)
-    for variant in VARIANTS:
-        verdicts = {name: found[name][variant].argmax(1) for name in found}
-        for other, theirs in {"rfnet": verdicts[rfnet.NAME], "labels": labels}.items():
-            share, kappa = agreement(verdicts[judge.NAME], theirs, len(LABELS))
-            reports[judge.NAME][variant] |= {f"agrees_with_{other}": share, f"kappa_with_{other}": kappa}
-        reports[judge.NAME][variant]["macro_f1_with_rfnet"] = together[variant]["macro_f1"]
+    reports: dict[str, dict[str, Any]] = {name: {} for name in readers}
+    for split, use in USES.items():
+        console.print(f"{split}: {use}")
+        for name, found in _assess_split(readers, out, split).items():
+            reports[name] |= named(found, split)
     reports[probe.NAME] = probe.accuracies(loaded(Probe, probe.NAME), out)
     for name, report in reports.items():
         write_report(out / name / REPORT, report)
     write_report(out / rfnet.NAME / DEPENDENCE, rfnet.dependence(reward, out))
+
+
+def _assess_split(readers: Mapping[str, LogitsOf], out: Path, split: str) -> dict[str, dict[str, dict]]:
+    """Return the reports of RFNet and judge for each variant of a split's scenes."""
+    found = {name: scene_probabilities(reader, out, name, split) for name, reader in readers.items()}
+    reports = {name: scene_reports(probabilities, split) for name, probabilities in found.items()}
+    means = {name: (found[rfnet.NAME][name] + found[judge.NAME][name]) / 2 for name in VARIANTS}
+    together = scene_reports(means, split)  # two networks: what is wrong here is hard to see
+    for variant, report in reports[judge.NAME].items():
+        ours, theirs = (found[name][variant] for name in (judge.NAME, rfnet.NAME))
+        report |= _agreement(ours, {"rfnet": theirs.argmax(1), "labels": scene_labels(split)})
+        report["macro_f1_with_rfnet"] = together[variant]["macro_f1"]
+    return reports
+
+
+def _agreement(probabilities: NDArray[np.floating], others: Mapping[str, NDArray]) -> dict[str, float]:
+    """Return how often the judge's probabilities [N,K] choose what others do [N], and Cohen's kappa."""
+    found: dict[str, float] = {}
+    for other, theirs in others.items():
+        share, kappa = agreement(probabilities.argmax(1), theirs, len(LABELS))
+        found |= {f"agrees_with_{other}": share, f"kappa_with_{other}": kappa}
+    return found

@@ -1,4 +1,7 @@
-"""The judge: another architecture, seed and set of scenes than RFNet's, and no depth or saliency maps."""
+"""The judge's training: another architecture, seed and set of scenes than RFNet's, no depth or saliency maps.
+
+What it shares with RFNet stands in rfft/rewards/judge.py.
+"""
 
 import copy
 
@@ -19,8 +22,9 @@ from rfft.training.pretrain.verdicts import (
     VariantScenes,
     attribute_reader,
     mixture,
-    test_probabilities,
-    test_reports,
+    named,
+    scene_probabilities,
+    scene_reports,
     tokenizer_for,
     verdict_loss,
     write_report,
@@ -31,6 +35,7 @@ NAME = "rf-tiny-judge"
 
 
 def train(run: PretrainRun) -> None:
+    """Train the judge, and report on validation scenes; `rfft adworld assess` adds the test scenes."""
     run.builds_on("base")
     tokenizer = tokenizer_for(run.out, NAME)
     parts = [
@@ -52,11 +57,12 @@ def train(run: PretrainRun) -> None:
     fit(nets, loss_fn, FitConfig(lr=2e-3, weight_decay=0.02, ema=0.995, seed=SEED), run, "judge")
     copy.deepcopy(model).half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_report(folder / REPORT, test_reports(test_probabilities(reader(model), run.out, NAME)))
+    found = scene_probabilities(reader(model), run.out, NAME, "val")
+    write_report(folder / REPORT, named(scene_reports(found, "val"), "val"))
 
 
 def reader(model: Judge) -> LogitsOf:
-    """Logits [B, 5] of a batch."""
+    """Return a function that gives the judge's logits [B,5] for a batch."""
 
     def logits_of(batch: LabelledBatch) -> Tensor:
         with torch.autocast(device().type, torch.bfloat16):

@@ -13,10 +13,10 @@ from rfft.training.pretrain.augment import mirror
 from rfft.training.pretrain.degraded import VARIANTS
 from rfft.training.pretrain.fit import FitConfig, PretrainRun, device, fit, start
 from rfft.training.pretrain.verdicts import (
+    ASSESSED,
     COUNTS,
     EVENLY,
     REPORT,
-    TEST,
     LabelledBatch,
     VariantScenes,
     attribute_loss,
@@ -51,18 +51,18 @@ def train(run: PretrainRun) -> None:
 
 
 def read(model: Probe, batch: LabelledBatch) -> dict[str, Tensor]:
-    """Logits [B, classes] of each attribute."""
+    """Return the probe's logits [B,K] for each attribute."""
     with torch.autocast(device().type, torch.bfloat16):
         return model(batch.image, batch.product)
 
 
 @torch.no_grad()
 def accuracies(model: Probe, out: Path) -> dict[str, dict[str, float]]:
-    """Accuracy of each attribute on validation (new products, new parts of known places) and on test."""
+    """Return the accuracy of each attribute, for each variant of the validation and of the test scenes."""
     report = {}
-    for split in ("val", "test"):
+    for split, source in ASSESSED.items():
         for variant in VARIANTS:
-            data = VariantScenes((split, *TEST[1:]), variant, out, tokenizer_for(out, "rf-tiny"))
+            data = VariantScenes(source, variant, out, tokenizer_for(out, "rf-tiny"))
             hits = []
             for chunk in np.array_split(np.arange(len(data)), len(data) // 100):
                 batch = data.batch(chunk)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rfft.adworld.assets import RESIZED
-from rfft.adworld.scene import SIZE as ADWORLD_SIZE
+from rfft.adworld.canvas import SIZE
 from rfft.rewards.maps import MapNet
 from rfft.rewards.rfnet import RFNet, RFNetConfig
 from rfft.training.pretrain.degraded import VARIANTS
@@ -25,8 +25,9 @@ from rfft.training.pretrain.verdicts import (
     VariantScenes,
     attribute_reader,
     mixture,
-    test_probabilities,
-    test_reports,
+    named,
+    scene_probabilities,
+    scene_reports,
     tokenizer_for,
     verdict_loss,
     write_report,
@@ -50,16 +51,18 @@ ENCODER = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 2,
 
 
 def train(run: PretrainRun) -> None:
-    """Train RFNet; with `run.drop` (some of o, g, d, s, c, or none) an ablation: only metrics are kept."""
+    """Train RFNet, and report on validation scenes; `rfft adworld assess` adds the test scenes.
+
+    With `run.drop` (some of o, g, d, s, c, or none) it is an ablation, of which only metrics are kept: those
+    on the test scenes, as they choose nothing.
+    """
     run.builds_on("base", "depth", "saliency")
     out, name = run.out, NAME + "".join(f"-no-{m}" for m in run.drop)
     tokenizer = tokenizer_for(out, NAME)
     parts = [VariantScenes((RESIZED, SCENES[variant], 1), variant, out, tokenizer) for variant in VARIANTS]
     inputs = run.compiled(inputs_with_maps(out))
     maps = {"depth": "rf-tiny-depth", "saliency": "rf-tiny-saliency"}
-    shape = RFNetConfig.tiny(
-        len(tokenizer), image_size=128, image_encoder=ENCODER, picture_size=ADWORLD_SIZE, **maps
-    )
+    shape = RFNetConfig.tiny(len(tokenizer), image_size=128, image_encoder=ENCODER, picture_size=SIZE, **maps)
     model = start(RFNet, out / NAME, shape)
     if run.drop:
         model = without(model, tuple(m for m in run.drop if m != CONTROL))
@@ -75,17 +78,18 @@ def train(run: PretrainRun) -> None:
 
     nets = nn.ModuleDict({"rfnet": model, "read": read})
     fit(nets, loss_fn, FitConfig(lr=1e-3, weight_decay=0.02, ema=0.998), run, name)
-    reports = test_reports(test_probabilities(reader(model, out), out, NAME))
+    split = "test" if run.drop else "val"
+    reports = scene_reports(scene_probabilities(reader(model, out), out, NAME, split), split)
     if run.drop:
         add_ablation(out / NAME / ABLATION, "".join(run.drop), run.steps, reports)
         return
     copy.deepcopy(model).half().save_pretrained(out / NAME)
     tokenizer.save_pretrained(out / NAME)
-    write_report(out / NAME / REPORT, reports)
+    write_report(out / NAME / REPORT, named(reports, split))
 
 
 def without(model: RFNet, drop: tuple[str, ...]) -> RFNet:
-    """The same weights, less those of the dropped inputs: an ablation learns to do without them."""
+    """Return a network with the same weights, less those of dropped inputs, which it learns to do without."""
     ablated = RFNet(replace(model.config, drop=list(drop)))
     weights = model.state_dict()
     ablated.load_state_dict({name: weights[name] for name in ablated.state_dict()})
@@ -93,7 +97,7 @@ def without(model: RFNet, drop: tuple[str, ...]) -> RFNet:
 
 
 def add_ablation(path: Path, dropped: str, steps: int, reports: Reports) -> None:
-    """Beside the metrics of the other ablations: macro F1 and AP(available) for each variant."""
+    """Write macro F1 and AP(available) for each variant beside those of the other ablations."""
     found = json.loads(path.read_text()) if path.exists() else {}
     metrics = {
         variant: {"macro_f1": values["macro_f1"], "ap": values["classes"]["available"]["ap"]}
@@ -103,9 +107,9 @@ def add_ablation(path: Path, dropped: str, steps: int, reports: Reports) -> None
 
 
 def features(model: RFNet, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """What the head classifies and the mean of e_f, [B,D] each.
+    """Return what the head classifies and the mean of e_f, [B,D] each.
 
-    Let the reader see e_f as well: the caption's way to the verdict is so long that it was never learned.
+    The reader sees e_f as well: the caption's way to the verdict is so long that it was never learned.
     """
     encoded = model.encode(*inputs)
     verdict = model.fuse(*encoded)
@@ -113,7 +117,7 @@ def features(model: RFNet, *inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inputs_with_maps(out: Path) -> Callable[[LabelledBatch], tuple[Tensor, ...]]:
-    """What RFNet takes, with the maps that the networks in `out` make."""
+    """Return a function that gives RFNet's arguments for a batch, with the maps of the networks in `out`."""
     maps = [
         MapNet.from_pretrained(out / f"rf-tiny-{kind}").to(device()).requires_grad_(False)
         for kind in ("depth", "saliency")
@@ -128,7 +132,10 @@ def inputs_with_maps(out: Path) -> Callable[[LabelledBatch], tuple[Tensor, ...]]
 
 
 def reader(model: RFNet, out: Path, mixed_up: str | None = None) -> LogitsOf:
-    """Logits [B, 5] of a batch; `mixed_up`: a modality of which every scene gets its neighbour's."""
+    """Return a function that gives RFNet's logits [B,5] for a batch.
+
+    `mixed_up` names a modality of which every scene gets its neighbour's.
+    """
     inputs = inputs_with_maps(out)
     places = PLACES[mixed_up] if mixed_up else ()
 
@@ -141,6 +148,10 @@ def reader(model: RFNet, out: Path, mixed_up: str | None = None) -> LogitsOf:
 
 
 def dependence(model: RFNet, out: Path) -> dict[str, dict[str, float]]:
-    """Macro F1 on the test scenes, for each variant, when one modality is another scene's."""
-    reports = {m: test_reports(test_probabilities(reader(model, out, m), out, NAME)) for m in PLACES}
-    return {m: {variant: found["macro_f1"] for variant, found in r.items()} for m, r in reports.items()}
+    """Return macro F1 on the test scenes, for each variant, when one modality is another scene's."""
+    found = {}
+    for modality in PLACES:
+        probabilities = scene_probabilities(reader(model, out, modality), out, NAME, "test")
+        reports = scene_reports(probabilities, "test")
+        found[modality] = {variant: report["macro_f1"] for variant, report in reports.items()}
+    return found

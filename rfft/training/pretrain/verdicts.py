@@ -1,4 +1,8 @@
-"""What RFNet, judge and probe share: mixed batches of scenes in all variants, and test reports."""
+"""What the trainings of RFNet, judge and probe share: mixed batches of scenes in all variants, and reports.
+
+N scenes, K classes. Splits: "val" is for choosing (settings, architectures, how long to train), "test" is for
+publishing, and nothing is chosen by it.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -24,15 +28,16 @@ CAPTION_LENGTH = 24
 COUNTS = {"render": 30_000, "vae": 5_000, "x0_hat": 5_000}  # scenes to train on
 ATTRIBUTE_CLASSES = [*map(len, ATTRIBUTES.values()), len(ROUND_CM)]
 EVENLY = (1 / 3, 1 / 3, 1 / 3)  # shares of the variants
-REPORT = "report.json"  # metrics on the test split, beside the weights they belong to
+REPORT = "report.json"  # metrics on both splits, beside the weights they belong to
 DEPENDENCE = "dependence.json"  # RFNet's macro F1 when an input is another scene's
 
 
 @dataclass
 class LabelledBatch:
-    """image [B, 3, 64, 64], product [B, 4, 64, 64], caption [B, 24], label [B], attributes [B, 5].
+    """Scenes with all that a network may see or say of them.
 
-    attributes: the class numbers of ATTRIBUTES, then of the centimetres that the caption states.
+    They are image [B,3,64,64], product [B,4,64,64], caption [B,24], label [B] and attributes [B,5]: the class
+    numbers of ATTRIBUTES, then of the centimetres that the caption states.
     """
 
     image: Tensor
@@ -46,11 +51,11 @@ class LabelledBatch:
 Augmentation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 LogitsOf = Callable[[LabelledBatch], Tensor]
 Source = tuple[str, int, int]  # split, count, seed
-TEST: Source = ("test", 800, 9)
+ASSESSED: dict[str, Source] = {"val": ("val", 800, 9), "test": ("test", 800, 9)}
 
 
 def tokenizer_for(folder: Path, name: str) -> CLIPTokenizer:
-    """The tokenizer of network `name` in `folder`, or for a new one the generator's."""
+    """Return the tokenizer of network `name` in `folder`, or for a new one the generator's."""
     own = folder / name
     known = (own / "tokenizer.json").exists()
     return CLIPTokenizer.from_pretrained(own if known else folder / "rf-tiny" / "tokenizer")
@@ -72,7 +77,10 @@ class VariantScenes:
         return len(self.scenes)
 
     def batch(self, index: NDArray[np.int64], augmentation: Augmentation | None = None) -> LabelledBatch:
-        """`looks` changes picture and product; with it the product's name gets strange words, too."""
+        """Return the scenes `index`.
+
+        `augmentation` changes picture and product; with it the product's name gets strange words, too.
+        """
         image = torch.from_numpy(self.images[index]).permute(0, 3, 1, 2).float().div(255)
         product = self.scenes.pixels("product", index)
         ids = self.ids[index]
@@ -86,7 +94,7 @@ class VariantScenes:
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask [N, 24]."""
+    """Return ids and attention mask [N,24] of N captions."""
     encoded = tokenizer(
         captions, padding="max_length", max_length=CAPTION_LENGTH, truncation=True, return_tensors="pt"
     )
@@ -96,7 +104,7 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> tuple[Tensor, Ten
 def mixture(
     parts: list[VariantScenes], size: int, shares: Sequence[float], augmentation: Augmentation = augment
 ) -> Callable[[np.random.Generator], LabelledBatch]:
-    """Augmented batches, each of one part, which is drawn by its share."""
+    """Return a function that draws an augmented batch of one part, which is drawn by its share."""
 
     def draw(rng: np.random.Generator) -> LabelledBatch:
         part = parts[rng.choice(len(parts), p=shares)]
@@ -106,7 +114,7 @@ def mixture(
 
 
 def attribute_reader(width: int) -> nn.Module:
-    """A linear reader of a batch's attributes off a verdict's features; thrown away after training.
+    """Return a linear reader of a batch's attributes off a verdict's features; thrown away after training.
 
     To judge the product's size one must know what stands beside it and what the caption says of the product:
     learned far sooner when it is asked for.
@@ -115,37 +123,50 @@ def attribute_reader(width: int) -> nn.Module:
 
 
 def attribute_loss(logits: Sequence[Tensor], attributes: Tensor) -> Tensor:
-    """Sum of the cross-entropies of the first attributes, as many as there are logits [B, classes]."""
+    """Return the sum of the cross-entropies of the first attributes, as many as there are logits [B,K]."""
     losses = [F.cross_entropy(part.float(), attributes[:, i]) for i, part in enumerate(logits)]
     return torch.stack(losses).sum()
 
 
 def verdict_loss(logits: Tensor, read: Tensor, batch: LabelledBatch) -> Tensor:
-    """Cross-entropy of the label, and a tenth of that of what the reader read."""
+    """Return the cross-entropy of the label, and a tenth of that of what the reader read."""
     label = F.cross_entropy(logits.float(), batch.label, label_smoothing=0.02)
     return label + 0.1 * attribute_loss(read.split(ATTRIBUTE_CLASSES, dim=1), batch.attributes)
 
 
 @torch.no_grad()
-def test_probabilities(logits_of: LogitsOf, folder: Path, name: str) -> dict[str, NDArray[np.float32]]:
-    """What network `name` says of unseen products and places, [N, 5] for each variant."""
+def scene_probabilities(
+    logits_of: LogitsOf, folder: Path, name: str, split: str
+) -> dict[str, NDArray[np.float32]]:
+    """Return what network `name` says of a split's scenes, class probabilities [N,K] for each variant."""
     found = {}
     for variant in VARIANTS:
-        data = VariantScenes(TEST, variant, folder, tokenizer_for(folder, name))
+        data = VariantScenes(ASSESSED[split], variant, folder, tokenizer_for(folder, name))
         chunks = np.array_split(np.arange(len(data)), len(data) // 100)
         parts = [logits_of(data.batch(chunk)).float().softmax(-1).cpu() for chunk in chunks]
         found[variant] = torch.cat(parts).numpy()
     return found
 
 
-def test_reports(probabilities: Mapping[str, NDArray[np.floating]]) -> dict[str, dict]:
-    """Classification report of a network on the test scenes, for each variant."""
-    labels = np.array(load_scenes(*TEST).label)
-    return {name: classification_report(found, labels, LABELS) for name, found in probabilities.items()}
+def scene_reports(probabilities: Mapping[str, NDArray[np.floating]], split: str) -> dict[str, dict]:
+    """Return the classification report of each variant's probabilities [N,K] on the scenes of a split."""
+    labels = scene_labels(split)
+    return {variant: classification_report(found, labels, LABELS) for variant, found in probabilities.items()}
+
+
+def scene_labels(split: str) -> NDArray[np.int64]:
+    """Return the labels [N] of the scenes of a split."""
+    return np.array(load_scenes(*ASSESSED[split]).label)
+
+
+def named(reports: Mapping[str, dict], split: str) -> dict[str, dict]:
+    """Return reports under SPLIT/VARIANT, as they stand in report.json."""
+    return {f"{split}/{variant}": report for variant, report in reports.items()}
 
 
 def write_report(path: Path, report: dict) -> None:
+    """Write a report as JSON, and show its scalars."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1, default=float))
+    path.write_text(json.dumps(report, indent=1, default=float, allow_nan=False))
     for key, values in report.items():
         console.print(path.parent.name, key, {k: v for k, v in values.items() if isinstance(v, float)})
