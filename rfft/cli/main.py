@@ -13,7 +13,6 @@ import typer
 
 from rfft import __version__
 from rfft.cli import adworld, data, products, rfnet, sweep
-from rfft.cli.output import list_facts
 from rfft.errors import Interrupted, ProcessLost, UserError, disk_problem
 from rfft.utils.agents import agents_overrides, agents_run_name
 
@@ -73,15 +72,13 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
 @app.command()
 def check(config: ConfigFile, overrides: Overrides = None) -> None:
     """Check a config, of `rfft train` or `rfft rfnet train`, and show what it would run, without training."""
-    from rfft.config.load import is_rfnet
-
     gc.disable()  # a sixth of the time: imports make many objects, and none of them goes before the end
     try:
-        facts = (_facts_of_rfnet if is_rfnet(config) else _facts)(config, overrides)
+        from rfft.cli.check import check as print_facts
+
+        print_facts(config, overrides or [])
     finally:
         gc.enable()
-    for line in list_facts(facts):
-        typer.echo(line)
 
 
 @app.command()
@@ -231,20 +228,6 @@ def _load(path: Path, overrides: list[str] | None) -> Config:
     from rfft.config.load import load_config
 
     return load_config(path, overrides or [])
-
-
-def _facts(path: Path, overrides: list[str] | None) -> dict[str, str]:
-    settings = _load(path, overrides)
-    from rfft.cli.check import describe
-
-    return describe(settings)
-
-
-def _facts_of_rfnet(path: Path, overrides: list[str] | None) -> dict[str, str]:
-    from rfft.rfnet.check import describe
-    from rfft.rfnet.config import load_config
-
-    return describe(load_config(path, overrides or []))
 
 
 def _config_of(run: Path) -> Path:
