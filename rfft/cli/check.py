@@ -50,8 +50,8 @@ def _costs(config: Config, warnings: list[str]) -> dict[str, str]:
     if max(found.together, found.start) > size:
         warnings.append(
             f"this does not fit: a process needs {needed} at least, and here are {there} of {place}. Set "
-            "trainer.decode_batch=1 or model.gradient_checkpointing=true, lower trainer.batch_size, or run it "
-            "on a larger machine"
+            "trainer.decode_batch=1 or model.gradient_checkpointing=true, lower trainer.batch_size, or run "
+            "it on a larger machine"
         )
     memory = {f"memory: {name}": value for name, value in found.memory().items()}
     return found.facts | memory | {"memory: of this machine": f"{there} of {place}"}
