@@ -33,8 +33,8 @@ class AdWorldProducts:
         count, turns = selection.count or COUNT, selection.prompts_per_product
         require(
             count * turns <= MOST,
-            f"{source}: {count:,} products with {turns:,} prompts each; AdWorld draws {MOST:,} of such pairs at "
-            "most: lower data.count (evaluate.count)",
+            f"{source}: {count:,} products with {turns:,} prompts each; AdWorld draws {MOST:,} of such pairs "
+            "at most: lower data.count (evaluate.count)",
         )
         self.samples = draw_samples(split, count, turns, selection.seed)
 

@@ -164,7 +164,7 @@ REFUSED = {
     "data.products=adworld:nope": "adworld:nope: no such split",
     "data.image_size=128": "set data.image_size=64",
     "evaluate.products=adworld:nope": "adworld:nope: no such split",
-    "evaluate.count=100000000": "AdWorld draws 50,000 of such pairs at most: lower data.count (evaluate.count)",
+    "evaluate.count=100000000": "draws 50,000 of such pairs at most: lower data.count (evaluate.count)",
     "evaluate.reference=adworld:nope": "adworld:nope: no such split",
     "evaluate.clip=nowhere": "CLIP model nowhere",
     "evaluate.pickscore=nowhere": "CLIP model nowhere",
