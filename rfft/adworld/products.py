@@ -14,6 +14,7 @@ from rfft.data.splits import SPLITS, parse_source
 from rfft.errors import UserError, require
 
 COUNT = 500  # products, unless a selection says how many: it could draw forever
+MOST = 50_000  # pairs of product and prompt: half a minute, and 3 GB
 REFERENCE_SEED, REFERENCE_IMAGES = 418, 128
 _SPLIT_KEY = {"train": 0, "val": 1, "test": 2}
 
@@ -29,9 +30,13 @@ class AdWorldProducts:
             selection.holdout is None,
             f"{source}: AdWorld has splits of its own; set data.holdout=null",
         )
-        self.samples = draw_samples(
-            split, selection.count or COUNT, selection.prompts_per_product, selection.seed
+        count, turns = selection.count or COUNT, selection.prompts_per_product
+        require(
+            count * turns <= MOST,
+            f"{source}: {count:,} products with {turns:,} prompts each; AdWorld draws {MOST:,} of such pairs "
+            "at most: lower data.count (evaluate.count)",
         )
+        self.samples = draw_samples(split, count, turns, selection.seed)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -2,22 +2,67 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import typer
+
 from rfft import build
+from rfft.cli.output import list_facts
 from rfft.config.describe import describe_objective
+from rfft.config.load import is_rfnet, load_config
 from rfft.config.schema import Config
 from rfft.data.overlap import describe_samples, overlap_warnings
 from rfft.data.references import reference_images
 from rfft.data.samples import Sample, Skipped
 from rfft.evaluation.validation import validation_config
+from rfft.rfnet.check import describe as describe_rfnet
+from rfft.rfnet.config import load_config as load_rfnet_config
 from rfft.training.costs import costs
 from rfft.utils.log import warn
+from rfft.utils.machine import process_memory
+
+MOST_PROCESSES = 1024
 
 
-def describe(config: Config) -> dict[str, str]:
-    """Facts by name; a UserError for anything that is missing or broken, by what would read it in a run."""
+def check(path: Path, overrides: list[str]) -> None:
+    """Print what a config of either training would run; raises UserError for what training would refuse."""
+    if is_rfnet(path):
+        _print(describe_rfnet(load_rfnet_config(path, overrides)))
+        return
+    config, warnings = load_config(path, overrides), list[str]()
+    facts = describe(config, warnings)
+    _print(facts | _costs(config, warnings))
+    for warning in warnings:
+        warn(warning)
+
+
+def _print(facts: Mapping[str, str]) -> None:
+    for line in list_facts(facts):
+        typer.echo(line)
+
+
+def _costs(config: Config, warnings: list[str]) -> dict[str, str]:
+    """Return what the run costs, and add a warning if this machine has too little memory for it."""
+    found, (place, size) = costs(config), process_memory()
+    needed, there = (f"{amount / 2**30:,.1f} GiB" for amount in (max(found.together, found.start), size))
+    if max(found.together, found.start) > size:
+        warnings.append(
+            f"this does not fit: a process needs {needed} at least, and here are {there} of {place}. Set "
+            "trainer.decode_batch=1 or model.gradient_checkpointing=true, lower trainer.batch_size, or run "
+            "it on a larger machine"
+        )
+    memory = {f"memory: {name}": value for name, value in found.memory().items()}
+    return found.facts | memory | {"memory: of this machine": f"{there} of {place}"}
+
+
+def describe(config: Config, warnings: list[str]) -> dict[str, str]:
+    """Return facts by name, and add to the warnings.
+
+    What is missing or broken raises the UserError of whatever reads it in a run.
+    """
     evaluate, trainer = config.evaluate, config.trainer
     skipped: list[Skipped] = []
     samples = build.build_samples(config, "train", skipped)
@@ -26,7 +71,7 @@ def describe(config: Config) -> dict[str, str]:
     facts = {
         "run folder": str(Path(config.run.out) / config.run.name),
         "training": describe_samples(samples, build.trained_products(config)) + _left_out(skipped),
-        "evaluation": _evaluation(config, samples) if evaluate.enabled else "none",
+        "evaluation": _evaluation(config, samples, warnings) if evaluate.enabled else "none",
         "validation": _validation(config) if evaluate.enabled and evaluate.every else "",
         "networks": ", ".join(_networks(config)),
         "bundle": config.model.bundle,
@@ -34,7 +79,6 @@ def describe(config: Config) -> dict[str, str]:
         "optimizer steps": f"{trainer.steps}, in {trainer.max_minutes or 'any number of'} minutes",
         "images per step and process": f"{trainer.batch_size} x {trainer.accumulation} micro-batches",
         "processes": _processes(config),
-        **costs(config),
     }
     return {name: fact for name, fact in facts.items() if fact}
 
@@ -43,11 +87,10 @@ def _left_out(skipped: list[Skipped]) -> str:
     return f", {len(skipped)} products cannot be used: {skipped[0].reason}" if skipped else ""
 
 
-def _evaluation(config: Config, trained: list[Sample]) -> str:
+def _evaluation(config: Config, trained: list[Sample], warnings: list[str]) -> str:
     evaluate, source = config.evaluate, build.evaluated_products(config)
     samples = build.build_samples(config, "evaluate")
-    for warning in overlap_warnings(build.trained_products(config), trained, source, samples):
-        warn(warning)
+    warnings += overlap_warnings(build.trained_products(config), trained, source, samples)
     if evaluate.judge is not None:
         build.load_tokenizer(evaluate.judge)
     compared = ""
@@ -82,5 +125,9 @@ def _processes(config: Config) -> str:
     shared, accumulation = config.rollout.shared_draw, config.trainer.accumulation
     if shared is None:
         return "any number"
-    each = [n for n in range(accumulation, 0, -1) if accumulation % n == 0 and shared % n == 0]
-    return f"{' or '.join(str(shared // n) for n in each)}, because of rollout.shared_draw={shared}"
+    fitting = [
+        n for n in range(1, MOST_PROCESSES + 1) if shared % n == 0 and accumulation % (shared // n) == 0
+    ]
+    fewest = shared // math.gcd(shared, accumulation)
+    told = " or ".join(map(str, fitting)) or f"{fewest:,} at least"
+    return f"{told}, because of rollout.shared_draw={shared}"

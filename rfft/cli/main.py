@@ -1,24 +1,32 @@
-"""The command line: parse, load the config, call. Imports stay inside the commands, so that help is quick."""
+"""The command line: every command parses, loads the config and calls one function.
+
+Imports stay inside the commands, so that help is quick.
+"""
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
-import rfft
-from rfft.cli import adworld, data, products, rfnet, sweep
-from rfft.cli.output import list_facts
+from rfft.cli import adworld, data, pictures, products, rfnet, runs, sweep
 from rfft.errors import Interrupted, ProcessLost, UserError, disk_problem
-from rfft.utils.agents import agents_overrides, agents_run_name
 
-if TYPE_CHECKING:
-    pass
+COMMANDS = (  # in the order of the help
+    runs.train,
+    runs.check,
+    runs.evaluate,
+    pictures.generate,
+    pictures.score,
+    runs.export,
+    runs.report,
+    runs.compare,
+    sweep.sweep,
+)
+GROUPS = {"adworld": adworld.app, "data": data.app, "products": products.app, "rfnet": rfnet.app}
 
 app = typer.Typer(
     help="Fine-tune advertising-image generators on human feedback.",
@@ -26,28 +34,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(adworld.app, name="adworld")
-app.add_typer(data.app, name="data")
-app.add_typer(products.app, name="products")
-app.add_typer(rfnet.app, name="rfnet")
-
-ConfigFile = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped one: tiny.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="a.b=c", help="Settings to change: trainer.steps=50.")
-]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run: runs/tiny.")]
-
-Best = Annotated[
-    bool, typer.Option("--best", help="The best checkpoint on the way, not what the run exported.")
-]
-Step = Annotated[int | None, typer.Option(min=1, help="The checkpoint of this step.")]
+for command in COMMANDS:
+    app.command()(command)
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
 
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"rfft {rfft.__version__}")
+        typer.echo(f"rfft {__version__}")
         raise typer.Exit
 
 
@@ -58,170 +53,6 @@ def main_options(
     ] = False,
 ) -> None:
     pass
-
-
-@app.command()
-def train(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Fine-tune a generator (RFFT); the same command again resumes a run that was cut off."""
-    settings = rfft.load_config(config, agents_overrides(overrides or []))
-    settings.run.name = agents_run_name(settings.run.name)
-    rfft.train(settings)
-
-
-@app.command()
-def check(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Check a config, of `rfft train` or `rfft rfnet train`, and show what it would run, without training."""
-    from rfft.config.load import is_rfnet
-
-    gc.disable()  # a sixth of the time: imports make many objects, and none of them goes before the end
-    try:
-        facts = (_facts_of_rfnet if is_rfnet(config) else _facts)(config, overrides)
-    finally:
-        gc.enable()
-    for line in list_facts(facts):
-        typer.echo(line)
-
-
-@app.command()
-def evaluate(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="The folder of a run, or a config: its base model alone.")
-    ],
-    overrides: Overrides = None,
-    best: Best = False,
-    step: Step = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Where it goes. Default: the run's folder, if this is its grid.")
-    ] = None,
-) -> None:
-    """Compare the base model and a run's tuned one on the same products, prompts and seeds."""
-    rfft.evaluate(run, overrides or [], best, step, out)
-
-
-@app.command()
-def generate(
-    products: Annotated[Path, typer.Option(help="Folder of RGBA pictures, or a JSON-lines manifest.")],
-    out: Annotated[Path, typer.Option(help="New folder for the pictures and their manifest.")],
-    prompts: Annotated[Path | None, typer.Option(help="Prompt file; else the manifest's prompts.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Bundle: rf-tiny, a folder or a hub id. Default: the config's.")
-    ] = None,
-    lora: Annotated[
-        Path | None, typer.Option(help="What `rfft export` wrote: RUN/export/diffusers, or kohya's.")
-    ] = None,
-    max_attempts: Annotated[
-        int | None, typer.Option(min=1, help="Seeds tried per product. Default: evaluate.max_attempts.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the first attempt. Default: run.seed.")] = None,
-    white_to_alpha: Annotated[bool, typer.Option(help="Pictures without alpha: white is cut away.")] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="All other settings. Default: those beside the exported weights, else tiny."),
-    ] = None,
-    overrides: Overrides = None,
-) -> None:
-    """Recurrent generation: paint each product again with new seeds until RFNet accepts."""
-    from rfft.generation.settings import config_for
-
-    settings = config_for(config, model, lora, overrides or [])
-    settings.data.products = str(products)
-    settings.data.prompts = str(prompts) if prompts else settings.data.prompts
-    settings.data.white_to_alpha |= white_to_alpha
-    settings.evaluate.max_attempts = max_attempts or settings.evaluate.max_attempts
-    settings.run.seed = settings.run.seed if seed is None else seed
-    rfft.generate(settings, lora=lora, out=out)
-
-
-@app.command()
-def score(
-    pictures: Annotated[
-        list[Path], typer.Argument(metavar="PICTURES...", help="Finished pictures, files or folders.")
-    ],
-    products: Annotated[
-        Path, typer.Option(help="Folder of the RGBA products of the same names, as they lie in the pictures.")
-    ],
-    out: Annotated[Path, typer.Option(help="New CSV file for the verdicts.")],
-    rfnet: Annotated[
-        str, typer.Option(help="An embedded RFNet, a folder or a hub id: RUN/rfnet.")
-    ] = "rf-tiny-rfnet",
-    depth: Annotated[
-        str | None, typer.Option(help="Network of the depth maps. Default: the one RFNet learned from.")
-    ] = None,
-    saliency: Annotated[str | None, typer.Option(help="The same for saliency.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures judged at a time.")] = 16,
-    on_error: Annotated[
-        Literal["stop", "skip"], typer.Option(help="What to do about a picture that cannot be used.")
-    ] = "stop",
-) -> None:
-    """Ask RFNet for its verdicts on pictures, whoever painted them."""
-    from rfft.generation import score as scoring
-
-    scorer = scoring.Scorer(rfnet, depth, saliency)
-    scoring.score_files(pictures, products, out, scorer, batch_size, on_error)
-
-
-@app.command()
-def export(
-    run: RunFolder,
-    format: Annotated[
-        Literal["diffusers", "kohya", "peft", "merged"],
-        typer.Option(help="For diffusers' load_lora_weights, for ComfyUI, adapters, or a whole pipeline."),
-    ] = "diffusers",
-    out: Annotated[Path | None, typer.Option(help="Default: RUN/export/FORMAT.")] = None,
-    best: Best = False,
-    step: Step = None,
-    push_to_hub: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to the Hugging Face hub, too.")
-    ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make that repository a private one.")] = False,
-) -> None:
-    """Write a run's weights in the form other tools load."""
-    folder = rfft.export(run, format, out, best, step)
-    typer.echo(folder)
-    if push_to_hub:
-        from rfft.models.hub import upload
-
-        typer.echo(upload(folder, push_to_hub, private))
-
-
-@app.command()
-def report(run: RunFolder) -> None:
-    """Write a run's report.html anew."""
-    rfft.config_of(run)
-    from rfft.evaluation.report import write_report
-
-    typer.echo(write_report(run))
-
-
-@app.command()
-def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
-    out: Annotated[Path, typer.Option(help="Folder for comparison.md and comparison.png.")],
-    tie: Annotated[
-        float, typer.Option(min=0, max=1, help="PickScore's two probabilities closer than this: a tie.")
-    ] = 0.05,
-) -> None:
-    """Put finished runs side by side: a table, and a figure of what each gained and paid."""
-    from rfft.evaluation import compare as comparison
-
-    typer.echo(comparison.compare(runs, out, tie))
-
-
-app.command()(sweep.sweep)
-
-
-def _facts(path: Path, overrides: list[str] | None) -> dict[str, str]:
-    settings = rfft.load_config(path, overrides or [])
-    from rfft.cli.check import describe
-
-    return describe(settings)
-
-
-def _facts_of_rfnet(path: Path, overrides: list[str] | None) -> dict[str, str]:
-    from rfft.rfnet.check import describe
-    from rfft.rfnet.config import load_config
-
-    return describe(load_config(path, overrides or []))
 
 
 def _hush_libraries() -> None:

@@ -21,6 +21,8 @@ from rfft.rewards.weighted import WeightedRewards
 from rfft.types import NoiseLevel
 from rfft.utils.estimate import Cost, cost, fake, imagine, peak_bytes, weight_bytes
 
+COUNTED = 1024  # pictures at most; more of them cost in proportion
+
 
 @dataclass(frozen=True)
 class Forwards:
@@ -49,8 +51,31 @@ def count_forwards(config: Config) -> Forwards:
     return Forwards(min(free), max(free), works[0].trained, works[0].reference)
 
 
-def costs(config: Config) -> dict[str, str]:
-    """Parameters, FLOPs of an optimizer step and memory of a process, as facts by name."""
+@dataclass(frozen=True)
+class Costs:
+    """What a run costs: facts for people, and the bytes of a process's memory by what they are for."""
+
+    facts: dict[str, str]
+    lasting: dict[str, int]  # bytes that are taken all the time
+    passing: dict[str, int]  # bytes at some time of a step
+    together: int  # bytes of a step at its worst time; no process needs less
+    start: int  # bytes at the worst time before the first step
+
+    def memory(self) -> dict[str, str]:
+        """Return all bytes for people, in GiB."""
+        sizes = (
+            self.lasting
+            | self.passing
+            | {
+                "together, at least": self.together,
+                "start-up, at least": self.start,
+            }
+        )
+        return {name: f"{size / 2**30:,.2f} GiB" for name, size in sizes.items() if size}
+
+
+def costs(config: Config) -> Costs:
+    """Count parameters, FLOPs of an optimizer step and memory of a process."""
     model, trainer, forwards = config.model, config.trainer, count_forwards(config)
     dtype = getattr(torch, model.dtype)
     bundle = load_skeleton(model.bundle, dtype, model.controlnet, model.family, model.tiny_vae)
@@ -85,15 +110,15 @@ def costs(config: Config) -> dict[str, str]:
     kept = activations if work.merges_beside_graphs else 0
     together = sum(lasting.values()) + max(merged + kept, activations + judge.activations)
     start = lasting["weights"] + lasting["evaluation's networks"] + _encoder_peak(config, bundle)
-    memory = lasting | passing | {"together, at least": together, "start-up, at least": start}
     facts = {
         "denoiser forwards per micro-batch": str(forwards),
         "trained": f"{', '.join(model.train)}: {sum(sizes):,} parameters in {len(sizes)} tensors",
-        "parameters in all": f"{sum(p.numel() for p in _parameters([*bundle.modules, *rewards])):,}",
+        "parameters in all": f"{sum(p.numel() for p in {*_parameters([*bundle.modules, *rewards])}):,}",
         "per optimizer step and process": f"{trainer.accumulation * flops / 1e12:,.2f} TFLOP",
     }
-    facts |= {f"memory: {name}": f"{size / 2**30:.2f} GiB" for name, size in memory.items() if size}
-    return facts if complete else facts | {"not counted": "FLOPs and activations of rewards beside RFNet"}
+    if not complete:
+        facts["not counted"] = "FLOPs and activations of rewards beside RFNet"
+    return Costs(facts, lasting, passing, together, start)
 
 
 def _evaluation_networks(config: Config) -> list[nn.Module]:
@@ -117,12 +142,13 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
     """
     trainer = config.trainer
     half = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[trainer.mixed_precision]
-    rows = slice(min(trainer.decode_batch or trainer.batch_size, trainer.batch_size))
+    judged = min(trainer.decode_batch or trainer.batch_size, trainer.batch_size)
+    counted, rows = (min(count, COUNTED) for count in (trainer.batch_size, judged))
     frozen = [*bundle.modules, reward]
     schedule = bundle.schedule(config.rollout.steps)
     with fake():
         imagine([*frozen, bundle.unwrapped])
-        batch = skeleton_batch(bundle, config.data.image_size, trainer.batch_size)
+        batch = skeleton_batch(bundle, config.data.image_size, counted)
         level = NoiseLevel(torch.zeros((), dtype=schedule.timesteps.dtype), torch.ones(()), torch.ones(()))
         # Where the gradient enters by the input, all steps but the first hand it on to the one before.
         x = batch.noise.clone().requires_grad_(work.chained)
@@ -132,19 +158,21 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
             return bundle.denoiser(torch.cat([x, x]), level, *both).x0
 
         with autocast_for(config.objective.precision, x.device):
-            denoiser = cost(denoised, bundle.unwrapped.parameters())
-        part = batch.index(rows)
+            denoiser = cost(denoised, bundle.unwrapped.parameters()) * (trainer.batch_size / counted)
+        part = batch.index(slice(rows))
         x0 = part.noise.requires_grad_()
 
         def losses() -> Tensor:
             return reward(render(bundle, x0, part, preview=True), part)[0].sum()
 
         with torch.autocast("cpu", half, enabled=half is not None):
+            complete = True
             try:
-                return denoiser, cost(losses, _parameters(frozen)), True
+                judge = cost(losses, _parameters(frozen))
             except RuntimeError:
                 reward = WeightedRewards([term for term in reward.terms if isinstance(term[2], Availability)])
-                return denoiser, cost(losses, _parameters(frozen)), False
+                judge, complete = cost(losses, _parameters(frozen)), False
+    return denoiser, judge * (judged / rows), complete
 
 
 def _encoder_peak(config: Config, bundle: Bundle) -> int:

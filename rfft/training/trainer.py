@@ -86,8 +86,8 @@ def set_tf32(allowed: bool) -> None:
 
 def memory_advice(config: Config) -> str:
     """What needs less memory, cheapest first, and where it goes; one line."""
-    facts = costs(config)  # without the generator's weights, on the CPU
-    phases = [f"{name[8:]} {size}" for name, size in facts.items() if name.startswith("memory: ")]
+    memory = costs(config).memory()  # counted without the generator's weights, on the CPU
+    phases = [f"{name} {size}" for name, size in memory.items()]
     return (
         "Try in this order: trainer.decode_batch=1 (the same result), model.gradient_checkpointing=true (the "
         "same, a third more time), half of trainer.batch_size with twice trainer.accumulation; for an "

@@ -23,6 +23,7 @@ from rfft.config.load import flatten, read_resolved
 from rfft.errors import UserError
 from rfft.utils.atomic_io import aside, new_file
 from rfft.utils.lock import NAME as LOCK
+from rfft.utils.machine import ram
 
 PACKAGES = (
     "rfft",
@@ -97,14 +98,13 @@ def environment() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = None
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_gib": round(memory, 1),
+        "memory_gib": round(ram() / 2**30, 1),
         "accelerators": devices,
         "cuda": torch.version.cuda,
         "packages": versions,
