@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from rfft import __version__
 from rfft.cli import adworld, data, pictures, products, rfnet, runs, sweep
 from rfft.errors import Interrupted, ProcessLost, UserError, disk_problem
 
