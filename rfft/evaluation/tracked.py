@@ -9,10 +9,9 @@ from typing import Any
 
 from rfft.evaluation import store
 from rfft.evaluation.tables import kind_of
-from rfft.evaluation.verdicts import recorded_verdicts, verdict_name
+from rfft.evaluation.verdicts import NETWORKS, recorded_verdicts, verdict_name
 from rfft.metrics.verdict import AVAILABLE
 
-NETWORKS = ("rfnet", "judge")
 COLUMNS = (
     *("key", "product", "prompt", "seed", "base", "tuned"),
     *(f"{state}_{network}" for network in NETWORKS for state in store.STATES),
@@ -45,7 +44,7 @@ def picture_table(run: Path) -> PictureTable:
     for i, cell in enumerate(evaluation.get("cells", [])):
         row = {
             "key": f"{cell['id']} | {cell['prompt']} | {cell['seed']}",
-            "product": cell["product"],
+            "product": cell["id"],
             "prompt": cell["prompt"],
             "seed": cell["seed"],
         }
@@ -56,14 +55,14 @@ def picture_table(run: Path) -> PictureTable:
     return PictureTable(COLUMNS, rows)
 
 
-def _verdicts(network: str, probabilities: Mapping[str, Sequence[float] | None]) -> dict[str, Any]:
-    """Return columns of one picture and network, from its probabilities [K] by state; None: not finite."""
+def _verdicts(network: str, rows: Mapping[str, Sequence[float] | None]) -> dict[str, Any]:
+    """Columns of one picture and network, from its probabilities [K] by state; None: not finite."""
     found: dict[str, Any] = {}
-    verdicts = {state: int(recorded_verdicts([row])) for state, row in probabilities.items()}
-    for state, row in probabilities.items():
-        found[f"{state}_{network}"] = verdict_name(verdicts[state], 0 if row is None else len(row))
+    verdicts = {state: int(recorded_verdicts([row])) for state, row in rows.items()}
+    for state, row in rows.items():
+        found[f"{state}_{network}"] = verdict_name(verdicts[state], len(row or ()))
         found[f"available_{state}_{network}"] = None if row is None else row[AVAILABLE]
-    if len(verdicts) == len(store.STATES):
+    if len(rows) == len(store.STATES):
         before, after = (verdicts[state] == AVAILABLE for state in store.STATES)
         found[f"change_{network}"] = CHANGES.get((before, after), "same")
     return found
@@ -71,13 +70,13 @@ def _verdicts(network: str, probabilities: Mapping[str, Sequence[float] | None])
 
 def summary_scalars(summary: Mapping[str, Any]) -> dict[str, float]:
     """Flatten summary.json to base/NAME, tuned/NAME and change/NAME: what the exported weights reach."""
-    found: dict[str, float] = {}
-    for state in store.STATES:
-        if summary.get(state):
-            found |= store.scalars(summary[state], state)
-    return found | {f"change/{name}": change["value"] for name, change in summary.get("change", {}).items()}
+    groups = {state: summary[state] for state in store.STATES if summary.get(state)}
+    groups["change"] = {"metrics": summary.get("change", {})}
+    named = (store.scalars(state, group) for group, state in groups.items())
+    return {name: value for scalars in named for name, value in scalars.items()}
 
 
-def less_is_better(name: str) -> bool:
-    """Return whether a metric of summary.json is the better the lower it is."""
-    return not kind_of(name).higher_is_better
+def best_of(name: str) -> str:
+    """Return which value of a metric is its best, "max" or "min"; `name` without its group (eval/)."""
+    higher = name != "loss" and kind_of(name).higher_is_better
+    return "max" if higher else "min"
