@@ -12,14 +12,20 @@ from rfft.errors import UserError, require
 
 LARGEST = 2**63 - 1
 ADWORLD = "adworld:"
+FOLDER_NAME, PROJECT_NAME = r"\w[\w.-]*", r"\w[\w .-]{0,127}"
 
 
 def check_run(config: Any) -> None:
-    """Raise a UserError for what the configs of both trainings have in common: a run and an optimizer."""
-    name, betas = config.run.name, config.optimizer.betas
+    """Raise a UserError for what the configs of both trainings have in common: run, tracker and optimizer."""
+    name, project, betas = config.run.name, config.tracker.project, config.optimizer.betas
     require(
-        re.fullmatch(r"\w[\w.-]*", name),
+        re.fullmatch(FOLDER_NAME, name),
         f"run.name {name!r} must be a plain folder name: letters, digits, '-', '_' and '.'",
+    )
+    require(
+        re.fullmatch(PROJECT_NAME, project),
+        f"tracker.project {project!r} must be a plain name of at most 128 letters, digits, spaces, '-', '_' "
+        "and '.'",
     )
     require(
         len(betas) == 2 and all(0 <= beta < 1 for beta in betas),

@@ -40,6 +40,17 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
         draft.unlink(missing_ok=True)
 
 
+def open_as_umask_says(folder: Path) -> None:
+    """Give every file below a folder that this process made the mode that the umask asks for.
+
+    safetensors writes its files with mode 0600, whatever the umask; the folder itself has the umask's mode.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
+
+
 @contextmanager
 def new_folder(out: Path, replace: bool = False) -> Iterator[Path]:
     """Make a hidden folder that becomes `out` when the block ends well, and is gone if it does not.
@@ -57,6 +68,7 @@ def new_folder(out: Path, replace: bool = False) -> Iterator[Path]:
     try:
         draft.mkdir(parents=True)
         yield draft
+        open_as_umask_says(draft)
         if replace:
             shutil.rmtree(out, ignore_errors=True)
         elif out.exists():

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rfft.errors import UserError, disk_problem
-from rfft.utils.atomic_io import aside
+from rfft.utils.atomic_io import aside, open_as_umask_says
 
 log = logging.getLogger(__name__)
 STATE, SUMS = "state.pt", "sha256.json"
@@ -103,6 +103,7 @@ class Checkpoints:
                 torch.save({key: item.state_dict() for key, item in objects.items()}, file)
             sums = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
             (draft / SUMS).write_text(json.dumps(sums, indent=1) + "\n")
+            open_as_umask_says(draft)
             for written in (*draft.iterdir(), draft):
                 _sync(written)
             shutil.rmtree(path, ignore_errors=True)  # only there if it was damaged

@@ -161,6 +161,7 @@ def test_a_wrong_file_is_named_with_its_line(tmp_path, text, message):
         (["optimizer.betas=[[], []]"], "optimizer.betas is [[], []]; it must be a list of single values"),
         (["model.lora.target_modules=[to_q, {}]"], "it must be a list of single values"),
         (["run.name=../elsewhere"], "plain folder name"),
+        (["tracker.project=../../../x"], "tracker.project '../../../x' must be a plain name"),
         (["evaluate.judge=rf-tiny-rfnet"], "evaluate.judge=null"),
         (["evaluate.stop_at_guardrail=true"], "set evaluate.every"),
         (["evaluate.stop_at_guardrail=true", "evaluate.every=9", "evaluate.seeds=1"], "evaluate.seeds=2"),

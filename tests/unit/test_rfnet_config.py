@@ -51,6 +51,7 @@ def test_real_bases_take_the_rfnet_that_training_writes_with_its_maps(path):
         ("rfnet.text_encoder.weights=null", "rfnet.text_encoder.tokenizer=rf-tiny-rfnet"),
         ("optimizer.betas=[0.9]", "two numbers in [0, 1)"),
         ("run.name=a/b", "plain folder name"),
+        ("tracker.project=a/b", "tracker.project 'a/b' must be a plain name"),
         ("objective.labels=both", "expected one of ['fine', 'coarse']"),
         ("data.validation_share=0.9", "data.validation_share is 0.9; it must be at most 0.5"),
         ("rfnet.n3=1", "unknown key 'rfnet.n3'; known in rfnet: image_size"),

@@ -1,11 +1,15 @@
 """Files and result folders: whole or not at all, and never lost for the place they should go to."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from rfft.errors import UserError
 from rfft.utils.atomic_io import new_file, new_folder
+from rfft.utils.checkpoint import Checkpoints
 
 
 def write(out: Path) -> None:
@@ -62,3 +66,19 @@ def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
         (draft / "half").touch()
         raise RuntimeError
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_files_end_with_the_mode_of_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    """safetensors makes its files for the owner alone: colleagues, and a server, could not read an export."""
+    before = os.umask(umask)
+    try:
+        with new_folder(tmp_path / "export") as draft:
+            (draft / "unet").mkdir()
+            save_file({"w": torch.ones(1)}, draft / "unet" / "weights.safetensors")
+        Checkpoints(tmp_path, keep=1).save(1, {"adapter": {"w": torch.ones(1)}}, {})
+    finally:
+        os.umask(before)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {file.name for file in written} >= {"weights.safetensors", "adapter.safetensors", "state.pt"}
+    assert {file.stat().st_mode & 0o777 for file in written} == {mode}
