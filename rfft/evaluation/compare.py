@@ -11,6 +11,7 @@ from rfft.config.load import read_resolved
 from rfft.errors import UserError
 from rfft.evaluation import store
 from rfft.evaluation.comparison_tables import METRICS, changes_section, values_section
+from rfft.evaluation.methods import method_of
 from rfft.evaluation.ranking import ComparedState, Metrics, asked, ranking_section
 from rfft.evaluation.store import EVALUATION, SUMMARY, read_json
 from rfft.utils.log import warn, write_atomically
@@ -70,16 +71,6 @@ def _rows(read: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]]) -> list[C
     return rows
 
 
-def method_of(config: dict[str, Any], state: str, metrics: Metrics) -> str:
-    """What was done to the base model, and to its prompts and pictures in the evaluation."""
-    done = [_training(config)] if state == "tuned" else []
-    if "quality_words" in metrics or "negative_prompt" in metrics:
-        done.append("prompt engineering")
-    if metrics.get("only_accepted"):
-        done = [*(done or ["base"]), "recurrent"]
-    return ", ".join(done or ["base"])
-
-
 def _other_grids(rows: Sequence[ComparedState]) -> str:
     """Which rows were asked for other pictures than the first one; "" if none."""
     grids = [(row.name, asked(read_json(row.run / EVALUATION))) for row in rows]
@@ -91,16 +82,6 @@ def _other_grids(rows: Sequence[ComparedState]) -> str:
         f"{', '.join(others)}: evaluated on other products, prompts or seeds than {known[0][0]}, so that the "
         "metrics cannot be compared; `rfft evaluate` them all with the same settings"
     )
-
-
-def _training(config: dict[str, Any]) -> str:
-    objective = config["objective"]
-    if objective.get("through") == "draft":
-        return f"DRaFT-{config['rollout']['grad_steps']}"
-    through = "DRTune, " if objective.get("through") == "drtune" else ""
-    if objective["regularizer"] == "none":
-        return "ReFL" if objective.get("guidance_scale") == 1 else f"{through}none"
-    return f"{through}{objective['regularizer']}, beta {objective['beta']:g}"
 
 
 def _figure(rows: Sequence[ComparedState], path: Path) -> None:
@@ -119,7 +100,7 @@ def _figure(rows: Sequence[ComparedState], path: Path) -> None:
                 continue
             marker = "*" if row.method == "base" else MARKERS[i % len(MARKERS)]
             at = values[gained], values[METRICS[name]]
-            points[label] = axis.scatter(*at, color=COLOURS[row.kind], marker=marker, s=60)
+            points[label] = axis.scatter(*at, color=COLOURS.get(row.kind, "tab:green"), marker=marker, s=60)
         axis.set_xlabel("available rate" + (" (judge)" if judge else " (RFNet)"))
         axis.set_title(f"{name} (less is better)" if name == "KID" else name, fontsize=10)
         axis.grid(alpha=0.3)

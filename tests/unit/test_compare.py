@@ -12,7 +12,8 @@ import pytest
 from rfft.config.load import load_config
 from rfft.errors import UserError
 from rfft.evaluation import store
-from rfft.evaluation.compare import compare, labels, method_of
+from rfft.evaluation.compare import compare, labels
+from rfft.evaluation.methods import method_of
 from rfft.evaluation.ranking import ComparedState
 from rfft.evaluation.summary import as_json
 from rfft.metrics.estimate import share_estimate
@@ -26,8 +27,9 @@ def metrics(rate: float, prop: float) -> dict:
 
 def write_run(folder, regularizer: str, beta: float, rate: float, prop: float):
     folder.mkdir()
-    objective = f"objective: {{regularizer: {regularizer}, beta: {beta}}}"
-    (folder / "config.yaml").write_text(f"run: {{name: {folder.name}}}\n{objective}\n")
+    objective = f"objective: {{use: x0_hat, regularizer: {regularizer}, beta: {beta}}}"
+    run = f"run: {{name: {folder.name}, seed: 0}}\nrollout: {{grad_steps: 1, guidance_scale: 3}}"
+    (folder / "config.yaml").write_text(f"{run}\n{objective}\n")
     summary = {"base": metrics(0.5, 0.3), "tuned": metrics(rate, prop), "steps": 60}
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
@@ -40,7 +42,7 @@ def test_table_has_the_base_model_and_every_run(tmp_path):
     ]
     table = compare(runs, tmp_path / "out").read_text().splitlines()
     assert [line.split(" | ")[0] for line in table] == ["| run", "| ---", "| base", "| a", "| b"]
-    assert "| cc, beta 0.02 | 60 | 90.0 % | 80.0 % |" in table[4]
+    assert "| RFFT, CC, beta 0.02 | 60 | 90.0 % | 80.0 % |" in table[4]
     assert "28.0 %" in table[4]
     assert table[2].count("|") == table[0].count("|") == table[1].count("|")
     assert cv2.imread(str(tmp_path / "out" / "comparison.png")).shape[1] > 1000
@@ -76,7 +78,7 @@ def test_figures_of_accepted_pictures_say_so(tmp_path):
     summary["base"]["only_accepted"] = summary["tuned"]["only_accepted"] = True
     (run / "summary.json").write_text(json.dumps(summary))
     table = compare([run], tmp_path / "out").read_text().splitlines()
-    assert [row.split(" | ")[1] for row in table[2:]] == ["base, recurrent", "cc, beta 0.02, recurrent"]
+    assert [row.split(" | ")[1] for row in table[2:]] == ["base, recurrent", "RFFT, CC, beta 0.02, recurrent"]
 
 
 def test_runs_on_other_grids_are_named(tmp_path, capsys, monkeypatch):
@@ -88,30 +90,6 @@ def test_runs_on_other_grids_are_named(tmp_path, capsys, monkeypatch):
     told = "c: evaluated on other products, prompts or seeds than base"
     assert told in compare(runs, tmp_path / "out").read_text() and told in capsys.readouterr().err
     assert "other products" not in compare(runs[:2], tmp_path / "out").read_text()
-
-
-@pytest.mark.parametrize(
-    ("objective", "state", "metrics", "name"),
-    [
-        ({"regularizer": "none", "guidance_scale": 1.0}, "tuned", {}, "ReFL"),
-        ({"regularizer": "none", "guidance_scale": None}, "tuned", {}, "none"),
-        ({"regularizer": "none", "through": "draft"}, "tuned", {}, "DRaFT-4"),
-        ({"regularizer": "none", "through": "drtune"}, "tuned", {}, "DRTune, none"),
-        ({"regularizer": "cc", "beta": 0.01, "through": "drtune"}, "tuned", {}, "DRTune, cc, beta 0.01"),
-        ({"regularizer": "kl", "beta": 10.0}, "tuned", {}, "kl, beta 10"),
-        ({"regularizer": "cc"}, "base", {"quality_words": "sharp"}, "prompt engineering"),
-        ({"regularizer": "cc"}, "base", {}, "base"),
-        (
-            {"regularizer": "cc", "beta": 1.0},
-            "tuned",
-            {"negative_prompt": ""},
-            "cc, beta 1, prompt engineering",
-        ),
-    ],
-)
-def test_methods_have_the_papers_names(objective, state, metrics, name):
-    config = {"objective": objective, "rollout": {"grad_steps": 4}}
-    assert method_of(config, state, metrics) == name
 
 
 def test_runs_of_one_method_are_told_apart(tmp_path):
@@ -137,8 +115,8 @@ def test_make_compare_trains_the_papers_methods(base):
     configs = [load_config(base, method.split(":")[1:]) for method in variable("METHODS")]
     names = [method_of(asdict(config), "tuned", {}) for config in configs]
     beta = load_config(base).objective.beta
-    cc = f"cc, beta {beta:g}"
-    assert names == ["ReFL", "DRaFT-4", "kl, beta 100", cc, f"DRTune, {cc}"]
+    cc = f"CC, beta {beta:g}"
+    assert names == ["ReFL", "DRaFT-4", "RFFT, KL, beta 100", f"RFFT, {cc}", f"DRTune, {cc}"]
 
 
 def test_a_run_that_is_not_finished_is_named(tmp_path):
