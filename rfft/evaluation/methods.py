@@ -41,7 +41,7 @@ def training_method(config: Mapping[str, Any]) -> str:
 
 def objective_of(config: Mapping[str, Any]) -> str:
     """The registered name or the dotted path of the objective in a resolved config."""
-    return str(config["objective"].get("through", "x0_hat"))
+    return str(config["objective"]["use"])
 
 
 def _guidance_scale(config: Mapping[str, Any]) -> float | None:

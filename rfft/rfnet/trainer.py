@@ -141,7 +141,7 @@ class RFNetCallbacks:
         self.metrics_file = (
             MetricsFile(run / "metrics.jsonl", learner.counters.step) if self.is_main else None
         )
-        self.tracker = Tracker(learner.accelerator, learner.config.tracker.kind, run, asdict(learner.config))
+        self.tracker = Tracker(learner.config.tracker.kind, run, asdict(learner.config), self.is_main)
         counters, limit = learner.counters, learner.config.trainer.max_minutes
         left = None if limit is None else 60 * limit - counters.seconds
         self.display = TrainingDisplay(learner.steps, counters.step, self.console, seconds=left)

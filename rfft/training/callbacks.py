@@ -51,8 +51,7 @@ class TrainingCallbacks:
         done, trainer = learner.counters, self.config.trainer
         self.sampled = done.step if self.sheet(done.step).exists() else None  # by the run that is resumed
         self.metrics_file = MetricsFile(run / "metrics.jsonl", done.step)
-        kind = self.config.tracker.kind
-        self.tracker = Tracker(learner.accelerator, kind, run, asdict(self.config))
+        self.tracker = Tracker(self.config.tracker.kind, run, asdict(self.config))
         left = None if trainer.max_minutes is None else 60 * trainer.max_minutes - done.seconds
         self.display = TrainingDisplay(trainer.steps, done.step, self.console, seconds=left)
 
@@ -121,6 +120,8 @@ class TrainingCallbacks:
             store.write_json(self.run / store.SUMMARY, found | {"checkpoint": checkpoint}, indent=2)
         exported = export_run(self.run, EXPORT)
         report = write_report(self.run)
+        if self.evaluator is not None:
+            self.tracker.evaluation(summary, counters.step)
         self.tracker.artifact(exported, found)
         self.close()
         if self.evaluator is not None:

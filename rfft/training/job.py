@@ -62,8 +62,6 @@ def start(config: JobConfig, run: Path, broadcast_buffers: bool = False) -> Acce
         cpu=on_cpu and not uses_deepspeed(),
         # DeepSpeed's half precision is one of the weights.
         mixed_precision="no" if uses_deepspeed() else trainer.mixed_precision,
-        log_with=None if kind == "none" else kind,
-        project_dir=run,
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers),
             InitProcessGroupKwargs(backend, timeout=timeout),

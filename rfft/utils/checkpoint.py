@@ -101,7 +101,7 @@ class Checkpoints:
                 save_file(_plain(tensors), draft / f"{part}.safetensors", metadata={"format": "pt"})
             with (draft / STATE).open("wb") as file:
                 torch.save({key: item.state_dict() for key, item in objects.items()}, file)
-            sums = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
+            sums = {file.name: sha256(file) for file in sorted(draft.iterdir())}
             (draft / SUMS).write_text(json.dumps(sums, indent=1) + "\n")
             open_as_umask_says(draft)
             for written in (*draft.iterdir(), draft):
@@ -168,12 +168,13 @@ def _plain(weights: Weights) -> dict[str, Tensor]:
 def _intact(path: Path) -> bool:
     try:
         sums = json.loads((path / SUMS).read_text())
-        return all(_sha256(path / name) == known for name, known in sums.items())
+        return all(sha256(path / name) == known for name, known in sums.items())
     except (OSError, ValueError):
         return False
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file's content, in hex."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -9,13 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,8 +22,7 @@ from rfft.errors import Interrupted
 from rfft.evaluation import painter, summary
 from rfft.metrics.estimate import Estimate
 from rfft.rewards.availability import Availability
-from rfft.training import callbacks, job, learner
-from rfft.training.tracking import Tracker
+from rfft.training import callbacks, learner
 from rfft.types import Batch
 from rfft.utils.checkpoint import Checkpoints
 from rfft.utils.signals import StopSignals
@@ -279,133 +275,6 @@ def test_another_config_is_refused(rfft: Rfft) -> None:
     code, told = rfft(*PLAIN, "trainer.steps=2", "optimizer.lr=0.5")
     assert code == 2 and "runs/small belongs to another config: optimizer.lr" in told
     assert Path("runs/small/config.yaml").read_bytes() == before and len(rows("small")) == 1
-
-
-def test_tensorboard(rfft: Rfft) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    code, told = rfft(PLAIN[0], "trainer.sample_every=1", "tracker.kind=tensorboard")
-    assert code == 0, told
-    events = EventAccumulator("runs/small/rfft").Reload()
-    logged = [event.value for event in events.Scalars("train/f_ac")]
-    assert logged == pytest.approx([row["train/f_ac"] for row in rows("small")])
-    assert events.Images("samples")
-
-
-def sent_to_wandb(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What W&B's own run knows of itself and is handed, filled in while one is recorded."""
-    import wandb
-
-    sent: dict[str, Any] = {"logged": []}
-    log, log_artifact = wandb.Run.log, wandb.Run.log_artifact
-
-    def noted_log(run: wandb.Run, data: dict[str, Any], **options: Any) -> None:
-        sent["logged"].append(set(data))
-        log(run, data, **options)
-
-    def noted_artifact(run: wandb.Run, artifact: wandb.Artifact) -> wandb.Artifact:
-        sent["run"] = {name: getattr(run, name) for name in ("name", "project", "group", "tags")}
-        sent["config"] = dict(run.config)
-        sent["artifact"], sent["metadata"] = artifact.name, artifact.metadata
-        sent["files"] = set(artifact.manifest.entries)
-        return log_artifact(run, artifact)
-
-    monkeypatch.setattr(wandb.Run, "log", noted_log)
-    monkeypatch.setattr(wandb.Run, "log_artifact", noted_artifact)
-    return sent
-
-
-def test_wandb_without_a_key_is_offline(rfft: Rfft, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("wandb")
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    sent = sent_to_wandb(monkeypatch)
-    settings = ["tracker.kind=wandb", "tracker.project=ads", "tracker.group=trials", "tracker.tags=[a,b]"]
-    code, told = rfft(PLAIN[0], "trainer.sample_every=1", *settings)
-    assert code == 0 and "failed" not in told, told
-    (folder,) = Path("runs/small/wandb").glob("offline-run-*")
-    assert f"wandb sync {folder}" in told
-    scalars = rows("small")[0].keys() - {"step"}
-    assert sent["run"] == {"name": "small", "project": "ads", "group": "trials", "tags": ("a", "b")}
-    assert sent["config"]["trainer.batch_size"] == 2 and sent["config"]["objective.regularizer"] == "cc"
-    assert sent["logged"] == [{"samples"}, *[scalars, {"samples"}] * 2]
-    assert sent["artifact"] == "small-lora" and "pytorch_lora_weights.safetensors" in sent["files"]
-    assert sent["metadata"]["steps"] == 2
-    identity = json.loads(Path("runs/small/tracker.json").read_text())["wandb"]
-    assert identity in folder.name
-    tables = list(folder.rglob("samples_*.table.json"))
-    assert json.loads(tables[0].read_text())["columns"] == ["prompt", "noise", "verdict", "picture"]
-
-
-def test_a_tracker_that_dies_is_given_up_once(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dead(*_: object, **__: object) -> None:
-        raise ConnectionError("unreachable [/log]")  # rich would take that for a tag, and raise in turn
-
-    monkeypatch.setattr("accelerate.Accelerator.log", dead)
-    code, told = rfft(*PLAIN, "tracker.kind=tensorboard")
-    assert code == 0 and len(rows("small")) == 2
-    assert told.count("tensorboard failed (unreachable [/log])") == 1
-
-
-def test_wandb_that_was_given_up_is_not_to_be_synced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-
-    class Accelerator:
-        is_main_process = True
-
-        def init_trackers(self, *_: object, **__: object) -> None:
-            (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
-            raise OSError("disk full")
-
-    config = {"tracker": {"project": "p", "group": None, "tags": []}, "run": {"name": "n"}}
-    Tracker(Accelerator(), "wandb", tmp_path, config).close()
-    told = capsys.readouterr().err
-    assert told.count("wandb failed (disk full)") == 1 and "wandb sync" not in told
-
-
-def test_closing_a_tracker_leaves_the_processes_together(tmp_path: Path) -> None:
-    """The main process alone has one to close; afterwards all of them still part together."""
-    pytest.importorskip("tensorboard")
-    AcceleratorState._reset_state(reset_partial_state=True)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=tmp_path)
-        config = {"tracker": {"project": "p"}, "run": {"name": "n"}}
-        tracker = Tracker(accelerator, "tensorboard", tmp_path, config)
-        tracker.log({"a": 1.0}, 1)
-        tracker.close()
-        assert dist.is_initialized()
-    finally:
-        dist.destroy_process_group()
-        AcceleratorState._reset_state(reset_partial_state=True)
-    assert list(tmp_path.rglob("events.out.tfevents.*"))
-
-
-def test_a_tracker_that_is_not_installed(rfft: Rfft, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "find_spec", lambda name: None)
-    code, told = rfft("tracker.kind=wandb")
-    assert code == 2 and "pip install rfft[wandb]" in told
-    assert not Path("runs").exists()
-
-
-def test_no_secret_goes_to_the_tracker(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789")
-    sent: list[object] = []
-
-    class Accelerator:
-        is_main_process = True
-
-        def init_trackers(self, *arguments: object, **options: object) -> None:
-            sent.extend([arguments, options])
-
-    config = {"tracker": {"project": "p", "group": None, "tags": []}, "run": {"name": "n"}, "a": [1, None]}
-    Tracker(Accelerator(), "tensorboard", tmp_path, config)
-    assert "0123456789" not in repr(sent) and "'a': '[1, None]'" in repr(sent)
 
 
 def evaluated(run: str, state: str) -> list[float]:

@@ -20,7 +20,7 @@ NAMES = {  # by objective, regularizer; with guidance, without
 
 
 def config(use: str, regularizer: str, own: float | None, rollout: float = 3.0) -> dict:
-    objective = {"through": use, "regularizer": regularizer, "beta": 0.5, "guidance_scale": own}
+    objective = {"use": use, "regularizer": regularizer, "beta": 0.5, "guidance_scale": own}
     return {"objective": objective, "rollout": {"grad_steps": 4, "guidance_scale": rollout}}
 
 
