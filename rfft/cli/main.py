@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rfft import __version__
-from rfft.cli import adworld, data, products, rfnet
+from rfft.cli import adworld, data, products, rfnet, sweep
 from rfft.cli.output import list_facts
 from rfft.errors import Interrupted, ProcessLost, UserError, disk_problem
 
@@ -181,6 +181,9 @@ def compare(
     from rfft.evaluation import compare as comparison
 
     typer.echo(comparison.compare(runs, out, tie))
+
+
+app.command()(sweep.sweep)
 
 
 def _load(path: Path, overrides: list[str] | None) -> Config:

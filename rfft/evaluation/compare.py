@@ -13,6 +13,7 @@ from rfft.evaluation import store
 from rfft.evaluation.comparison_tables import METRICS, changes_section, values_section
 from rfft.evaluation.methods import method_of
 from rfft.evaluation.ranking import ComparedState, Metrics, asked, ranking_section
+from rfft.evaluation.seeds import seeds_section
 from rfft.evaluation.store import EVALUATION, SUMMARY, read_json
 from rfft.utils.log import warn, write_atomically
 
@@ -34,6 +35,7 @@ def compare(runs: Sequence[Path], out: Path, tie: float = 0.05) -> Path:
     parts = [
         values_section(rows),
         changes_section(rows),
+        seeds_section(rows),
         warning and f"Warning: {warning}\n",
         ranking_section(rows, tie),
     ]
@@ -56,10 +58,12 @@ def _read(run: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
 
 
 def _rows(read: Sequence[tuple[Path, dict[str, Any], dict[str, Any]]]) -> list[ComparedState]:
-    """The base model of the first training run, then every run."""
+    """The base model of the first training run, unless it is a run itself; then every run."""
     rows: list[ComparedState] = []
+    alone = [summary["base"] for _, _, summary in read if "tuned" not in summary]
+    has_base = any(method_of({}, "base", base) == "base" for base in alone)
     for run, config, summary in read:
-        if "tuned" in summary and not rows:
+        if "tuned" in summary and not rows and not has_base:
             base = summary["base"]
             rows.append(ComparedState("base", method_of(config, "base", base), "base", "", base, run, "base"))
     for run, config, summary in read:

@@ -37,7 +37,7 @@ def values_section(rows: Sequence[ComparedState]) -> str:
         lines.append(
             [row.name, row.method, row.steps, *(_value(name, state.get(name)) for name in shown.values())]
         )
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def changes_section(rows: Sequence[ComparedState]) -> str:
@@ -57,7 +57,7 @@ def changes_section(rows: Sequence[ComparedState]) -> str:
     return (
         "Change against the base model, paired on the same products, prompts and noise, in points where the "
         "metric is a share; 95 % intervals by drawing whole products anew, bold where zero is not in "
-        "them.\n\n" + _markdown(lines)
+        "them.\n\n" + markdown(lines)
     )
 
 
@@ -73,7 +73,7 @@ def _change(name: str, change: Metric | None) -> str:
     return f"**{text}**" if "low" in change and (change["low"] > 0 or change["high"] < 0) else text
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
+def markdown(lines: Sequence[Sequence[str]]) -> str:
     """Return a table whose first line is its head."""
     rows = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

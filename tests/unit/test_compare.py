@@ -1,19 +1,14 @@
 """`rfft compare` reads finished runs and leaves a table and a figure."""
 
 import json
-import re
-from dataclasses import asdict
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from rfft.config.load import load_config
 from rfft.errors import UserError
 from rfft.evaluation import store
 from rfft.evaluation.compare import compare, labels
-from rfft.evaluation.methods import method_of
 from rfft.evaluation.ranking import ComparedState
 from rfft.evaluation.summary import as_json
 from rfft.metrics.estimate import share_estimate
@@ -92,31 +87,31 @@ def test_runs_on_other_grids_are_named(tmp_path, capsys, monkeypatch):
     assert "other products" not in compare(runs[:2], tmp_path / "out").read_text()
 
 
+def test_seeds_of_one_arm_have_a_mean_and_a_range(tmp_path, monkeypatch):
+    monkeypatch.setattr("rfft.evaluation.compare._figure", lambda *_: None)
+    runs = [write_run(tmp_path / "other", "kl", 100.0, 0.7, 0.5)]
+    for seed, rate in enumerate((0.8, 0.9, 0.7)):
+        runs.append(write_run(tmp_path / f"cc-seed{seed}", "cc", 0.02, rate, 0.28))
+        config = runs[-1] / "config.yaml"
+        config.write_text(config.read_text().replace("seed: 0", f"seed: {seed}"))
+    table = compare(runs, tmp_path / "out").read_text()
+    (line,) = [row for row in table.splitlines() if row.startswith("| cc-seed0, cc-seed1, cc-seed2 |")]
+    assert "| RFFT, CC, beta 0.02 | 3 | 80.0 % (70.0 % to 90.0 %) |" in line
+    assert "several seeds" not in compare(runs[:2], tmp_path / "out").read_text()
+
+
+def test_a_base_model_that_is_a_run_is_not_listed_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr("rfft.evaluation.compare._figure", lambda *_: None)
+    runs = [write_run(tmp_path / name, "cc", 0.02, 0.9, 0.28) for name in ("base", "cc")]
+    (runs[0] / "summary.json").write_text(json.dumps({"base": metrics(0.5, 0.3)}))
+    table = compare(runs, tmp_path / "out").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in table] == ["| run", "| ---", "| base", "| cc"]
+
+
 def test_runs_of_one_method_are_told_apart(tmp_path):
     runs = {"a": "cc, beta 0.03", "b": "kl, beta 100", "fast": "cc, beta 0.03"}
     rows = [ComparedState(name, method, "cc", "", {}, tmp_path, "tuned") for name, method in runs.items()]
     assert labels(rows) == ["a", "kl, beta 100", "fast"]
-
-
-def variable(name: str) -> list[str]:
-    """All words that the Makefile gives a variable."""
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text().replace("\\\n", " ")
-    return " ".join(re.findall(f"^{name} [:+]= (.*)$", makefile, re.MULTILINE)).split()
-
-
-def test_make_ablation_tries_several_strengths():
-    arms = [load_config("tiny", arm.split(":")[1:]).objective for arm in variable("ARMS")]
-    strengths = {kind: {a.beta for a in arms if a.regularizer == kind} for kind in ("kl", "cc")}
-    assert strengths == {"kl": {30, 100}, "cc": {0.01, 0.03, 0.1}}
-
-
-@pytest.mark.parametrize("base", ["tiny", "sd15_lora_cc"])
-def test_make_compare_trains_the_papers_methods(base):
-    configs = [load_config(base, method.split(":")[1:]) for method in variable("METHODS")]
-    names = [method_of(asdict(config), "tuned", {}) for config in configs]
-    beta = load_config(base).objective.beta
-    cc = f"CC, beta {beta:g}"
-    assert names == ["ReFL", "DRaFT-4", "RFFT, KL, beta 100", f"RFFT, {cc}", f"DRTune, {cc}"]
 
 
 def test_a_run_that_is_not_finished_is_named(tmp_path):
