@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omegaconf import MISSING
-
 from rfft.config import read
 from rfft.config.checks import FOLDER_NAME
 from rfft.config.load import find_config, load_config
@@ -32,7 +30,7 @@ OWN = ("run.name", "run.out", "run.seed")  # settings that a sweep gives to each
 
 @dataclass
 class ArmConfig:
-    name: str = MISSING  # the run's; with seeds NAME-seed0 and so on
+    name: str = ""  # the run's; with seeds NAME-seed0 and so on
     settings: list[str] = setting([])  # of this arm alone: objective.beta=0.1
     seeds: list[int] = setting([])  # in place of the sweep's
     train: bool = True  # false: only evaluate the base model, by these settings
@@ -40,7 +38,7 @@ class ArmConfig:
 
 @dataclass
 class SweepConfig:
-    config: str = MISSING  # base of all arms: a file, or the name of a shipped one
+    config: str = ""  # base of all arms: a file, or the name of a shipped one
     out: str = ""  # folder of the runs, their logs and the comparison; empty: runs/NAME of this file
     settings: list[str] = setting([])  # of all arms
     seeds: list[int] = setting([])
@@ -78,8 +76,12 @@ def plan_sweep(file: Path, base: Path | None = None, overrides: Sequence[str] = 
     """
     sweep = read.read_file(SweepConfig, file)
     require(sweep.arms, f"{file}: a sweep needs arms: a list, each with a name and settings")
+    require(base or sweep.config, f"{file}: a sweep needs a base: config: configs/tiny.yaml")
     out = Path(sweep.out or Path("runs") / file.stem)
-    source = find_config(base or sweep.config)
+    try:
+        source = find_config(base or sweep.config)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
     runs: list[PlannedRun] = []
     for arm in sweep.arms:
         settings = [f"tracker.group={file.stem}", *sweep.settings, *arm.settings, *overrides]
@@ -90,7 +92,7 @@ def plan_sweep(file: Path, base: Path | None = None, overrides: Sequence[str] = 
                 for name, own in _seeded(arm, sweep.seeds)
             ]
         except UserError as error:
-            raise UserError(f"{file}: arm {arm.name}: {error}") from None
+            raise UserError(f"{file}: arm {arm.name or 'without a name'}: {error}") from None
     names = [run.name for run in runs]
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, f"{file}: two runs are called {', '.join(twice)}: give each arm a name of its own")
