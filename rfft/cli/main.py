@@ -15,6 +15,7 @@ from rfft import __version__
 from rfft.cli import adworld, data, products, rfnet, sweep
 from rfft.cli.output import list_facts
 from rfft.errors import Interrupted, ProcessLost, UserError, disk_problem
+from rfft.utils.agents import agents_overrides, agents_run_name
 
 if TYPE_CHECKING:
     from rfft.config.schema import Config
@@ -62,7 +63,8 @@ def main_options(
 @app.command()
 def train(config: ConfigFile, overrides: Overrides = None) -> None:
     """Fine-tune a generator (RFFT); the same command again resumes a run that was cut off."""
-    settings = _load(config, overrides)
+    settings = _load(config, agents_overrides(overrides or []))
+    settings.run.name = agents_run_name(settings.run.name)
     from rfft.training import trainer
 
     trainer.train(settings)

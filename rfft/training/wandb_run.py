@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rfft.config.load import flatten
 from rfft.evaluation.tracked import PictureTable, less_is_better
 from rfft.training.lineage import TRACKER_FILE, Input
+from rfft.utils.agents import in_wandb_sweep
 from rfft.utils.log import messages, write_atomically
 
 INIT, FINISH = 60.0, 300.0  # seconds that W&B has to answer at first, and for the last uploads
@@ -47,7 +48,7 @@ class WandbRun:
         import wandb
 
         tracker, own = self._config["tracker"], {}
-        if not in_sweep():  # there its agent has said both
+        if not in_wandb_sweep():  # there its agent has said both
             own = {"project": tracker["project"], "id": self._id()}
         return wandb.init(
             **own,
@@ -142,11 +143,6 @@ def wandb_mode() -> str:
         return "online" if wandb.login(prompt=False, verify=False) else "offline"
     except Exception:  # a key that is not one
         return "offline"
-
-
-def in_sweep() -> bool:
-    """Has an agent of a W&B sweep started this process?"""
-    return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 def first_line(error: Exception) -> str:

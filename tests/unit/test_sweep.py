@@ -85,7 +85,7 @@ BASE = "config: tiny\narms: ["
         ),
         (
             "config: tiny\narms: [{name: a, settings: [optimiser.lr=1]}]",
-            "arm a: .*did you mean 'optimizer.lr'",
+            "arm a: .*did you mean 'optimizer'",
         ),
         (
             "config: tiny\narms: [{name: a, settings: [evaluate.enabled=false]}]",
