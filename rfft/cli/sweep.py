@@ -10,7 +10,8 @@ import typer
 
 def sweep(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A YAML file with arms, as configs/sweeps/ablation.yaml.")
+        Path,
+        typer.Argument(metavar="FILE", help="A YAML file with arms, or a shipped one: ablation, compare."),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="a.b=c", help="Settings to change in all arms.")

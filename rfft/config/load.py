@@ -44,14 +44,17 @@ def load_as(
     return _checked(read.read_file(schema, path, overrides), check, name=path.stem)
 
 
-def find_config(path: str | Path) -> Path:
-    """Return the file itself, or configs/NAME.yaml beside the sources or inside the installed package."""
+def find_config(path: str | Path, kind: str = "") -> Path:
+    """Return the file itself, or a shipped one by its name: configs/NAME.yaml, or configs/KIND/NAME.yaml.
+
+    Shipped ones lie beside the sources or inside the installed package.
+    """
     path = Path(path)
     if path.exists() and not path.is_dir():  # in runs/, `tiny` is a folder
         return path
     here = Path(__file__).parent.parent
     for folder in (here / "configs", here.parent / "configs"):
-        candidate = folder / f"{path.stem}.yaml"
+        candidate = folder / kind / f"{path.stem}.yaml"
         if len(path.parts) <= 2 and path.parent.name in ("", "configs") and candidate.exists():
             return candidate
     raise UserError(f"{path}: no such config file")

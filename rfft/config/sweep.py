@@ -72,8 +72,10 @@ class Plan:
 def plan_sweep(file: Path, base: Path | None = None, overrides: Sequence[str] = ()) -> Plan:
     """Read a sweep's file and check every run's config; a UserError names the arm that is wrong.
 
-    `base` takes the place of the file's config, and `overrides` come after the settings of every arm.
+    `file` may be the name of a shipped one ("ablation"). `base` takes the place of its config, and
+    `overrides` come after the settings of every arm.
     """
+    file = find_config(file, "sweeps")
     sweep = read.read_file(SweepConfig, file)
     require(sweep.arms, f"{file}: a sweep needs arms: a list, each with a name and settings")
     require(base or sweep.config, f"{file}: a sweep needs a base: config: configs/tiny.yaml")

@@ -40,7 +40,7 @@ def test_the_ablation_tries_several_strengths_on_validation_products_alone() -> 
 
 @pytest.mark.parametrize("base", ["tiny", "sd15_lora_cc"])
 def test_the_comparison_trains_the_papers_methods(base: str) -> None:
-    runs = plan_sweep(SWEEPS / "compare.yaml", Path(base)).runs
+    runs = plan_sweep(Path("compare"), Path(base)).runs
     names = [method_of(asdict(run.config), "tuned", {}) for run in runs if run.train]
     cc = f"CC, beta {load_config(base).objective.beta:g}"
     assert names == ["ReFL", "DRaFT-4", "RFFT, KL, beta 100", f"RFFT, {cc}", f"DRTune, {cc}"]
