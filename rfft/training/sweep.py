@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rfft.config.load import to_yaml
 from rfft.config.sweep import LOGS, Plan, PlannedRun
-from rfft.errors import Interrupted
+from rfft.errors import Interrupted, UserError
 from rfft.evaluation.compare import compare
 from rfft.evaluation.store import SUMMARY, read_json
 from rfft.utils.log import messages
@@ -44,13 +45,13 @@ def sweep(plan: Plan, jobs: int = 1, launcher: str = "") -> list[Failure]:
     `launcher` is put before the command line, as in "accelerate launch --config_file launch/multi_gpu.yaml".
     The table and the figure lie in the plan's folder. Raises Interrupted after a signal, once all has ended.
     """
-    console = messages()
+    console, program = messages(), launcher_program(launcher)
     pending = [run for run in plan.runs if not is_finished(run)]
     done = len(plan.runs) - len(pending)
     console.print(f"{plan.name}: {len(plan.runs)} runs, {done} of them finished already", highlight=False)
     with StopSignals() as signals:
         signals.deferred = True
-        failures = Jobs(plan, pending, jobs, launcher).work(signals)
+        failures = Jobs(plan, pending, jobs, program).work(signals)
     finished = [run.folder for run in plan.runs if is_finished(run)]
     if signals.received is not None:
         raise Interrupted(f"stopped with {len(finished)} of {len(plan.runs)} runs; the same command goes on")
@@ -79,8 +80,8 @@ def is_finished(run: PlannedRun) -> bool:
 class Jobs:
     """The processes of a sweep: `jobs` slots, each with its share of the threads and accelerators."""
 
-    def __init__(self, plan: Plan, pending: Sequence[PlannedRun], jobs: int, launcher: str) -> None:
-        self.plan, self.pending, self.launcher = plan, list(pending), shlex.split(launcher)
+    def __init__(self, plan: Plan, pending: Sequence[PlannedRun], jobs: int, launcher: Sequence[str]) -> None:
+        self.plan, self.pending, self.launcher = plan, list(pending), launcher
         self.running: dict[int, tuple[PlannedRun, Command]] = {}  # by slot
         self.jobs, self.failures = jobs, list[Failure]()
         self.progress = Progress(
@@ -139,6 +140,19 @@ def command_line(run: PlannedRun, launcher: Sequence[str] = ()) -> list[str]:
     """Return what a shell would be given for this run."""
     program = [*launcher, "-m", "rfft"] if launcher else [sys.executable, "-m", "rfft"]
     return [*program, "train" if run.train else "evaluate", str(run.file), *run.overrides]
+
+
+def launcher_program(launcher: str) -> list[str]:
+    """Split the words that are put before a command; a UserError if there is no such program."""
+    try:
+        words = shlex.split(launcher)
+    except ValueError as error:
+        raise UserError(f"--launcher {launcher!r}: {error}") from None
+    if words and shutil.which(words[0], path=environment(0, 1, os.environ)["PATH"]) is None:
+        raise UserError(
+            f"--launcher: no program {words[0]!r}; write it as on the command line, without -m rfft"
+        )
+    return words
 
 
 def environment(slot: int, jobs: int, known: Mapping[str, str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from rfft.config.load import load_config, to_yaml
 from rfft.config.sweep import plan_sweep
 from rfft.errors import UserError
 from rfft.evaluation.methods import method_of
-from rfft.training.sweep import command_line, environment, is_finished
+from rfft.training.sweep import command_line, environment, is_finished, launcher_program
 from rfft.utils.subprocesses import Command, stop
 
 SWEEPS = Path(__file__).parents[2] / "configs" / "sweeps"
@@ -142,6 +142,13 @@ def test_slots_share_cores_and_gpus() -> None:
     assert environment(0, 1, known)["CUDA_VISIBLE_DEVICES"] == "0,2,5"
     assert environment(0, 16, known)["OMP_NUM_THREADS"] == "1"
     assert environment(0, 1, known)["PATH"].startswith(str(Path(sys.executable).parent))
+
+
+def test_launchers_are_found_beside_python_though_nothing_is_activated() -> None:
+    assert launcher_program("accelerate launch --config_file 'my file.yaml'")[-1] == "my file.yaml"
+    for wrong in ("nowhere launch", "accelerate 'launch"):
+        with pytest.raises(UserError, match=r"^--launcher[^\n]*$"):
+            launcher_program(wrong)
 
 
 def is_running(pid: int) -> bool:
