@@ -12,7 +12,7 @@ from rfft.errors import UserError
 from rfft.evaluation import store
 from rfft.evaluation.comparison_tables import METRICS, changes_section, values_section
 from rfft.evaluation.methods import method_of
-from rfft.evaluation.ranking import ComparedState, Metrics, asked, ranking_section
+from rfft.evaluation.ranking import ComparedState, asked, ranking_section
 from rfft.evaluation.seeds import seeds_section
 from rfft.evaluation.store import EVALUATION, SUMMARY, read_json
 from rfft.utils.log import warn, write_atomically

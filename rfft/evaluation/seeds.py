@@ -35,7 +35,9 @@ def seeds_section(rows: Sequence[ComparedState]) -> str:
         for title, name in METRICS.items()
         if any(all(name in found for found in group) for group in measured)
     }
-    lines = [["runs", "method", "seeds", *(f"{title} {kind_of(name).arrow}" for title, name in shown.items())]]
+    lines = [
+        ["runs", "method", "seeds", *(f"{title} {kind_of(name).arrow}" for title, name in shown.items())]
+    ]
     for group, found in zip(groups, measured, strict=True):
         names = ", ".join(row.name for row in group)
         cells = [_spread(name, [each[name] for each in found if name in each]) for name in shown.values()]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rfft.evaluation import store
-from rfft.types import COARSE_LABELS, LABELS, label_names
+from rfft.evaluation.tables import kind_of
+from rfft.evaluation.verdicts import AVAILABLE, NETWORKS, recorded_verdicts, verdict_name
 
-NETWORKS = ("rfnet", "judge")
 COLUMNS = (
     *("key", "product", "prompt", "seed", "base", "tuned"),
     *(f"{state}_{network}" for network in NETWORKS for state in store.STATES),
     *(f"change_{network}" for network in NETWORKS),
     *(f"available_{state}_{network}" for network in NETWORKS for state in store.STATES),
 )
-LESS_IS_BETTER = {"attempts", *(name for name, _, sign in store.PICTURE_METRICS if sign < 0)}
-FAULTS = tuple(f"{label}_" for label in (*LABELS[1:], *COARSE_LABELS[1:]))
 CHANGES = {(False, True): "fixed", (True, False): "broken"}  # available before, available after
 
 
@@ -56,34 +54,28 @@ def picture_table(run: Path) -> PictureTable:
     return PictureTable(COLUMNS, rows)
 
 
-def _verdicts(network: str, probabilities: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Columns of one picture and network, from its probabilities [K] by state."""
+def _verdicts(network: str, rows: Mapping[str, Sequence[float] | None]) -> dict[str, Any]:
+    """Columns of one picture and network, from its probabilities [K] by state; None: not finite."""
     found: dict[str, Any] = {}
-    names = {state: label_names(len(p))[p.index(max(p))] for state, p in probabilities.items()}
-    for state, name in names.items():
-        found[f"{state}_{network}"] = name
-        found[f"available_{state}_{network}"] = probabilities[state][0]
-    if len(names) == len(store.STATES):
-        before, after = (names[state] == LABELS[0] for state in store.STATES)
+    verdicts = {state: int(recorded_verdicts([row])) for state, row in rows.items()}
+    for state, row in rows.items():
+        found[f"{state}_{network}"] = verdict_name(verdicts[state], len(row or ()))
+        found[f"available_{state}_{network}"] = None if row is None else row[AVAILABLE]
+    if len(rows) == len(store.STATES):
+        before, after = (verdicts[state] == AVAILABLE for state in store.STATES)
         found[f"change_{network}"] = CHANGES.get((before, after), "same")
     return found
 
 
 def summary_scalars(summary: Mapping[str, Any]) -> dict[str, float]:
     """Flatten summary.json to base/NAME, tuned/NAME and change/NAME: what the exported weights reach."""
-    return dict(_scalars(summary))
+    groups = {state: summary[state] for state in store.STATES if summary.get(state)}
+    groups["change"] = {"metrics": summary.get("change", {})}
+    named = (store.scalars(state, group) for group, state in groups.items())
+    return {name: value for scalars in named for name, value in scalars.items()}
 
 
-def _scalars(summary: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    states = {state: store.scalars(summary[state]) for state in store.STATES if summary.get(state)}
-    for state, scalars in states.items():
-        for name, value in scalars.items():
-            yield name.replace("eval", state, 1), value
-    for name, value in states.get("tuned", {}).items():
-        if name in states["base"]:
-            yield name.replace("eval", "change", 1), value - states["base"][name]
-
-
-def less_is_better(name: str) -> bool:
-    """Is a metric, as store.scalars() calls it without eval/, the better the lower it is?"""
-    return name in LESS_IS_BETTER or name.startswith(FAULTS)
+def best_of(name: str) -> str:
+    """Return which value of a metric is its best, "max" or "min"; `name` without its group (eval/)."""
+    higher = name != "loss" and kind_of(name).higher_is_better
+    return "max" if higher else "min"

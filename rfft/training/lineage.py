@@ -23,6 +23,8 @@ INPUTS: dict[str, tuple[str, Kind]] = {  # settings that name an input: its role
     "data.prompts": ("prompts", "dataset"),
     "evaluate.products": ("products", "dataset"),
     "evaluate.prompts": ("prompts", "dataset"),
+    "evaluate.validation.products": ("products", "dataset"),
+    "evaluate.validation.prompts": ("prompts", "dataset"),
     "data.train": ("feedback", "dataset"),  # of RFNet's training
     "data.validation": ("feedback", "dataset"),
 }

@@ -149,9 +149,7 @@ def launcher_program(launcher: str) -> list[str]:
     except ValueError as error:
         raise UserError(f"--launcher {launcher!r}: {error}") from None
     if words and shutil.which(words[0], path=environment(0, 1, os.environ)["PATH"]) is None:
-        raise UserError(
-            f"--launcher: no program {words[0]!r}; write what comes before `-m rfft`"
-        )
+        raise UserError(f"--launcher: no program {words[0]!r}; write what comes before `-m rfft`")
     return words
 
 

@@ -12,13 +12,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from rfft.config.load import flatten
-from rfft.evaluation.tracked import PictureTable, less_is_better
+from rfft.evaluation.tracked import PictureTable, best_of
 from rfft.training.lineage import TRACKER_FILE, Input
 from rfft.utils.agents import in_wandb_sweep
 from rfft.utils.log import messages, write_atomically
 
 INIT, FINISH = 60.0, 300.0  # seconds that W&B has to answer at first, and for the last uploads
 STEP = "step"  # the x axis of everything: W&B's own step counts calls of log()
+EVALUATIONS = ("eval", "val")  # groups whose summary is the best value, and the last one
 LARGE = 256  # pixels; larger pictures are stored as JPEG
 STAGING = "WANDB_DATA_DIR"  # where W&B keeps what artifacts hold until it is uploaded
 
@@ -73,17 +74,17 @@ class WandbRun:
 
     def _define_metrics(self) -> None:
         self._run.define_metric(STEP, hidden=True)
-        for group in ("train/*", "eval/*", "samples"):
+        for group in ("train/*", *(f"{name}/*" for name in EVALUATIONS), "samples"):
             self._run.define_metric(group, step_metric=STEP)
         for state in ("base/*", "tuned/*", "change/*"):  # columns of the runs' table, no curves
             self._run.define_metric(state, step_metric=STEP, hidden=True)
 
     def log(self, scalars: dict[str, float], step: int) -> None:
-        """Log scalars of a step; the summary has an evaluation's best value, the highest or the lowest."""
+        """Log scalars of a step; an evaluation's summary has the best value, the highest or the lowest."""
         for name in scalars.keys() - self._defined:
-            if name.startswith("eval/"):
-                best = "min" if less_is_better(name.removeprefix("eval/")) else "max"
-                self._run.define_metric(name, step_metric=STEP, summary=f"{best},last")
+            group, _, metric = name.partition("/")
+            if group in EVALUATIONS:
+                self._run.define_metric(name, step_metric=STEP, summary=f"{best_of(metric)},last")
             self._defined.add(name)
         self._run.log({**scalars, STEP: step})
 

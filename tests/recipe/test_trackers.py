@@ -15,15 +15,17 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from rfft.evaluation import evaluator
-from rfft.evaluation.tracked import COLUMNS, less_is_better
+from rfft.evaluation.tracked import COLUMNS, best_of
 from rfft.training import job
 from rfft.training.lineage import inputs
 from rfft.training.tracking import Tracker
+from rfft.types import LABELS
 from tools.wandb_records import OfflineRun, find_offline_runs, read_table
 
 Rfft = Callable[..., tuple[int, str]]
 GRID = (
     *("evaluate.count=2", "evaluate.prompts_per_product=1", "evaluate.max_attempts=2"),
+    *("evaluate.validation.count=1", "evaluate.validation.prompts_per_product=1"),
     *("evaluate.seeds=2", "data.count=4", "trainer.sample_every=0"),
 )
 CONFIG: dict[str, Any] = {"tracker": {"project": "p", "group": None, "tags": []}, "run": {"name": "n"}}
@@ -82,17 +84,20 @@ def test_an_offline_run_from_one_end_to_the_other(rfft: Rfft, tmp_path: Path) ->
     assert found.config["data.image_size"] == written["data"]["image_size"]
 
     # All rows are there, by step; the summary has the best of each metric by its own direction.
-    for name in ("train/f_ac", "eval/diversity"):
+    for name in ("train/f_ac", "val/diversity"):
         expected = [(row["step"], row[name]) for row in metrics_file("small") if name in row]
         assert dict(found.rows(name)) == pytest.approx(dict(expected)) and expected
-    assert found.metrics["train/*"].step_metric == found.metrics["eval/attempts"].step_metric == "step"
+    assert found.metrics["train/*"].step_metric == found.metrics["val/attempts"].step_metric == "step"
     for name, best in (("available_rate_judge", "max"), ("size_mismatch_rfnet", "min"), ("attempts", "min")):
-        values = [value for _, value in found.rows(f"eval/{name}")]
-        assert found.summary[f"eval/{name}"] == {best: getattr(np, best)(values), "last": values[-1]}
+        values = [value for _, value in found.rows(f"val/{name}")]
+        assert len(values) == 3 and found.summary[f"val/{name}"] == {
+            best: getattr(np, best)(values),
+            "last": values[-1],
+        }
 
     # What the exported weights reach, as plain columns.
     summary = json.loads(Path("runs/small/summary.json").read_text())
-    base, tuned = (summary[state]["diversity"] for state in ("base", "tuned"))
+    base, tuned = (summary[state]["metrics"]["diversity"]["value"] for state in ("base", "tuned"))
     assert found.summary["base/diversity"] == base and found.summary["tuned/diversity"] == tuned
     assert found.summary["change/diversity"] == pytest.approx(tuned - base)
     assert found.metrics["tuned/*"].options.hidden
@@ -135,6 +140,7 @@ def test_runs_are_joined_by_the_keys_of_their_pictures(rfft: Rfft) -> None:
         assert (row["product"], row["prompt"], row["seed"]) == (cell["id"], cell["prompt"], cell["seed"])
         assert (row["available_base_judge"], row["available_tuned_judge"]) == (before[0], after[0])
         accepted = [p.index(max(p)) == 0 for p in (before, after)]
+        assert row["base_judge"] == LABELS[before.index(max(before))].replace("_", " ")
         assert row["change_judge"] == {(0, 1): "fixed", (1, 0): "broken"}.get(tuple(accepted), "same")
     for key, row in tables["b"].items():
         assert row["tuned_judge"] is None and row["tuned_rfnet"]
@@ -191,15 +197,16 @@ def test_inputs_are_described_by_their_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "less"),
+    ("name", "best"),
     [
-        *(("available_rate_rfnet", False), ("alignment_prop", False), ("success_at_1", False)),
-        *(("attempts", True), ("kid", True), ("fid", True), ("clip_score", False)),
-        *(("shape_hallucination_judge", True), ("unavailable_rfnet", True), ("diversity", False)),
+        *(("available_rate_rfnet", "max"), ("alignment_prop", "max"), ("success_at_1", "max")),
+        *(("attempts", "min"), ("kid", "min"), ("fid", "min"), ("clip_score", "max"), ("loss", "min")),
+        *(("shape_hallucination_judge", "min"), ("unavailable_rfnet", "min"), ("diversity", "max")),
+        *(("ap_available", "max"), ("precision_space_mismatch", "max")),  # of RFNet's own training
     ],
 )
-def test_which_way_is_better(name: str, less: bool) -> None:
-    assert less_is_better(name) == less
+def test_which_way_is_better(name: str, best: str) -> None:
+    assert best_of(name) == best
 
 
 def test_tensorboard(rfft: Rfft) -> None:
