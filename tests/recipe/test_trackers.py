@@ -14,7 +14,7 @@ import yaml
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from rfft.evaluation import evaluator
+from rfft.adworld import products
 from rfft.evaluation.tracked import COLUMNS, best_of
 from rfft.training import job
 from rfft.training.lineage import inputs
@@ -40,7 +40,7 @@ def rfft(
 ) -> Iterator[Rfft]:
     """rfft(*overrides) -> (exit code, stderr) of `rfft train`, in an empty folder, without a key of W&B."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluator, "REFERENCE_IMAGES", 8)
+    monkeypatch.setattr(products, "REFERENCE_IMAGES", 8)
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
