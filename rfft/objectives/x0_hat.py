@@ -48,7 +48,7 @@ class X0Hat:
         Each k costs a forward with gradient, a reference forward and a backward. The forward with gradient is
         also the rollout's own step there; what lies behind the last k is never computed.
         """
-        settings, per_k = self.settings, {}
+        settings, regs, per_k = self.settings, [], {}
         x, position = batch.noise, 0
         for k in ks:
             x = roll_out(policy, batch, schedule, settings, position, k, x)
@@ -58,8 +58,10 @@ class X0Hat:
             # Its gradient is that of F_total, and the decoder's activations are gone by now.
             backward(((theta.guided.x0 * judged.grad).sum() + settings.beta * reg) / len(ks))
 
-            loss = judged.loss + settings.beta * reg.detach()
-            per_k[k] = {"loss": loss, "reg": reg.detach()} | judged.scalars | norms
+            regs.append(reg.detach())
+            named = {} if settings.regularizer is None else {settings.regularizer.name: regs[-1]}
+            loss = judged.loss + settings.beta * regs[-1]
+            per_k[k] = {"loss": loss} | named | judged.scalars | norms
             x = advance(Denoised(*(part.detach() for part in theta.guided)), k, batch, schedule)
             position = k + 1
 
@@ -67,7 +69,7 @@ class X0Hat:
         work = self.work(len(schedule), ks)
         return StepOutput(
             loss=means["loss"],
-            reg=means["reg"],
+            reg=torch.stack(regs).mean(0),
             images=judged.images,
             pictures=len(batch) * len(ks),
             forwards=work.rollout + work.trained + work.reference,
