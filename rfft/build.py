@@ -15,6 +15,8 @@ from rfft.data.samples import Framing, Sample, Selection, Skipped
 from rfft.data.splits import parse_source
 from rfft.errors import require
 from rfft.models.bundle import Bundle, load_bundle, load_tiny_vae
+from rfft.models.families import KNOWN as KNOWN_FAMILIES
+from rfft.models.families.base import Family
 from rfft.models.pretrained import find_folder, read_config, tokenizer_of
 from rfft.objectives import OBJECTIVES
 from rfft.objectives.base import Objective, ObjectiveSettings
@@ -26,7 +28,7 @@ from rfft.rewards.rfnet import RFNet
 from rfft.rewards.weighted import REWARDS, WeightedRewards
 from rfft.types import Batch, Reward
 from rfft.utils.checkpoint import load_weights
-from rfft.utils.registry import construct
+from rfft.utils.registry import construct, resolve
 
 Purpose = Literal["train", "evaluate", "generate"]
 
@@ -36,7 +38,7 @@ EVALUATION_SEED = 0  # the grid is the same for all runs, whatever run.seed
 def build_bundle(config: Config, device: torch.device | str, trained: bool = True) -> Bundle:
     """The generator on its device; `trained`: with fresh adapters, or whatever else model.train says."""
     model = config.model
-    bundle = load_bundle(model.bundle, getattr(torch, model.dtype), model.controlnet, model.family)
+    bundle = load_bundle(model.bundle, getattr(torch, model.dtype), model.controlnet, family_of(config))
     if trained:
         if model.tiny_vae is not None:
             bundle.set_tiny_vae(load_tiny_vae(model.tiny_vae, getattr(torch, model.dtype)))
@@ -45,6 +47,15 @@ def build_bundle(config: Config, device: torch.device | str, trained: bool = Tru
         if model.gradient_checkpointing:
             bundle.enable_gradient_checkpointing()
     return bundle.to(device)
+
+
+def family_of(config: Config) -> type[Family] | None:
+    """Return the family that model.family names, a known one or a dotted path; None: the base's files say."""
+    if config.model.family is None:
+        return None
+    known = {name: f"{kind.__module__}:{kind.__name__}" for name, kind in KNOWN_FAMILIES.items()}
+    found: type[Family] = resolve("model.family", config.model.family, known)
+    return found
 
 
 def load_trained(config: Config, checkpoint: Path, device: torch.device | str) -> Bundle:

@@ -31,7 +31,7 @@ def load_generator(config: Config, lora: Path | None, device: torch.device) -> B
                 f"{lora}: not the folder of one exported LoRA; give what `rfft export` wrote in diffusers' "
                 "or kohya's form, for example RUN/export/diffusers; a merged export goes with --model"
             )
-    bundle = load_bundle(model.bundle, getattr(torch, model.dtype), controlnet, model.family)
+    bundle = load_bundle(model.bundle, getattr(torch, model.dtype), controlnet, build.family_of(config))
     if file is not None:
         try:
             bundle.pipe.load_lora_weights(file.parent, weight_name=file.name)

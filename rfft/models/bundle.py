@@ -21,11 +21,10 @@ from transformers.utils import logging as transformers_logging
 
 from rfft.errors import UserError
 from rfft.models import lora
-from rfft.models.families import FAMILIES
+from rfft.models.families import KNOWN
 from rfft.models.families.base import Family
 from rfft.models.pretrained import ASSETS, load_part, skeleton_part, why
 from rfft.types import Batch, Conditioning, Denoise, Schedule
-from rfft.utils.registry import resolve
 
 EMBEDDED = "rf-tiny"
 MODES = ("denoiser_lora", "controlnet_lora", "controlnet")
@@ -195,19 +194,19 @@ def load_bundle(
     path_or_id: str | Path,
     dtype: torch.dtype = torch.float32,
     controlnet: str | Path | None = None,
-    family: str | None = None,
+    family: type[Family] | None = None,
 ) -> Bundle:
     """Load "rf-tiny", a folder or a hub id.
 
-    `controlnet`: a folder or id, where the base has none; `family`: as model.family in the config. Raises
-    UserError where it cannot be loaded.
+    `controlnet`: a folder or id, where the base has none; `family`: what it is, where its
+    model_index.json does not say. Raises UserError where it cannot be loaded.
     """
     for library in (diffusers_logging, transformers_logging):  # bars for the parts of one small pipeline
         library.disable_progress_bar()
     # What it logs there, it raises as well.
     diffusers_logging.get_logger("diffusers.models.modeling_utils").setLevel(diffusers_logging.CRITICAL)
     with _explained(path_or_id):
-        kind = _family(path_or_id, family)
+        kind = family or _recognized(path_or_id)
         return Bundle(
             kind.load(source_of(path_or_id), None if controlnet is None else str(controlnet), dtype)
         )
@@ -217,12 +216,14 @@ def load_skeleton(
     path_or_id: str,
     dtype: torch.dtype = torch.float32,
     controlnet: str | None = None,
-    family: str | None = None,
+    family: type[Family] | None = None,
     tiny_vae: str | None = None,
 ) -> Bundle:
     """Do as load_bundle, to count what a run costs: where the family can, config files alone are read."""
     with _explained(path_or_id):
-        bundle = Bundle(_family(path_or_id, family).skeleton(source_of(path_or_id), controlnet, dtype))
+        bundle = Bundle(
+            (family or _recognized(path_or_id)).skeleton(source_of(path_or_id), controlnet, dtype)
+        )
     if tiny_vae is not None:
         with torch.device("meta"):
             bundle.set_tiny_vae(skeleton_part("model.tiny_vae", AutoencoderTiny, tiny_vae).to(dtype))
@@ -252,11 +253,8 @@ def skeleton_batch(bundle: Bundle, size: int, count: int) -> Batch:
     )
 
 
-def _family(path_or_id: str | Path, name: str | None) -> type[Family]:
-    """Return the family that the config names, else the one that recognizes the base's model_index.json."""
-    if name is not None:
-        found: type[Family] = resolve("model.family", name, FAMILIES)
-        return found
+def _recognized(path_or_id: str | Path) -> type[Family]:
+    """Return the family that recognizes the base's model_index.json."""
     source = source_of(path_or_id)
     if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
         raise UserError(
@@ -266,11 +264,10 @@ def _family(path_or_id: str | Path, name: str | None) -> type[Family]:
     pipeline = index.get("_class_name") if isinstance(index, dict) else None
     if not isinstance(pipeline, str):
         raise ValueError("its model_index.json names no pipeline: _class_name is missing")
-    for known in FAMILIES:
-        kind: type[Family] = resolve("model.family", known, FAMILIES)
+    for kind in KNOWN.values():
         if kind.recognizes(pipeline):
             return kind
-    raise ValueError(f"it is a {pipeline}, of none of the families {', '.join(FAMILIES)}")
+    raise ValueError(f"it is a {pipeline}, of none of the families {', '.join(KNOWN)}")
 
 
 @contextmanager

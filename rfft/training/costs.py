@@ -78,7 +78,7 @@ def costs(config: Config) -> Costs:
     """Count parameters, FLOPs of an optimizer step and memory of a process."""
     model, trainer, forwards = config.model, config.trainer, count_forwards(config)
     dtype = getattr(torch, model.dtype)
-    bundle = load_skeleton(model.bundle, dtype, model.controlnet, model.family, model.tiny_vae)
+    bundle = load_skeleton(model.bundle, dtype, model.controlnet, build.family_of(config), model.tiny_vae)
     bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
     if model.gradient_checkpointing:
         bundle.enable_gradient_checkpointing()

@@ -92,5 +92,7 @@ def memory_advice(config: Config) -> str:
         "Try in this order: trainer.decode_batch=1 (the same result), model.gradient_checkpointing=true (the "
         "same, a third more time), half of trainer.batch_size with twice trainer.accumulation; for an "
         "evaluation, a smaller evaluate.batch_size. The same command with these goes on from the last "
-        f"checkpoint. Memory of a process: {', '.join(phases)}"
+        "checkpoint. Before the first step, when products are encoded one by one, and where all that is not "
+        "enough: model.dtype=bfloat16 trainer.mixed_precision=bf16 objective.precision=bf16, in a new run. "
+        f"Memory of a process: {', '.join(phases)}"
     )

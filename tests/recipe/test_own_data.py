@@ -12,17 +12,17 @@ import pytest
 import yaml
 from PIL import Image
 
+from rfft import build
+from rfft.config.load import load_config
+from rfft.data.overlap import overlap_warnings
+
 Rfft = Callable[..., tuple[int, str, str]]
 DOCS = Path(__file__).parents[2] / "docs" / "products.md"
 
 
 @pytest.fixture
-def rfft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: Rfft) -> Rfft:
-    """rfft(*arguments) in a folder with the data set of docs/products.md, photos/ and prompts.json."""
-    (tmp_path / "shop").mkdir()
-    (tmp_path / "shop/__init__.py").touch()
-    code = DOCS.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
-    (tmp_path / "shop/boxes.py").write_text(code)
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """photos/ and prompts.json in the working folder."""
     (tmp_path / "photos").mkdir()
     for i, name in enumerate("abcdefghijkl"):
         pixels = np.zeros((40, 30, 4), np.uint8)
@@ -30,10 +30,26 @@ def rfft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: Rfft) -> 
         Image.fromarray(pixels).save(tmp_path / f"photos/{name}.png")
     (tmp_path / "prompts.json").write_text(json.dumps([{"prompt": "a park"}, {"prompt": "a wall"}]))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def rfft(photos: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: Rfft) -> Rfft:
+    """rfft(*arguments), in a folder with a package that holds the data set of docs/products.md."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/__init__.py").touch()
+    code = DOCS.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "shop/boxes.py").write_text(code)
+    monkeypatch.setenv("COLUMNS", "1000")
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in ("shop", "shop.boxes"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return run_command
+
+
+def facts_of(out: str) -> dict[str, str]:
+    """What `rfft check` prints, by name."""
+    facts = (line.partition("  ") for line in out.splitlines())
+    return {name: value.strip() for name, _, value in facts}
 
 
 QUICK = ("evaluate.max_attempts=1", "evaluate.reference=null", "trainer.sample_every=0", "evaluate.count=3")
@@ -45,7 +61,7 @@ def test_a_data_set_of_ones_own(rfft: Rfft, world: Path) -> None:
     settings["data"] = {"products": "shop.boxes:Boxes", "options": {"count": 12}, "holdout": 0.5}
     Path("own.yaml").write_text(yaml.safe_dump(settings))
     code, out, told = rfft("check", "own.yaml", *QUICK)
-    facts = {line[:36].rstrip(): line[36:] for line in out.splitlines()}
+    facts = facts_of(out)
     assert code == 0 and "warning" not in told, told
     assert facts["training"] == "8 products with 8 prompts from shop.boxes:Boxes:train"
     assert facts["evaluation"] == "2 products with 2 prompts from shop.boxes:Boxes:test, 2 seeds"
@@ -76,7 +92,7 @@ def test_a_data_set_of_ones_own(rfft: Rfft, world: Path) -> None:
             "shop.boxes:Boxes: sample 0: its canvas must be a float tensor [4, 64, 64], as data.image_size",
         ),
         (["data.products=photos", "data.prompts=prompts.json", "data.holdout=1.5"], "data.holdout is 1.5"),
-        (["evaluate.products=adworld:train"], "adworld:train is both trained on and evaluated on; set data."),
+        (["data.products=adworld:test"], "adworld:test is both trained on and evaluated on; set data."),
     ],
 )
 def test_mistakes(rfft: Rfft, world: Path, settings: list[str], told: str) -> None:
@@ -85,30 +101,31 @@ def test_mistakes(rfft: Rfft, world: Path, settings: list[str], told: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("settings", "evaluated", "warning"),
+    ("settings", "evaluated_on", "warning"),
     [
-        ([], "3 products with 6 prompts from photos", "3 of the 3 products evaluated on are trained on: "),
-        (["data.holdout=0.5"], "3 products with 6 prompts from photos:test", None),
-        (["data.holdout=copies"], "3 products with 6 prompts from copies:test", "3 of the 3 products "),
+        ([], "photos", "3 of the 3 products evaluated on are trained on: "),
+        (["data.holdout=0.5"], "photos:test", None),
+        (["data.holdout=copies"], "copies:test", "3 of the 3 products evaluated on are trained on: "),
         (
             ["evaluate.products=adworld:test"],
-            "3 products with 6 prompts from adworld:test",
+            "adworld:test",
             "trained on photos but evaluated on adworld:test: ",
         ),
     ],
 )
 def test_evaluating_on_what_is_trained_on(
-    rfft: Rfft, world: Path, settings: list[str], evaluated: str, warning: str | None
+    photos: None, world: Path, settings: list[str], evaluated_on: str, warning: str | None
 ) -> None:
-    """Said in one line, with the fix; copies under other names are found, too."""
+    """One line says so, with the fix; copies under other names are found, too."""
     Path("copies").mkdir()
     for photo in Path("photos").iterdir():
         Path("copies", f"copy of {photo.name}").write_bytes(photo.read_bytes())
     own = ("data.products=photos", "data.prompts=prompts.json", *QUICK)
-    code, out, told = rfft("check", world / "config.yaml", *own, *settings)
-    assert code == 0 and f"evaluation                          {evaluated}, 2 seeds" in out, told
-    warnings = [line for line in told.splitlines() if "warning" in line]
-    if warning is None:
-        assert not warnings
-    else:
-        assert len(warnings) == 1 and warnings[0].startswith(f"warning: {warning}") and "set " in warnings[0]
+    config = load_config(world / "config.yaml", [*own, *settings])
+    trained, evaluated = (build.build_samples(config, purpose) for purpose in ("train", "evaluate"))
+    assert build.evaluated_products(config) == evaluated_on
+    assert {sample.prompt for sample in evaluated} == {"a park", "a wall"} or "adworld" in evaluated_on
+    sources = build.trained_products(config), evaluated_on
+    warnings = list(overlap_warnings(sources[0], trained, sources[1], evaluated))
+    assert len(warnings) == (warning is not None)
+    assert all(line.startswith(warning or "") and "; set " in line for line in warnings)

@@ -1,7 +1,8 @@
 """Families of bases: a file says how one is loaded, encodes text, lays out latents, is called, exported."""
 
+from rfft.models.families.base import Family
+from rfft.models.families.sd import StableDiffusion
+from rfft.models.families.sdxl import StableDiffusionXL
+
 # In the order in which they are asked whether a base is theirs.
-FAMILIES = {
-    "sdxl": "rfft.models.families.sdxl:StableDiffusionXL",
-    "sd": "rfft.models.families.sd:StableDiffusion",
-}
+KNOWN: dict[str, type[Family]] = {"sdxl": StableDiffusionXL, "sd": StableDiffusion}
