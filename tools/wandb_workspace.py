@@ -23,7 +23,7 @@ SUMMARY = (
     *("tuned/available_rate_rfnet", "tuned/available_rate_judge", "change/available_rate_judge"),
     *("change/alignment", "change/diversity"),
 )
-CURVES = ("train/f_ac", "train/available", "eval/available_rate_rfnet", "eval/diversity")
+CURVES = ("train/f_ac", "train/available", "val/available_rate_rfnet", "val/diversity")
 COLOURS = ("tab:red", "tab:blue", "tab:green", "tab:orange", "tab:purple")
 ROWS = 4  # of the joined table
 GOOD, BAD = "tab:green", "tab:red"
