@@ -82,17 +82,19 @@ def evaluate(
     another grid or checkpoint needs. Raises UserError.
     """
     from rfft.evaluation import runs
-    from rfft.evaluation.store import SUMMARY, read_json
+    from rfft.training.tracking import track_evaluation
 
     folder = None if out is None else Path(out)
     if Path(run).is_dir():
         config = load_config(config_of(Path(run)), overrides)
-        return runs.evaluate(config, Path(run), best, step, folder)
+        runs.evaluate(config, Path(run), best, step, folder)
+        return track_evaluation(config, folder or Path(run))
     if best or step is not None:
         raise UserError(
             f"{run} is a config, whose base model has no checkpoints: --best and --step are for runs"
         )
-    return read_json(runs.evaluate_base(load_config(run, overrides), folder) / SUMMARY)
+    config = load_config(run, overrides)
+    return track_evaluation(config, runs.evaluate_base(config, folder))
 
 
 def export(

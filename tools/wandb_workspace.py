@@ -23,7 +23,7 @@ SUMMARY = (
     *("tuned/available_rate_rfnet", "tuned/available_rate_judge", "change/available_rate_judge"),
     *("change/alignment", "change/diversity"),
 )
-CURVES = ("train/f_ac", "train/available", "eval/available_rate_rfnet", "eval/diversity")
+CURVES = ("train/f_ac", "train/available", "val/available_rate_rfnet", "val/diversity")
 COLOURS = ("tab:red", "tab:blue", "tab:green", "tab:orange", "tab:purple")
 ROWS = 4  # of the joined table
 GOOD, BAD = "tab:green", "tab:red"
@@ -33,8 +33,8 @@ def main(out: Path, folders: list[Path]) -> None:
     """Read the runs that have a W&B run, and draw them."""
     found = {folder.name: find_offline_runs(folder) for folder in folders}
     runs = {name: starts for name, starts in found.items() if starts}
-    figure = Figure(figsize=(13, 10.5), layout="constrained")
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[0.7 + 0.25 * len(runs), 2.6, 5.5])
+    figure = Figure(figsize=(13, 11), layout="constrained")
+    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[0.7 + 0.25 * len(runs), 2.4, 6.4])
     draw_runs(top, runs)
     draw_curves(middle, runs)
     draw_joined(bottom, runs)
@@ -43,11 +43,11 @@ def main(out: Path, folders: list[Path]) -> None:
 
 def draw_runs(figure: SubFigure, runs: dict[str, list[OfflineRun]]) -> None:
     """The table of runs: settings with their types, and plain columns to sort and filter by."""
-    figure.suptitle("Runs, sorted by tuned/available_rate_judge", x=0.01, ha="left", weight="bold")
+    figure.suptitle("Runs, sorted by tuned/available_rate_rfnet", x=0.01, ha="left", weight="bold")
     axes = figure.subplots()
     axes.axis("off")
     last = {name: starts[-1] for name, starts in runs.items()}
-    order = sorted(last, key=lambda name: -last[name].summary.get("tuned/available_rate_judge", 0))
+    order = sorted(last, key=lambda name: -last[name].summary.get("tuned/available_rate_rfnet", 0))
     cells = [[name, *(shown(v) for v in values(last[name]))] for name in order]
     table = axes.table(cells, colLabels=["Name", *SETTINGS, *SUMMARY], loc="center", cellLoc="center")
     table.auto_set_font_size(False)
@@ -94,7 +94,7 @@ def draw_joined(figure: SubFigure, runs: dict[str, list[OfflineRun]]) -> None:
     keys = sorted(one.keys() & other.keys(), key=lambda key: rank(one[key], other[key]))[:ROWS]
     title = f"evaluation of {first} and {last}, joined by key, by change_judge"
     figure.suptitle(f"{title}: {len(one)} rows, {ROWS} shown", x=0.01, ha="left", weight="bold")
-    grid = figure.subplots(ROWS, 4, width_ratios=[2.2, 1, 1, 1])
+    grid = figure.subplots(ROWS, 4, width_ratios=[1.2, 1, 1, 1])
     for axes, key in zip(grid, keys, strict=True):
         row = one[key]
         axes[0].axis("off")
@@ -124,7 +124,7 @@ def picture(axes: Axes, file: str, title: str, verdict: str, available: float, c
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title(title, fontsize=8)
-    told = f"{verdict.replace('_', ' ')} {available:.2f}" + (f", {change}" if change else "")
+    told = f"{verdict}, p(available) {available:.2f}" + (f": {change}" if change else "")
     axes.set_xlabel(told, fontsize=8, color=GOOD if verdict == "available" else BAD)
 
 

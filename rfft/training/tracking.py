@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from rfft.config.schema import Config
+from rfft.evaluation.store import SUMMARY, read_json
 from rfft.evaluation.tracked import PictureTable, picture_table, summary_scalars
 from rfft.training.lineage import Input, inputs, output_name
 from rfft.utils.log import messages
@@ -92,6 +96,18 @@ class Tracker:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             told = f"warning: {self._kind} failed ({reason}); going on without it, metrics.jsonl has it all"
             messages().print(told, soft_wrap=True)
+
+
+def track_evaluation(config: Config, folder: Path) -> dict[str, Any]:
+    """Log what an evaluation has left in a folder, in the folder's own run of the tracker; return its summary.
+
+    A trained run goes on in the one that it has. Of several processes the first one logs.
+    """
+    summary = read_json(folder / SUMMARY)
+    tracker = Tracker(config.tracker.kind, folder, asdict(config), os.environ.get("RANK", "0") == "0")
+    tracker.evaluation(summary, summary.get("checkpoint") or 0)
+    tracker.close()
+    return summary
 
 
 def open_tracked(kind: str, run: Path, config: dict[str, Any]) -> TrackedRun:

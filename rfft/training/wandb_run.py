@@ -34,16 +34,22 @@ class WandbRun:
         self._staging = os.environ.get(STAGING)
         if self._staging is None:  # or an offline run would need somebody's home to be uploaded
             os.environ[STAGING] = str((run / "wandb").resolve())
-        mode = wandb_mode()
         try:
-            self._run = self._start(mode)
+            self._run = self._start_where_possible(wandb_mode())
+        except BaseException:
+            self._forget_staging()
+            raise
+        write_atomically(run / TRACKER_FILE, json.dumps({"wandb": self._run.id}) + "\n")
+        self._define_metrics()
+
+    def _start_where_possible(self, mode: str) -> Any:
+        try:
+            return self._start(mode)
         except Exception as error:  # unreachable, or the key is refused
             if mode != "online":
                 raise
             messages().print(f"warning: W&B cannot be reached ({first_line(error)}); recording offline")
-            self._run = self._start("offline")
-        write_atomically(run / TRACKER_FILE, json.dumps({"wandb": self._run.id}) + "\n")
-        self._define_metrics()
+            return self._start("offline")
 
     def _start(self, mode: Any) -> Any:
         import wandb
@@ -125,12 +131,15 @@ class WandbRun:
         try:
             self._run.finish()
         finally:
-            if self._staging is None:
-                os.environ.pop(STAGING, None)
+            self._forget_staging()
         if list((self._folder / "wandb").glob("offline-run-*")):
             messages().print(
                 f"W&B ran offline; upload with: wandb sync {self._folder / 'wandb'}", soft_wrap=True
             )
+
+    def _forget_staging(self) -> None:
+        if self._staging is None:
+            os.environ.pop(STAGING, None)
 
 
 def wandb_mode() -> str:

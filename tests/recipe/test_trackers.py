@@ -162,6 +162,27 @@ def test_a_resumed_run_goes_on_in_the_same_one(rfft: Rfft) -> None:
     assert first.artifacts[0].digest == second.artifacts[0].digest
 
 
+def test_an_evaluation_goes_on_in_its_run(
+    rfft: Rfft, world: Path, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    """`rfft evaluate RUN` logs into the run's own one; a base model alone has one of its own."""
+    pytest.importorskip("wandb")
+    settings = ("tracker.kind=wandb", *GRID, "evaluate.reference=null", "evaluate.probe=null")
+    code, told = rfft(*settings, "trainer.steps=1")
+    assert code == 0, told
+    for command in (["runs/small"], [world / "config.yaml", *settings, "run.name=alone"]):
+        code, _, told = run_command("evaluate", *command)
+        assert code == 0 and "failed" not in told, told
+    trained, again = find_offline_runs(Path("runs/small"))
+    assert trained.run.run_id == again.run.run_id
+    assert evaluation_table(again)[0]["tuned_judge"] and again.summary["tuned/attempts"]
+    (alone,) = find_offline_runs(Path("runs/alone"))
+    assert {row["key"] for row in evaluation_table(alone)} == {
+        row["key"] for row in evaluation_table(trained)
+    }
+    assert evaluation_table(alone)[0]["tuned"] is None and "tuned/attempts" not in alone.summary
+
+
 def test_the_networks_that_a_run_leaves_are_the_same_artifact_as_its_users_input(tmp_path: Path) -> None:
     """RFNet's training logs an artifact; a run that uses its folder names the same one."""
     folder = tmp_path / "rfnet_mine" / "rfnet"
