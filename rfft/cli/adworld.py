@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from rfft.errors import UserError
 from rfft.utils.atomic_io import refuse_existing
 
 app = typer.Typer(
@@ -40,7 +39,7 @@ def draw(
 
 @app.command()
 def pretrain(
-    part: Annotated[Literal["vae", "base", "depth", "saliency", "rfnet", "judge", "probe"], typer.Argument()],
+    part: Annotated[Literal["vae", "base", "depth", "saliency", "judge", "probe"], typer.Argument()],
     out: Annotated[Path, typer.Option(help="Holds rf-tiny and the other models' folders.")] = Path(
         "pretrained"
     ),
@@ -49,23 +48,21 @@ def pretrain(
     ),
     steps: Annotated[int | None, typer.Option(min=1, help="Default: STEPS of the part's module.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of the data.")] = 0,
-    drop: Annotated[
-        list[str] | None,
-        typer.Option(help="RFNet only: leave out o, g, d, s, c or none; writes just a report."),
-    ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile (needs g++).")] = False,
 ) -> None:
     """Train an embedded model on AdWorld, in the order listed; the same command resumes a run.
 
+    RFNet comes before judge and probe: rfft rfnet train rfnet_embedded.
+
     With a new --state and --seed it goes on from the weights in --out. Scenes are kept for the next time in
     ~/.cache/rfft, or in the folder that the variable RFFT_CACHE names.
     """
-    if drop and part != "rfnet":
-        raise UserError(f"--drop leaves out inputs of rfnet, and {part} is another network: leave it out")
     from rfft.training.pretrain.fit import PretrainRun
+    from rfft.utils.signals import StopSignals
 
     module = importlib.import_module(f"rfft.training.pretrain.{part}")
-    module.train(PretrainRun(out, state, steps or module.STEPS, seed, tuple(drop or ()), compiled))
+    with StopSignals() as signals:
+        module.train(PretrainRun(out, state, steps or module.STEPS, seed, compiled, signals))
 
 
 @app.command()
@@ -73,6 +70,10 @@ def assess(
     out: Annotated[Path, typer.Option(help="Holds rf-tiny and the other models' folders.")] = Path(
         "pretrained"
     ),
+    ablation: Annotated[
+        list[Path] | None,
+        typer.Option(help="Only these runs of `rfft rfnet train`: their rows of RFNet's ablation.json."),
+    ] = None,
 ) -> None:
     """Measure RFNet and judge, and how far they agree: on val, for choosing, and on test, for publishing.
 
@@ -80,4 +81,7 @@ def assess(
     """
     from rfft.training.pretrain import assess as assessment
 
-    assessment.assess(out)
+    if ablation:
+        assessment.assess_ablation(out, ablation)
+    else:
+        assessment.assess(out)

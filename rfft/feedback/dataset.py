@@ -13,7 +13,7 @@ RFNet is trained on anything that gives batches of such items as `Pictures` does
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from rfft.data.cutout import resize_rgba
 from rfft.feedback.folder import Pixels, Record
@@ -46,13 +46,13 @@ class FeedbackSource(Protocol):
 
     counts: list[int]  # of each class
 
-    def endless(self, reading: Reading, first: int, seed: int, mirror: bool) -> DataLoader[Item]:
+    def endless(self, reading: Reading, first: int, seed: int, mirror: bool) -> Iterable[Item]:
         """Return this process's micro-batches without end, from number `first` on.
 
         They are a function of the seed, the reading and their number, so that a resumed run sees the same.
         """
 
-    def once(self, reading: Reading) -> DataLoader[Item]:
+    def once(self, reading: Reading) -> Iterable[Item]:
         """Return this process's part of one round, in which every picture comes once among all processes."""
 
 

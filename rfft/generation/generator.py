@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from rfft import build
 from rfft.config.schema import Config
 from rfft.errors import UserError
 from rfft.models.bundle import Bundle, load_bundle

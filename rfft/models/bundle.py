@@ -221,9 +221,8 @@ def load_skeleton(
 ) -> Bundle:
     """Do as load_bundle, to count what a run costs: where the family can, config files alone are read."""
     with _explained(path_or_id):
-        bundle = Bundle(
-            (family or _recognized(path_or_id)).skeleton(source_of(path_or_id), controlnet, dtype)
-        )
+        kind = family or _recognized(path_or_id)
+        bundle = Bundle(kind.skeleton(source_of(path_or_id), controlnet, dtype))
     if tiny_vae is not None:
         with torch.device("meta"):
             bundle.set_tiny_vae(skeleton_part("model.tiny_vae", AutoencoderTiny, tiny_vae).to(dtype))

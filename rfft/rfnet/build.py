@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import AutoConfig
 
+from rfft.build import caption_tokenizer
 from rfft.errors import UserError
-from rfft.models.pretrained import ASSETS, tokenizer_of
+from rfft.models.pretrained import ASSETS, find_folder, read_config, tokenizer_of
 from rfft.rewards.rfnet import RFNet, RFNetConfig
-from rfft.rfnet.config import ImageEncoderConfig, RFNetTrainingConfig, TextEncoderConfig
+from rfft.rfnet.schema import ImageEncoderConfig, RFNetNetworkConfig, RFNetTrainingConfig, TextEncoderConfig
 from rfft.types import COARSE_LABELS, LABELS
 
 RESNET = ("embedding_size", "hidden_sizes", "depths", "layer_type", "hidden_act", "downsample_in_bottleneck")
@@ -23,7 +25,11 @@ TEXT = (
 TEXT_KINDS = ("bert", "roberta", "xlm-roberta")
 
 
-def build_tokenizer(text: TextEncoderConfig) -> Any:
+def build_tokenizer(network: RFNetNetworkConfig) -> Any:
+    """Return the tokenizer of the captions: the one named, or that of the network or encoder begun with."""
+    text = network.text_encoder
+    if text.tokenizer is None and network.init is not None:
+        return caption_tokenizer(network.init)
     source = text.tokenizer or text.weights or ""
     tokenizer = tokenizer_of(ASSETS / source if (ASSETS / source).is_dir() else source)
     if tokenizer.pad_token_id is None:
@@ -33,16 +39,30 @@ def build_tokenizer(text: TextEncoderConfig) -> Any:
 
 
 def build_rfnet(config: RFNetTrainingConfig, tokenizer: Any) -> RFNet:
-    """The network with its first weights: published encoders where they are named, random ones elsewhere."""
+    """Return the network with its first weights.
+
+    They are those of rfnet.init, or published encoders' where they are named; what is left is random.
+    """
     torch.manual_seed(config.run.seed)
     model = RFNet(network_config(config, tokenizer))
-    model.load_encoders(config.rfnet.image_encoder.weights, config.rfnet.text_encoder.weights)
+    if config.rfnet.init is not None:
+        take_weights(model, RFNet.from_pretrained(config.rfnet.init))
+    else:
+        model.load_encoders(config.rfnet.image_encoder.weights, config.rfnet.text_encoder.weights)
     return model
 
 
+def take_weights(model: RFNet, source: RFNet) -> None:
+    """Copy the weights of an RFNet, less those of inputs that `model` goes without."""
+    weights = source.state_dict()
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+
+
 def network_config(config: RFNetTrainingConfig, tokenizer: Any) -> RFNetConfig:
-    """Its shape; of published encoders just the configs are read."""
+    """Return the network's shape; of published encoders just the configs are read."""
     settings = config.rfnet
+    if settings.init is not None:
+        return _shape_of(settings.init, config, tokenizer)
     return RFNetConfig(
         image_size=settings.image_size,
         image_encoder=_image_shape(settings.image_encoder),
@@ -55,6 +75,33 @@ def network_config(config: RFNetTrainingConfig, tokenizer: Any) -> RFNetConfig:
         dropout=settings.dropout,
         drop=list(settings.drop),
         num_labels=len(LABELS if config.objective.labels == "fine" else COARSE_LABELS),
+        picture_size=config.data.image_size,
+        depth=config.maps.depth,
+        saliency=config.maps.saliency,
+    )
+
+
+def _shape_of(init: str, config: RFNetTrainingConfig, tokenizer: Any) -> RFNetConfig:
+    """Return the shape of a network to go on from, with what the config may change of it."""
+    known: RFNetConfig = read_config(RFNet, find_folder(init))
+    labels = len(LABELS if config.objective.labels == "fine" else COARSE_LABELS)
+    if known.num_labels != labels:
+        raise UserError(
+            f"rfnet.init={init} tells {known.num_labels} classes apart, objective.labels="
+            f"{config.objective.labels} are {labels}: change objective.labels"
+        )
+    if lacking := sorted(set(known.drop) - set(config.rfnet.drop)):
+        raise UserError(
+            f"rfnet.init={init} goes without {', '.join(lacking)}: set rfnet.drop=[{','.join(known.drop)}]"
+        )
+    if len(tokenizer) > known.text_encoder["vocab_size"]:
+        raise UserError(
+            f"rfnet.init={init} has learned another vocabulary: leave rfnet.text_encoder.tokenizer out"
+        )
+    return replace(
+        known,
+        dropout=config.rfnet.dropout,
+        drop=list(config.rfnet.drop),
         picture_size=config.data.image_size,
         depth=config.maps.depth,
         saliency=config.maps.saliency,

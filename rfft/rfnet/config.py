@@ -1,141 +1,21 @@
-"""The configuration of `rfft rfnet train`: settings, meanings and defaults (see config/schema.py).
-
-The defaults are the paper's (arXiv 2408.00418) where it says something.
-"""
+"""Reading the config of `rfft rfnet train`, and the combinations of its settings that cannot work."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Literal
 
+from rfft.adworld.assets import RESIZED, SPLITS
+from rfft.config.checks import ADWORLD
 from rfft.config.load import find_config, load_as
 from rfft.config.read import groups
-from rfft.config.schema import Config, RunConfig, TrackerConfig, setting
+from rfft.config.schema import Config
 from rfft.errors import require
 from rfft.rewards.rfnet_config import CAPTION, CHANNELS
+from rfft.rfnet.schema import RFNetDataConfig, RFNetNetworkConfig, RFNetTrainingConfig
 
 MODALITIES = (*CHANNELS, CAPTION)
-
-
-@dataclass
-class ImageEncoderConfig:
-    """A ResNet: a published one with its weights, or random weights of the shape given here (ResNet-50)."""
-
-    weights: str | None = None  # folder or hub id; its own shape then counts, not the one below
-    embedding_size: int = setting(64, least=1)
-    hidden_sizes: list[int] = setting([256, 512, 1024, 2048])
-    depths: list[int] = setting([3, 4, 6, 3])
-    layer_type: Literal["basic", "bottleneck"] = "bottleneck"
-
-
-@dataclass
-class TextEncoderConfig:
-    """RoBERTa or BERT: a published one with its weights, or random weights of the shape given here (base)."""
-
-    weights: str | None = None  # folder or hub id; its own shape then counts, not the one below
-    tokenizer: str | None = None  # folder, hub id or embedded RFNet; null: the one that comes with weights
-    max_tokens: int = setting(64, least=4)  # captions are cut there
-    architecture: Literal["roberta", "bert"] = "roberta"
-    hidden_size: int = setting(768, least=1)
-    layers: int = setting(12, least=1)
-    heads: int = setting(12, least=1)
-    intermediate_size: int = setting(3072, least=1)
-    dropout: float = setting(0.1, least=0, most=1)
-
-
-@dataclass
-class RFNetNetworkConfig:
-    image_size: int = setting(384, least=16)  # pixels, square
-    width: int = setting(384, least=1)
-    heads: int = setting(8, least=1)
-    n1: int = setting(1, least=1)  # feature fusion modules, eq (3)
-    n2: int = setting(3, least=1)  # self-attention layers, eq (4)
-    ffm_kernel: int = setting(1, least=1)  # side of the convolutions in eq (3), odd; 1 in the paper
-    dropout: float = setting(0.1, least=0, most=1)
-    drop: list[str] = setting([])  # modalities left out, of o, g, d, s, c: the ablation
-    image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
-    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
-
-
-@dataclass
-class RFNetDataConfig:
-    """Folders in RF1M's form (rfft/feedback/folder.py), or of shards (`rfft data prepare-rf1m`)."""
-
-    train: list[str] = setting([])
-    validation: list[str] = setting([])  # empty: a share of the training folders' captions (not of shards)
-    validation_share: float = setting(0.05, above=0, most=0.5)
-    image_size: int | None = setting(None, least=16)  # pictures are brought to it; null: rfnet.image_size
-    mirror: bool = True  # half of the training pictures, by chance
-    workers: int = setting(0, least=0)  # processes that read pictures
-
-
-@dataclass
-class MapsConfig:
-    """Depth and saliency: made once by frozen networks where the data has none, and kept."""
-
-    depth: str = "rf-tiny-depth"  # as reward.depth and reward.saliency in rfft/config/schema.py
-    saliency: str = "rf-tiny-saliency"
-    known: bool = True  # use the maps that come with the data; false: make all of them
-    cache: str | None = None  # where made maps are kept; null: beside the data
-
-
-@dataclass
-class RFNetObjectiveConfig:
-    labels: Literal["fine", "coarse"] = "fine"  # five classes, or available or not
-    class_weights: Literal["balanced", "none"] = "balanced"
-    label_smoothing: float = setting(0.0, least=0, most=1)
-
-
-@dataclass
-class RFNetOptimizerConfig:
-    """AdamW; the rate rises linearly for `warmup` steps and is multiplied by drop_factor at some epochs."""
-
-    lr: float = setting(1e-4, above=0)
-    drop_at: list[int] = setting([5])  # epochs done
-    drop_factor: float = setting(0.1, above=0, most=1)
-    betas: list[float] = setting([0.9, 0.999])
-    weight_decay: float = setting(0.01, least=0)
-    warmup: int = setting(0, least=0)
-    max_grad_norm: float = setting(1.0, above=0)
-
-
-@dataclass
-class RFNetTrainerConfig:
-    epochs: int = setting(10, least=1)
-    steps: int | None = setting(None, least=1)  # stop after so many optimizer steps, whatever `epochs` says
-    max_minutes: float | None = setting(None, above=0)  # stop training in time
-    batch_size: int = setting(16, least=1)  # pictures per process and micro-batch
-    accumulation: int = setting(1, least=1)  # micro-batches per optimizer step
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    validate_every: int | None = setting(None, least=1)  # optimizer steps; null: once per epoch
-    patience: int = setting(3, least=0)  # validations in a row without a better AP that end it; 0: any number
-    checkpoint_every: int = setting(500, least=1)
-    keep: int = setting(2, least=1)  # newest checkpoints kept
-    timeout_minutes: float = setting(30, above=0)  # so long a process waits for another one, then it gives up
-
-
-@dataclass
-class RFNetTrainingConfig:
-    run: RunConfig = field(default_factory=RunConfig)
-    rfnet: RFNetNetworkConfig = field(default_factory=RFNetNetworkConfig)
-    data: RFNetDataConfig = field(default_factory=RFNetDataConfig)
-    maps: MapsConfig = field(default_factory=MapsConfig)
-    objective: RFNetObjectiveConfig = field(default_factory=RFNetObjectiveConfig)
-    optimizer: RFNetOptimizerConfig = field(default_factory=RFNetOptimizerConfig)
-    trainer: RFNetTrainerConfig = field(default_factory=RFNetTrainerConfig)
-    tracker: TrackerConfig = field(default_factory=TrackerConfig)
-
-
-# A run may be continued with other values of these; any other difference makes it another run.
-MAY_CHANGE = (
-    *("run.out", "trainer.epochs", "trainer.steps", "trainer.max_minutes", "trainer.patience"),
-    *("trainer.checkpoint_every", "trainer.keep", "trainer.timeout_minutes", "data.workers"),
-    *("maps.cache", "tracker"),
-    # For another number of processes, or less memory; see RFNetLearner.load.
-    *("trainer.batch_size", "trainer.accumulation"),
-)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RFNetTrainingConfig:
@@ -158,6 +38,7 @@ def check_config(config: RFNetTrainingConfig) -> None:
         "rfnet.drop leaves no picture to judge: keep one of o, g, d, s",
     )
     _check_encoders(config.rfnet)
+    _check_scenes(config)
 
 
 def _check_encoders(network: RFNetNetworkConfig) -> None:
@@ -175,7 +56,41 @@ def _check_encoders(network: RFNetNetworkConfig) -> None:
         f"rfnet.text_encoder.hidden_size={text.hidden_size} is no multiple of its heads={text.heads}",
     )
     require(
-        text.weights or text.tokenizer,
+        text.weights or text.tokenizer or network.init,
         "rfnet.text_encoder has neither weights nor tokenizer: name one, for example "
         "rfnet.text_encoder.tokenizer=rf-tiny-rfnet",
     )
+
+
+def _check_scenes(config: RFNetTrainingConfig) -> None:
+    data, scenes, total = config.data, config.data.scenes, sum(config.data.scenes.shares)
+    if not uses_scenes(data):
+        require(
+            config.objective.attributes == 0,
+            "objective.attributes needs AdWorld's scenes, whose attributes are known: set it to 0",
+        )
+        return
+    named = [*data.train, *data.validation]
+    require(
+        len(data.train) == len(data.validation) == 1 and all(name.startswith(ADWORLD) for name in named),
+        "data.train and data.validation must name one split of AdWorld each: data.validation=[adworld:val]",
+    )
+    splits = (*SPLITS, RESIZED)
+    require(
+        all(name.removeprefix(ADWORLD) in splits for name in named),
+        f"data.train, data.validation: {', '.join(named)}; AdWorld's splits are {', '.join(splits)}",
+    )
+    require(
+        len(scenes.shares) == 3 and min(scenes.shares) >= 0 and abs(total - 1) < 1e-6,
+        f"data.scenes.shares={scenes.shares} must be three shares whose sum is 1",
+    )
+    require(config.objective.labels == "fine", "AdWorld's scenes have five labels: set objective.labels=fine")
+    require(
+        not config.maps.known,
+        "scenes are judged with the maps that the networks make of them: set maps.known=false",
+    )
+
+
+def uses_scenes(data: RFNetDataConfig) -> bool:
+    """Return whether the training pictures are AdWorld's scenes."""
+    return any(name.startswith(ADWORLD) for name in data.train)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -24,7 +24,7 @@ from rfft.feedback.shard_format import read_manifest
 from rfft.feedback.shard_stream import ShardPictures, holds_shards
 from rfft.models.pretrained import find_folder
 from rfft.rewards.maps import find_depth, load_depth, load_saliency, make_maps
-from rfft.rfnet import config
+from rfft.rfnet import schema
 from rfft.types import COARSE_LABELS, LABELS
 from rfft.utils.log import messages
 
@@ -46,7 +46,7 @@ def are_shards(folders: Sequence[str]) -> bool:
     return True in kinds
 
 
-def open_shards(folders: Sequence[str], size: int, maps: config.MapsConfig, coarse: bool) -> ShardPictures:
+def open_shards(folders: Sequence[str], size: int, maps: schema.MapsConfig, coarse: bool) -> ShardPictures:
     """Shards carry their maps: where the networks' own are wanted, they must have been made by these."""
     wanted = {"known_maps": False, "depth": maps.depth, "saliency": maps.saliency}
     for folder in folders:
@@ -60,7 +60,7 @@ def open_shards(folders: Sequence[str], size: int, maps: config.MapsConfig, coar
 
 
 def open_both(
-    data: config.RFNetDataConfig, size: int, maps: config.MapsConfig, coarse: bool
+    data: schema.RFNetDataConfig, size: int, maps: schema.MapsConfig, coarse: bool
 ) -> tuple[ShardPictures, ShardPictures]:
     """Training and validation, where both are shards."""
     if not data.validation:
@@ -68,7 +68,7 @@ def open_both(
     return open_shards(data.train, size, maps, coarse), open_shards(data.validation, size, maps, coarse)
 
 
-def split_records(data: config.RFNetDataConfig) -> tuple[list[Record], list[Record]]:
+def split_records(data: schema.RFNetDataConfig) -> tuple[list[Record], list[Record]]:
     """Training and validation."""
     records = read_folders(data.train)
     if data.validation:
@@ -82,7 +82,7 @@ def split_records(data: config.RFNetDataConfig) -> tuple[list[Record], list[Reco
     return training, validation
 
 
-def build_maps(settings: config.MapsConfig, drop: Sequence[str]) -> dict[str, MapStore]:
+def build_maps(settings: schema.MapsConfig, drop: Sequence[str]) -> dict[str, MapStore]:
     """By kind, for the modalities that are not dropped."""
     return {
         kind: MapStore(kind, _mark(kind, getattr(settings, kind)), settings.cache, settings.known)
@@ -108,7 +108,7 @@ def _mark(kind: str, network: str) -> str:
 def fill_maps(
     maps: Mapping[str, MapStore],
     records: Sequence[Record],
-    settings: config.MapsConfig,
+    settings: schema.MapsConfig,
     device: torch.device,
     part: slice = slice(None),
 ) -> None:
@@ -168,7 +168,7 @@ class Positions:
             yield list(range(start, start + self.batch_size))
 
 
-def batches(loader: DataLoader[Item]) -> Iterator[dict[str, Any]]:
+def batches(loader: Iterable[Item]) -> Iterator[dict[str, Any]]:
     """What it yields; of the traceback that a worker puts before a UserError, only the last line is kept."""
     try:
         yield from loader

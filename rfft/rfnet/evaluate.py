@@ -6,8 +6,9 @@ Shapes: N pictures, K classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from rfft.feedback.dataset import FeedbackDataset, FeedbackSource, Reading
 from rfft.metrics.classification import classification_report
 from rfft.models.pretrained import CONFIG_NAME
 from rfft.rewards.rfnet import RFNet
-from rfft.rfnet import config
+from rfft.rfnet.config import load_config
 from rfft.rfnet.data import (
     FolderPictures,
     are_shards,
@@ -35,6 +36,7 @@ from rfft.rfnet.data import (
     open_shards,
     read_folders,
 )
+from rfft.rfnet.schema import RFNetTrainingConfig
 from rfft.types import label_names
 from rfft.utils.log import messages, write_atomically
 
@@ -44,13 +46,16 @@ Report = dict[str, Any]
 
 @torch.no_grad()
 def predict(
-    model: RFNet, source: Iterable[dict[str, Any]], tokenizer: Any, device: torch.device
+    model: RFNet, source: Iterable[dict[str, Any]], inputs: Callable[[dict[str, Any]], dict[str, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Probabilities [N,K] and labels [N], on the CPU; N is 0 for a process without a part."""
+    """Return probabilities [N,K] and labels [N], on the CPU; N is 0 for a process without a part.
+
+    `inputs` makes the network's arguments of a batch.
+    """
     found = [(torch.empty(0, model.config.num_labels), torch.empty(0, dtype=torch.long))]
     for batch in source:
-        logits = model(**network_inputs(batch, tokenizer, device))
-        found.append((logits.float().softmax(-1).cpu(), batch["label"]))
+        logits = model(**inputs(batch))
+        found.append((logits.float().softmax(-1).cpu(), batch["label"].cpu()))
     probabilities, labels = zip(*found, strict=True)
     return torch.cat(probabilities), torch.cat(labels)
 
@@ -136,7 +141,7 @@ def evaluate(source: Path, data: Path, out: Path | None, changes: dict[str, Any]
     is_run = (source / EXPORT / CONFIG_NAME).is_file()
     if out is None and not is_run:
         raise UserError(f"{source} is no run of `rfft rfnet train`: say with --out where the metrics go")
-    trained = config.load_config(source / "config.yaml") if is_run else config.RFNetTrainingConfig()
+    trained = load_config(source / "config.yaml") if is_run else RFNetTrainingConfig()
     folder = source / EXPORT if is_run else source
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = RFNet.from_pretrained(folder).to(device)
@@ -152,10 +157,11 @@ def evaluate(source: Path, data: Path, out: Path | None, changes: dict[str, Any]
         known = build_maps(maps, model.config.drop)
         fill_maps(known, records, maps, device)
         pictures = FolderPictures(FeedbackDataset(records, size, known, coarse), coarse)
+    inputs = partial(network_inputs, tokenizer=caption_tokenizer(str(folder)), device=device)
     console, found = messages(), batches(pictures.once(Reading(batch_size)))
     total = -(-sum(pictures.counts) // batch_size)
     shown = track(found, "judging", total=total, console=console, transient=True)
-    metrics = {"data": str(data), **report(*predict(model, shown, caption_tokenizer(str(folder)), device))}
+    metrics = {"data": str(data), **report(*predict(model, shown, inputs))}
     write(out or source, metrics)
     console.print(table(metrics))
     console.print(f"written: {(out or source) / EVALUATION}, {(out or source) / CONFUSION}", soft_wrap=True)

@@ -5,7 +5,7 @@ Shapes: B batch, K classes. Every draw is a function of seed and position, as in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rfft.errors import UserError
 from rfft.metrics.verdict import verdicts_of
 from rfft.rewards.rfnet import RFNet
-from rfft.rfnet.config import RFNetOptimizerConfig, RFNetTrainingConfig
-from rfft.rfnet.data import network_inputs
+from rfft.rfnet.scenes import WithAttributes, reading_loss
+from rfft.rfnet.schema import RFNetOptimizerConfig, RFNetTrainingConfig
 from rfft.training import optimization
 from rfft.training.distributed import Engine
+from rfft.training.ema import Ema
 from rfft.training.step import Learner
 
+Batch = dict[str, Any]
 DROPOUT = 3  # keeps these draws apart from others of the same seed
 
 
@@ -70,17 +72,17 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
         config: RFNetTrainingConfig,
         accelerator: Any,
         model: RFNet,
-        tokenizer: Any,
+        inputs: Callable[[Batch], dict[str, Tensor]],
         counts: Sequence[int],
     ) -> None:
-        """Prepare `model` for training; `counts`: training pictures of each class.
+        """Prepare `model` for training.
 
-        `batches`, this process's micro-batches from the learner's step on, are to be set before the first
-        step.
+        `inputs` makes the network's arguments of a batch; `counts`: training pictures of each class. This
+        process's micro-batches, from the learner's step on, are to be set as `batches` before the first step.
         """
         super().__init__(accelerator)
-        self.config, self.tokenizer = config, tokenizer
-        self.batches: Iterator[dict[str, Any]] = iter(())
+        self.config, self.inputs = config, inputs
+        self.batches: Iterator[Batch] = iter(())
         self.counters = RFNetCounters()
         trainer, optimizer = config.trainer, config.optimizer
         balanced = config.objective.class_weights == "balanced"
@@ -91,24 +93,39 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
         self.steps_per_epoch = max(1, sum(counts) // self.samples_per_step)
         self.steps = min(trainer.epochs * self.steps_per_epoch, trainer.steps or 2**62)
         self.max_minutes = trainer.max_minutes
-        self.rfnet = model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        adamw = optimization.adamw(model.parameters(), optimizer)
-        self.lr_schedule = torch.optim.lr_scheduler.LambdaLR(
-            adamw, lambda step: rate_factor(step, self.steps_per_epoch, optimizer)
+        self.rfnet = model
+        module: nn.Module = WithAttributes(model) if config.objective.attributes else model
+        module.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        adamw = optimization.adamw(module.parameters(), optimizer)
+        self.lr_schedule = self._lr_schedule(adamw)
+        self.engine = Engine(accelerator, module, adamw)
+        self.forward = torch.compile(self.engine.model) if trainer.compile else self.engine.model
+        self.tensors = module.state_dict()
+        self.ema = Ema(self.tensors, config.ema.decay) if config.ema.enabled else None
+
+    def _lr_schedule(self, adamw: torch.optim.AdamW) -> torch.optim.lr_scheduler.LRScheduler:
+        settings = self.config.optimizer
+        if settings.schedule == "one_cycle":
+            share = min(settings.warmup / self.steps, 1.0)
+            return torch.optim.lr_scheduler.OneCycleLR(adamw, settings.lr, self.steps + 1, pct_start=share)
+        return torch.optim.lr_scheduler.LambdaLR(
+            adamw, lambda step: rate_factor(step, self.steps_per_epoch, settings)
         )
-        self.engine = Engine(accelerator, self.rfnet, adamw)
 
     def micro_batch(self, micro: int) -> dict[str, Tensor]:
         """Make forward and backward pass; returns loss and accuracy."""
         device, counters, batch = self.accelerator.device, self.counters, next(self.batches)
         place = [self.config.run.seed, counters.step, micro, self.accelerator.process_index, DROPOUT]
         torch.manual_seed(int(np.random.default_rng(place).integers(2**62)))
-        inputs, labels = network_inputs(batch, self.tokenizer, device), batch["label"].to(device)
-        smoothing = self.config.objective.label_smoothing
+        inputs, labels = self.inputs(batch), batch["label"].to(device)
+        objective = self.config.objective
         with optimization.plain_attention(device):
             with self.accelerator.autocast():
-                logits = self.engine.model(**inputs)
-            loss = weighted_loss(logits, labels, self.class_weights, smoothing)
+                output = self.forward(**inputs)
+            logits, read = output if objective.attributes else (output, None)
+            loss = weighted_loss(logits, labels, self.class_weights, objective.label_smoothing)
+            if read is not None:
+                loss = loss + objective.attributes * reading_loss(read, batch)
             self.engine.backward(loss)
         return {"loss": loss.detach(), "accuracy": (verdicts_of(logits) == labels).float().mean()}
 
@@ -149,12 +166,17 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
     # ---- state ----
 
     def trained_tensors(self) -> Mapping[str, Tensor]:
-        return self.rfnet.state_dict()
+        return self.tensors
 
     def load(self, checkpoint: Path) -> None:
         """Take everything from a checkpoint whose steps were made of as many pictures; else a UserError."""
         super().load(checkpoint)
-        done = self.counters
+        done, steps = self.counters, getattr(self.lr_schedule, "total_steps", self.steps + 1) - 1
+        if steps != self.steps:
+            raise UserError(
+                f"{checkpoint}: the rate's one cycle ends at step {steps}, not {self.steps}: keep "
+                "trainer.steps and .epochs, or go on from this network in a new run, with rfnet.init"
+            )
         if done.pictures != done.step * self.samples_per_step:
             raise UserError(
                 f"{checkpoint} has seen {done.pictures / done.step:g} pictures a step, and now it would be "

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from rfft.config.load import to_yaml
 from rfft.errors import UserError
 from rfft.feedback.dataset import FeedbackDataset, FeedbackSource, Reading
+from rfft.rewards.rfnet import RFNet
 from rfft.rfnet.build import build_rfnet, build_tokenizer
-from rfft.rfnet.config import MAY_CHANGE, RFNetTrainingConfig
+from rfft.rfnet.config import uses_scenes
 from rfft.rfnet.data import (
     FolderPictures,
     are_shards,
     batches,
     build_maps,
     fill_maps,
+    network_inputs,
     open_both,
     split_records,
 )
 from rfft.rfnet.learner import RFNetLearner
+from rfft.rfnet.scenes import SceneInputs, open_scenes
+from rfft.rfnet.schema import MAY_CHANGE, RFNetTrainingConfig
 from rfft.rfnet.validation import Summary, Validation
 from rfft.training.distributed import uses_deepspeed, uses_fsdp
 from rfft.training.job import open_job, resume, start
@@ -50,13 +57,14 @@ def _train(config: RFNetTrainingConfig, lock: FolderLock, signals: StopSignals) 
     if uses_deepspeed() or uses_fsdp():
         raise UserError("RFNet is small and trains under DDP alone: take launch/multi_gpu.yaml")
     accelerator, run = start(config, lock, broadcast_buffers=True), lock.folder  # batch norm's
-    tokenizer = build_tokenizer(config.rfnet.text_encoder)
+    tokenizer = build_tokenizer(config.rfnet)
     model = build_rfnet(config, tokenizer)
-    training, validation = build_data(config, accelerator)
+    training, validation = build_data(config, model, tokenizer, accelerator)
     # Only now: a mistake in the config leaves no folder behind.
     open_job(lock, to_yaml(config), MAY_CHANGE, accelerator)
 
-    learner = RFNetLearner(config, accelerator, model, tokenizer, training.counts)
+    inputs = build_inputs(config, tokenizer, accelerator)
+    learner = RFNetLearner(config, accelerator, model, inputs, training.counts)
     checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
     resume(run, learner, checkpoints)
     require_agreement(accelerator, run, learner.counters.step, [str(count) for count in training.counts])
@@ -71,16 +79,20 @@ def _train(config: RFNetTrainingConfig, lock: FolderLock, signals: StopSignals) 
             learner,
             [
                 recorder,
-                Validation(run, learner, validation, own, recorder),
+                Validation(run, learner, validation, own, recorder, tokenizer),
                 saver,
                 Summary(run, learner, recorder),
             ],
         )
 
 
-def build_data(config: RFNetTrainingConfig, accelerator: Any) -> tuple[FeedbackSource, FeedbackSource]:
-    """Return training and validation pictures, with all their maps."""
-    size, coarse = config.data.image_size or config.rfnet.image_size, config.objective.labels == "coarse"
+def build_data(
+    config: RFNetTrainingConfig, model: RFNet, tokenizer: Any, accelerator: Any
+) -> tuple[FeedbackSource, FeedbackSource]:
+    """Return training and validation pictures; those of folders and shards with all their maps."""
+    if uses_scenes(config.data):
+        return open_scenes(config.data, tokenizer, accelerator)
+    size, coarse = config.data.image_size or model.config.image_size, config.objective.labels == "coarse"
     if are_shards([*config.data.train, *config.data.validation]):
         return open_both(config.data, size, config.maps, coarse)
     records = split_records(config.data)
@@ -93,6 +105,15 @@ def build_data(config: RFNetTrainingConfig, accelerator: Any) -> tuple[FeedbackS
         FolderPictures(FeedbackDataset(some, size, maps, coarse), coarse) for some in records
     )
     return training, validation
+
+
+def build_inputs(
+    config: RFNetTrainingConfig, tokenizer: Any, accelerator: Any
+) -> Callable[[dict[str, Any]], dict[str, Tensor]]:
+    """Return what makes the network's arguments of a batch."""
+    if uses_scenes(config.data):
+        return SceneInputs(config.maps, config.rfnet.drop, accelerator)
+    return partial(network_inputs, tokenizer=tokenizer, device=accelerator.device)
 
 
 def reading(config: RFNetTrainingConfig, accelerator: Any) -> Reading:

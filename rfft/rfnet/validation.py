@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import broadcast
 from torch import Tensor
@@ -28,10 +30,17 @@ class Validation(Callback):
     """Judges the validation pictures every so many steps, and exports the network of the best AP yet."""
 
     def __init__(
-        self, run: Path, learner: RFNetLearner, source: FeedbackSource, own: Reading, recorder: Recorder
+        self,
+        run: Path,
+        learner: RFNetLearner,
+        source: FeedbackSource,
+        own: Reading,
+        recorder: Recorder,
+        tokenizer: Any,
     ) -> None:
-        """`own`: how this process reads its part of `source`; the processes share the pictures."""
-        self.run, self.learner, self.source, self.own, self.recorder = run, learner, source, own, recorder
+        """`own`: how this process reads its part of `source`; `tokenizer`: goes along with the network."""
+        self.run, self.learner, self.source, self.own = run, learner, source, own
+        self.recorder, self.tokenizer = recorder, tokenizer
 
     def on_start(self) -> None:
         self.after_step({})  # a signal may have kept the run from it
@@ -62,12 +71,13 @@ class Validation(Callback):
     def judge(self) -> tuple[Tensor, Tensor]:
         """Return probabilities [N,K] and labels [N] of all validation pictures, in every process."""
         learner, accelerator = self.learner, self.learner.accelerator
-        broadcast(list(learner.rfnet.buffers()))  # each process's own since the last step; 0's are exported
         learner.rfnet.eval()
         loader = batches(self.source.once(self.own))
         own = takewhile(lambda _: learner.signals.received is None, loader)
         with learner.averaged(), accelerator.autocast():
-            judged = predict(learner.rfnet, own, learner.tokenizer, accelerator.device)
+            # Each process has its own since the last step; the first one's are exported.
+            broadcast(list(learner.rfnet.buffers()))
+            judged = predict(learner.rfnet, own, learner.inputs)
         learner.rfnet.train()
         learner.raise_if_stopped()
         everywhere = [
@@ -82,8 +92,10 @@ class Validation(Callback):
     def export(self) -> None:
         """Write RUN/rfnet: what RFNet.from_pretrained, `rfft rfnet evaluate` and reward.rfnet take."""
         with new_folder(self.run / EXPORT, replace=True) as draft, self.learner.averaged():
-            self.learner.rfnet.save_pretrained(draft)
-            self.learner.tokenizer.save_pretrained(draft)
+            half = self.learner.config.trainer.half
+            network = copy.deepcopy(self.learner.rfnet).half() if half else self.learner.rfnet
+            network.save_pretrained(draft)
+            self.tokenizer.save_pretrained(draft)
 
 
 class Summary(Callback):

@@ -1,10 +1,12 @@
-"""`rfft adworld pretrain` and `assess`: two steps of each part on few scenes run, go on and are reported."""
+"""The embedded networks, each for a few steps on few scenes: they run, go on, and are reported on."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,17 +15,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from typer.testing import CliRunner
 
 import rfft
-from rfft.cli.main import app
-from rfft.errors import UserError
+from rfft.errors import Interrupted, UserError
 from rfft.rewards.judge import Judge
 from rfft.rewards.rfnet import RFNet
+from rfft.rfnet import learner
 from rfft.training.pretrain import base, judge, maps, probe, rfnet, vae, verdicts
 from rfft.training.pretrain.fit import FitConfig, PretrainRun, fit
+from rfft.utils.signals import StopSignals
+from tests.rows import rows
+from tests.unit.test_lock import holder
 
-NETWORKS = {"rfnet": rfnet, "judge": judge, "probe": probe}
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+NETWORKS = {"judge": judge, "probe": probe}
+REWARD = "rf-tiny-rfnet"
 
 
 def test_a_batch_is_available_as_often_as_asked() -> None:
@@ -46,19 +52,43 @@ def test_a_saved_state_belongs_to_its_steps_and_seed(tmp_path: Path) -> None:
     first = trained(2, seed=0).state_dict()
     again = trained(2, seed=0).state_dict()  # all done: what was saved comes back
     assert all(torch.equal(again[name], value) for name, value in first.items())
-    with pytest.raises(UserError, match=r"a\.pt is of a run with --steps 2, not 3: .*--state"):
+    with pytest.raises(UserError, match=r"state/a belongs to .*: steps is 2 there, 3 here; .*--state"):
         trained(3, seed=0)
-    with pytest.raises(UserError, match="with --seed 0, not 1"):
+    with pytest.raises(UserError, match="seed is 0 there, 1 here"):
         trained(2, seed=1)
+    with holder(tmp_path / "state/a"), pytest.raises(UserError, match="in use by another command"):
+        trained(2, seed=0)
+
+
+def test_a_signal_stops_a_pretraining_after_its_step(tmp_path: Path) -> None:
+    """What has been done is kept; the same call goes on as if nothing had been."""
+
+    def trained(state: str, signalled: bool = False) -> nn.Module:
+        torch.manual_seed(0)
+        layer = nn.Linear(2, 1)
+
+        def loss(step: int, rng: np.random.Generator) -> torch.Tensor:
+            if signalled and step == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return (layer(torch.ones(1, 2)) - rng.normal()).square().sum()
+
+        with StopSignals() as signals:
+            run = PretrainRun(tmp_path / "out", tmp_path / state, steps=4, signals=signals)
+            return fit(layer, loss, FitConfig(lr=0.1), run, "a")
+
+    with pytest.raises(Interrupted, match="stopped after step 2"):
+        trained("parts", signalled=True)
+    parts, whole = trained("parts").state_dict(), trained("whole").state_dict()
+    assert all(torch.equal(parts[name], value) for name, value in whole.items())
+    assert rows(tmp_path / "parts/a") == rows(tmp_path / "whole/a")
 
 
 @pytest.fixture
 def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the embedded models, to go on from; few scenes, small batches."""
     monkeypatch.setenv("RFFT_CACHE", str(tmp_path / "cache"))
-    for counts in (verdicts.COUNTS, rfnet.SCENES):
-        for variant in counts:
-            monkeypatch.setitem(counts, variant, 8)
+    for variant in verdicts.COUNTS:
+        monkeypatch.setitem(verdicts.COUNTS, variant, 8)
     for split in verdicts.ASSESSED:
         monkeypatch.setitem(verdicts.ASSESSED, split, (split, 100, 9))
     for module in (vae, base, maps, *NETWORKS.values()):
@@ -68,7 +98,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in (vae, maps):
         monkeypatch.setattr(module, "TEST_SCENES", 8)
     folder = tmp_path / "out"
-    for name in ("rf-tiny", *(f"rf-tiny-{part}" for part in (*NETWORKS, "depth", "saliency"))):
+    for name in ("rf-tiny", *(f"rf-tiny-{part}" for part in (*NETWORKS, "rfnet", "depth", "saliency"))):
         shutil.copytree(Path(rfft.__file__).parent / "assets" / name, folder / name)
     return folder
 
@@ -107,7 +137,7 @@ def test_generator_and_networks_go_on_and_are_assessed(
 ) -> None:
     weights = {
         part: out / folder / "model.safetensors"
-        for part, folder in {"base": "rf-tiny/text_encoder", "rfnet": rfnet.NAME, "judge": judge.NAME}.items()
+        for part, folder in {"base": "rf-tiny/text_encoder", "judge": judge.NAME}.items()
     }
     before = {part: load_file(file) for part, file in weights.items()}
     for part in ("base", *NETWORKS):
@@ -136,9 +166,63 @@ def test_generator_and_networks_go_on_and_are_assessed(
     assert Judge.from_pretrained(out / judge.NAME).config.num_labels == 5
 
 
-def test_only_rfnet_has_inputs_to_leave_out() -> None:
-    """The judge would be trained with all of its own, and written over the one that is there."""
-    result = CliRunner().invoke(app, ["adworld", "pretrain", "judge", "--drop", "d"])
-    assert isinstance(result.exception, UserError) and "--drop leaves out inputs of rfnet" in str(
-        result.exception
+FEW = (  # scenes of each variant, some steps
+    *("data.scenes.render=16", "data.scenes.vae=16", "data.scenes.x0_hat=16", "data.scenes.validation=12"),
+    *("trainer.batch_size=4", "trainer.steps=4", "trainer.validate_every=2", "optimizer.warmup=2"),
+    *("run.seed=12", "trainer.mixed_precision=no"),
+)
+
+
+@pytest.mark.slow
+def test_the_embedded_rfnet_is_gone_on_from_and_resumed_bit_for_bit(
+    out: Path,
+    tmp_path: Path,
+    run_command: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By `rfft rfnet train`, on augmented scenes in all variants; of an input it may go without, too."""
+    monkeypatch.chdir(tmp_path)
+    every = ("rfnet", "train", "rfnet_embedded", "rfnet.init=rf-tiny-rfnet", *FEW)
+    micro_batch, calls = learner.RFNetLearner.micro_batch, []
+
+    def disturbed(self: learner.RFNetLearner, micro: int) -> dict[str, torch.Tensor]:
+        calls.append(micro)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return micro_batch(self, micro)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(learner.RFNetLearner, "micro_batch", disturbed)
+        code, _, told = run_command(*every, "run.name=parts")
+    assert code == 75 and "stopped after step 3" in told, told
+    code, _, told = run_command(*every, "run.name=parts", "trainer.steps=5")
+    assert code == 2 and "the rate's one cycle ends at step 4, not 5: keep trainer.steps" in told
+    for name in ("parts", "whole"):
+        code, _, told = run_command(*every, f"run.name={name}")
+        assert code == 0 and ("goes on after step 3 of 4" in told) == (name == "parts"), told
+    assert rows("runs/parts") == rows("runs/whole")
+    for file in (
+        "rfnet/model.safetensors",
+        *(f"checkpoints/step-000004/{n}.safetensors" for n in ("rfnet", "ema")),
+    ):
+        assert Path("runs/parts", file).read_bytes() == Path("runs/whole", file).read_bytes(), file
+    written, shipped = (
+        load_file("runs/whole/rfnet/model.safetensors"),
+        load_file(out / REWARD / "model.safetensors"),
     )
+    assert {name: (t.shape, t.dtype) for name, t in written.items()} == {
+        name: (t.shape, t.dtype) for name, t in shipped.items()
+    }  # half precision, and nothing of the layer that reads attributes
+    rates = [row["train/lr"] for row in rows("runs/whole") if "train/lr" in row]
+    assert max(rates) == rates[2] == 1e-3
+    validated = json.loads(Path("runs/whole/evaluation.json").read_text())
+    assert validated["pictures"] == 3 * 12
+
+    code, _, told = run_command(*every, "run.name=no-d", "rfnet.drop=[d]", "trainer.steps=2")
+    assert code == 0, told
+    arms = [f"--ablation=runs/{name}" for name in ("whole", "no-d")]
+    code, _, told = run_command("adworld", "assess", "--out", out, *arms)
+    assert code == 0, told
+    found = json.loads((out / REWARD / "ablation.json").read_text())
+    assert {name: found[name]["steps"] for name in ("none", "d")} == {"none": 4, "d": 2}
+    assert 0 <= found["d"]["x0_hat"]["macro_f1"] <= 1

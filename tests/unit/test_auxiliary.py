@@ -28,8 +28,8 @@ from rfft.rewards.depth import DepthEstimator
 from rfft.rewards.maps import MapNet, find_depth, load_depth, load_saliency, make_maps
 from rfft.rewards.rfnet import RFNet, RFNetConfig
 from rfft.rewards.u2net import U2Net
-from rfft.rfnet.config import MapsConfig as MapSettings
 from rfft.rfnet.data import build_maps, fill_maps
+from rfft.rfnet.schema import MapsConfig as MapSettings
 
 # onnxruntime on the original u2netp.onnx: the map of `waves` at rows and columns 20, 76, 132 ...
 ORIGINAL = [

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rfft.training.pretrain.fit import FitConfig, PretrainRun, fit
 
 
+@pytest.mark.usefixtures("fresh_accelerator")
 def test_cut_off_and_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
     steps: list[int] = []
 
@@ -27,7 +28,7 @@ def test_cut_off_and_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path) -> Non
             return (model(x) + torch.randn(4, 1)).pow(2).mean()
 
         run = PretrainRun(tmp_path, tmp_path / state, steps=4)
-        return fit(model, loss_fn, FitConfig(lr=0.1, save_every_s=0), run, "net").state_dict()
+        return fit(model, loss_fn, FitConfig(lr=0.1, checkpoint_every=1), run, "net").state_dict()
 
     whole = train("whole")
     with pytest.raises(KeyboardInterrupt):

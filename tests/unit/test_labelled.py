@@ -17,9 +17,9 @@ from rfft.feedback.dataset import FeedbackDataset, mirrored, split_by_caption, s
 from rfft.feedback.folder import Record, read_feedback
 from rfft.feedback.maps import MapsConfig, write_maps
 from rfft.rewards.maps import MapNet, MapNetConfig
-from rfft.rfnet.config import MapsConfig as MapSettings
-from rfft.rfnet.config import RFNetDataConfig
 from rfft.rfnet.data import Positions, Shuffled, batches, build_maps, fill_maps, split_records
+from rfft.rfnet.schema import MapsConfig as MapSettings
+from rfft.rfnet.schema import RFNetDataConfig
 
 CODES = (1, 3, 4, 5, 6)
 

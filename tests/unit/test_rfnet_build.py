@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,13 @@ from transformers import (
 from rfft.build import caption_tokenizer
 from rfft.errors import UserError
 from rfft.feedback.folder import CODE_OF_CLASS
+from rfft.rewards.rfnet import RFNet
 from rfft.rfnet.build import build_rfnet, build_tokenizer
-from rfft.rfnet.config import RFNetTrainingConfig, load_config
+from rfft.rfnet.config import load_config
+from rfft.rfnet.data import network_inputs
 from rfft.rfnet.learner import RFNetLearner
+from rfft.rfnet.schema import RFNetTrainingConfig
+from tests.unit.test_rfnet import small_config
 
 CAPTION = "实木书架 oak bookcase 180 cm"
 TOKENIZER = "rfnet.text_encoder.tokenizer=rf-tiny-rfnet"
@@ -64,7 +70,7 @@ def settings(published: Path) -> RFNetTrainingConfig:
 
 def test_published_encoders_give_shape_and_weights(published: Path) -> None:
     config = settings(published)
-    tokenizer = build_tokenizer(config.rfnet.text_encoder)
+    tokenizer = build_tokenizer(config.rfnet)
     model = build_rfnet(config, tokenizer)
     assert model.config.image_encoder["hidden_sizes"] == [8, 16]
     assert model.config.image_encoder["hidden_act"] == "gelu"
@@ -78,7 +84,7 @@ def test_published_encoders_give_shape_and_weights(published: Path) -> None:
 
 def test_chinese_and_english_captions_are_read_and_cut(published: Path, tmp_path: Path) -> None:
     config = settings(published)
-    tokenizer = build_tokenizer(config.rfnet.text_encoder)
+    tokenizer = build_tokenizer(config.rfnet)
     model = build_rfnet(config, tokenizer).eval()
     model.save_pretrained(tmp_path / "saved")
     tokenizer.save_pretrained(tmp_path / "saved")
@@ -95,18 +101,52 @@ def test_an_encoder_without_its_tokenizer(published: Path, tmp_path: Path) -> No
     config = settings(published)
     config.rfnet.text_encoder.weights = str(tmp_path)
     with pytest.raises(UserError, match=f"no tokenizer in {tmp_path}"):
-        build_tokenizer(config.rfnet.text_encoder)
+        build_tokenizer(config.rfnet)
 
 
 def test_encoders_that_do_not_fit_are_named(published: Path) -> None:
     config = settings(published)
-    tokenizer = build_tokenizer(config.rfnet.text_encoder)
+    tokenizer = build_tokenizer(config.rfnet)
     config.rfnet.text_encoder.max_tokens = 19
     with pytest.raises(UserError, match=r"max_tokens=19 is more than .*roberta takes: 18"):
         build_rfnet(config, tokenizer)
     config.rfnet.text_encoder.weights = str(published / "resnet")
     with pytest.raises(UserError, match="is a resnet; needed: bert or roberta"):
         build_rfnet(config, tokenizer)
+
+
+GONE = {"o": ("encoders.o.", "fusion_modules."), "d": ("encoders.d.",), "c": ("text_", "fusion_modules.")}
+
+
+@pytest.mark.parametrize("modality", [None, *GONE])
+def test_another_network_is_gone_on_from(tmp_path: Path, modality: str | None) -> None:
+    """All its weights; of an ablation's, all but those of the input that it goes without."""
+    torch.manual_seed(0)
+    whole = RFNet(small_config())
+    whole.save_pretrained(tmp_path)
+    drop = f"rfnet.drop=[{modality or ''}]"
+    config = load_config("rfnet_paper", [f"rfnet.init={tmp_path}", drop])  # its shape does not matter
+    vocabulary = range(small_config().text_encoder["vocab_size"])
+    model = build_rfnet(config, vocabulary)
+    own, weights = model.state_dict(), whole.state_dict()
+    assert all(torch.equal(own[name], weights[name]) for name in own)
+    gone = {name for name in weights if name not in own}
+    prefixes = (*GONE[modality], f"modality.{modality}") if modality else ()
+    assert gone == {name for name in weights if name.startswith(prefixes)}
+    assert model.config.image_size == 64 and model.config.dropout == config.rfnet.dropout
+
+
+def test_a_network_that_cannot_be_gone_on_from(tmp_path: Path) -> None:
+    RFNet(replace(small_config(), drop=["d"])).save_pretrained(tmp_path)
+    init = f"rfnet.init={tmp_path}"
+    for overrides, message in (
+        ([], r"goes without d: set rfnet.drop=\[d\]"),
+        (["objective.labels=coarse", "rfnet.drop=[d]"], "tells 5 classes apart, .*: change objective.labels"),
+        (["rfnet.drop=[d]"], "has learned another vocabulary"),
+    ):
+        config = load_config("rfnet_paper", [init, *overrides])
+        with pytest.raises(UserError, match=message):
+            build_rfnet(config, range(10_000))
 
 
 @pytest.mark.parametrize("architecture", ["roberta", "bert"])
@@ -116,7 +156,7 @@ def test_random_text_encoders_take_captions_as_long_as_promised(architecture: st
     overrides += [f"rfnet.text_encoder.architecture={architecture}", TOKENIZER]
     overrides += ["rfnet.text_encoder.layers=1", "rfnet.text_encoder.max_tokens=10", "rfnet.image_size=32"]
     config = load_config("rfnet_paper", [*RANDOM, *overrides])
-    tokenizer = build_tokenizer(config.rfnet.text_encoder)
+    tokenizer = build_tokenizer(config.rfnet)
     model = build_rfnet(config, tokenizer)
     encoded = tokenizer(["oak bookcase " * 9, "oak"], padding=True, truncation=True, return_tensors="pt")
     assert encoded.input_ids.shape == (2, 10)
@@ -130,19 +170,21 @@ def test_an_optimizer_step_at_the_papers_size() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     overrides = [TOKENIZER, "trainer.batch_size=1", "optimizer.warmup=0"]
     config = load_config("rfnet_paper", [*RANDOM, *overrides])
-    tokenizer = build_tokenizer(config.rfnet.text_encoder)
+    tokenizer = build_tokenizer(config.rfnet)
     model = build_rfnet(config, tokenizer)
     assert model.config.image_encoder["depths"] == [3, 4, 6, 3] and model.position.shape == (144, 384)
     assert model.text_encoder.config.num_hidden_layers == 12
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.numel() < 400}
     accelerator = Accelerator(cpu=True, mixed_precision=config.trainer.mixed_precision)
-    learner = RFNetLearner(config, accelerator, model, tokenizer, range(len(CODE_OF_CLASS)))
+    inputs = partial(network_inputs, tokenizer=tokenizer, device=accelerator.device)
+    learner = RFNetLearner(config, accelerator, model, inputs, range(len(CODE_OF_CLASS)))
     channels = {"image": 3, "product": 4, "depth": 1, "saliency": 1}
     pictures = {
         name: torch.randint(0, 256, (1, count, 384, 384), dtype=torch.uint8)
         for name, count in channels.items()
     }
-    found = learner.step(iter([{**pictures, "caption": ["oak bookcase"], "label": torch.tensor([2])}]))
+    learner.batches = iter([{**pictures, "caption": ["oak bookcase"], "label": torch.tensor([2])}])
+    found = learner.step()
     AcceleratorState._reset_state(reset_partial_state=True)
     assert math.isfinite(found["train/loss"]) and 0 < found["train/grad_norm"] < math.inf
     assert found["train/lr"] == 1e-4 and learner.counters.step == 1

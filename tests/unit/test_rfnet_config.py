@@ -54,7 +54,12 @@ def test_real_bases_take_the_rfnet_that_training_writes_with_its_maps(path):
         ("tracker.project=a/b", "tracker.project 'a/b' must be a plain name"),
         ("objective.labels=both", "expected one of ['fine', 'coarse']"),
         ("data.validation_share=0.9", "data.validation_share is 0.9; it must be at most 0.5"),
-        ("rfnet.n3=1", "unknown key 'rfnet.n3'; known in rfnet: image_size"),
+        (
+            "data.train=[adworld:resized]",
+            "must name one split of AdWorld each: data.validation=[adworld:val]",
+        ),
+        ("objective.attributes=0.1", "objective.attributes needs AdWorld's scenes"),
+        ("rfnet.n3=1", "unknown key 'rfnet.n3'; known in rfnet: init, image_size"),
     ],
 )
 def test_a_mistake_is_named(override, message):
@@ -66,3 +71,18 @@ def test_a_mistake_is_named(override, message):
 def test_the_config_of_a_generators_training_is_named_as_such():
     with pytest.raises(UserError, match="^tiny: a config of a generator's training; run: rfft train tiny$"):
         load_config("tiny")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.validation=[adworld:holdout]", "AdWorld's splits are train, val, test, resized"),
+        ("data.scenes.shares=[0.5,0.6]", "must be three shares whose sum is 1"),
+        ("objective.labels=coarse", "set objective.labels=fine"),
+        ("maps.known=true", "set maps.known=false"),
+    ],
+)
+def test_a_mistake_about_scenes_is_named(override, message):
+    with pytest.raises(UserError, match=r"^[^\n]+$") as error:
+        load_config("rfnet_embedded", [override])
+    assert message in str(error.value)

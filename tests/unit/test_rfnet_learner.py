@@ -14,8 +14,8 @@ from torch import Tensor
 
 from rfft.errors import UserError
 from rfft.rewards.rfnet import RFNet, RFNetConfig
-from rfft.rfnet.config import RFNetOptimizerConfig, RFNetTrainingConfig
 from rfft.rfnet.learner import RFNetLearner, class_weights, rate_factor, weighted_loss
+from rfft.rfnet.schema import RFNetOptimizerConfig, RFNetTrainingConfig
 from rfft.training.recorder import Recorder
 from rfft.training.tracking import Tracker
 from rfft.utils.checkpoint import Checkpoints

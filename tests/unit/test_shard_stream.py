@@ -21,8 +21,8 @@ from rfft.feedback.dataset import Reading
 from rfft.feedback.folder import FeedbackPicture
 from rfft.feedback.shard_format import Feedback, Manifest, Shard, encode_sample
 from rfft.feedback.shard_stream import ShardPictures
-from rfft.rfnet.config import MapsConfig
 from rfft.rfnet.data import are_shards, batches, open_shards
+from rfft.rfnet.schema import MapsConfig
 from rfft.types import LABELS
 
 COUNT = 30

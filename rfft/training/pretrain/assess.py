@@ -4,7 +4,8 @@ Every metric is there twice: on validation scenes, by which settings and archite
 scenes, which are for publishing alone.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,16 @@ def _agreement(probabilities: NDArray[np.floating], others: Mapping[str, NDArray
         share, kappa = agreement(probabilities.argmax(1), theirs, len(LABELS))
         found |= {f"agrees_with_{other}": share, f"kappa_with_{other}": kappa}
     return found
+
+
+def assess_ablation(out: Path, runs: Sequence[Path]) -> None:
+    """Write the rows of RFNets that go without an input into ablation.json beside RFNet's weights.
+
+    `runs`: folders of `rfft rfnet train`; one that goes without nothing is the row that others compare with.
+    """
+    for run in runs:
+        model = RFNet.from_pretrained(run / "rfnet").to(device())
+        found = scene_probabilities(rfnet.reader(model, out), out, rfnet.NAME, "test")
+        steps = json.loads((run / "summary.json").read_text())["steps"]
+        dropped = "".join(model.config.drop) or rfnet.CONTROL
+        rfnet.add_ablation(out / rfnet.NAME / rfnet.ABLATION, dropped, steps, scene_reports(found, "test"))

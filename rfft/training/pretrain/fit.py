@@ -103,6 +103,7 @@ def start(kind: type[Own], folder: Path, config: Any) -> Own:
 class PretrainLearner(Learner[Tensor]):
     """One of the embedded networks in training; a step is one batch."""
 
+    ema: Ema
     advice = "Go on from the weights in --out, with another --seed and a new --state"
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, config: FitConfig, run: PretrainRun) -> None:

@@ -39,7 +39,8 @@ def train(run: PretrainRun) -> None:
     run.builds_on("base")
     tokenizer = tokenizer_for(run.out, NAME)
     parts = [
-        VariantScenes((RESIZED, COUNTS[variant], SEED), variant, run.out, tokenizer) for variant in VARIANTS
+        VariantScenes((RESIZED, COUNTS[variant], SEED), variant, run.out / "rf-tiny", tokenizer)
+        for variant in VARIANTS
     ]
     torch.manual_seed(SEED)
     folder = run.out / NAME

@@ -33,7 +33,8 @@ def train(run: PretrainRun) -> None:
     run.builds_on("base")
     tokenizer = tokenizer_for(run.out, "rf-tiny")  # not used: the probe sees no caption
     parts = [
-        VariantScenes(("train", COUNTS[variant], SEED), variant, run.out, tokenizer) for variant in VARIANTS
+        VariantScenes(("train", COUNTS[variant], SEED), variant, run.out / "rf-tiny", tokenizer)
+        for variant in VARIANTS
     ]
     torch.manual_seed(3)
     classes = {name: list(values) for name, values in ATTRIBUTES.items()}
@@ -62,7 +63,7 @@ def accuracies(model: Probe, out: Path) -> dict[str, dict[str, float]]:
     report = {}
     for split, source in ASSESSED.items():
         for variant in VARIANTS:
-            data = VariantScenes(source, variant, out, tokenizer_for(out, "rf-tiny"))
+            data = VariantScenes(source, variant, out / "rf-tiny", tokenizer_for(out, "rf-tiny"))
             hits = []
             for chunk in np.array_split(np.arange(len(data)), len(data) // 100):
                 batch = data.batch(chunk)

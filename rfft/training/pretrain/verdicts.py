@@ -64,10 +64,13 @@ def tokenizer_for(folder: Path, name: str) -> CLIPTokenizer:
 class VariantScenes:
     """The scenes of one split and seed in one variant."""
 
-    def __init__(self, source: Source, variant: str, folder: Path, tokenizer: CLIPTokenizer) -> None:
-        """`folder` holds rf-tiny; `tokenizer`: of the network that reads the captions."""
+    def __init__(self, source: Source, variant: str, bundle: Path, tokenizer: CLIPTokenizer) -> None:
+        """Load the scenes as the generator in the folder `bundle` shows them, or draw them.
+
+        `tokenizer` is that of the network that reads the captions.
+        """
         self.scenes: Scenes = load_scenes(*source)
-        self.images = load_variant(*source, variant, folder / "rf-tiny")
+        self.images = load_variant(*source, variant, bundle)
         self.ids, self.mask = tokenize(tokenizer, self.scenes.captions)
         self.comma, self.vocab_size = tokenizer.convert_tokens_to_ids(",</w>"), len(tokenizer)
         stated = [ROUND_CM.tolist().index(stated_cm(caption)) for caption in self.scenes.captions]
@@ -102,7 +105,10 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> tuple[Tensor, Ten
 
 
 def mixture(
-    parts: list[VariantScenes], size: int, shares: Sequence[float], augmentation: Augmentation = augment
+    parts: list[VariantScenes],
+    size: int,
+    shares: Sequence[float],
+    augmentation: Augmentation | None = augment,
 ) -> Callable[[np.random.Generator], LabelledBatch]:
     """Return a function that draws an augmented batch of one part, which is drawn by its share."""
 
@@ -141,7 +147,7 @@ def scene_probabilities(
     """Return what network `name` says of a split's scenes, class probabilities [N,K] for each variant."""
     found = {}
     for variant in VARIANTS:
-        data = VariantScenes(ASSESSED[split], variant, folder, tokenizer_for(folder, name))
+        data = VariantScenes(ASSESSED[split], variant, folder / "rf-tiny", tokenizer_for(folder, name))
         chunks = np.array_split(np.arange(len(data)), len(data) // 100)
         parts = [logits_of(data.batch(chunk)).float().softmax(-1).cpu() for chunk in chunks]
         found[variant] = torch.cat(parts).numpy()
