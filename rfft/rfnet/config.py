@@ -7,13 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from rfft.adworld.assets import RESIZED, SPLITS
-from rfft.config.checks import ADWORLD
 from rfft.config.load import find_config, load_as
 from rfft.config.read import groups
 from rfft.config.schema import Config
 from rfft.errors import require
 from rfft.rewards.rfnet_config import CAPTION, CHANNELS
-from rfft.rfnet.schema import RFNetDataConfig, RFNetNetworkConfig, RFNetTrainingConfig
+from rfft.rfnet.schema import ADWORLD, RFNetDataConfig, RFNetNetworkConfig, RFNetTrainingConfig
 
 MODALITIES = (*CHANNELS, CAPTION)
 

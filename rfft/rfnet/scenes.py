@@ -16,13 +16,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rfft.config.checks import ADWORLD
 from rfft.errors import UserError
 from rfft.feedback.dataset import Reading
 from rfft.models.pretrained import ASSETS
 from rfft.rewards.rfnet import RFNet
 from rfft.rfnet.data import KINDS, LOAD
-from rfft.rfnet.schema import MapsConfig, RFNetDataConfig
+from rfft.rfnet.schema import ADWORLD, MapsConfig, RFNetDataConfig
 from rfft.training.pretrain.augment import augment
 from rfft.training.pretrain.degraded import VARIANTS
 from rfft.training.pretrain.verdicts import ATTRIBUTE_CLASSES, VariantScenes, attribute_loss, mixture

@@ -10,6 +10,8 @@ from typing import Literal
 
 from rfft.config.schema import EmaConfig, RunConfig, TrackerConfig, setting
 
+ADWORLD = "adworld:"  # before a split's name, where data.train has AdWorld's scenes
+
 
 @dataclass
 class ImageEncoderConfig:

@@ -99,7 +99,7 @@ class Tracker:
 
 
 def track_evaluation(config: Config, folder: Path) -> dict[str, Any]:
-    """Log what an evaluation has left in a folder, in the tracker's run of that folder; return its summary.
+    """Log what an evaluation has left in a folder to the folder's own run of the tracker; return its summary.
 
     A trained run goes on in the one that it has. Of several processes the first one logs.
     """

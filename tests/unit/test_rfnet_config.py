@@ -56,7 +56,7 @@ def test_real_bases_take_the_rfnet_that_training_writes_with_its_maps(path):
         ("data.validation_share=0.9", "data.validation_share is 0.9; it must be at most 0.5"),
         (
             "data.train=[adworld:resized]",
-            "must name one split of AdWorld each: data.validation=[adworld:val]",
+            "must name one split of AdWorld each: data.validation=",
         ),
         ("objective.attributes=0.1", "objective.attributes needs AdWorld's scenes"),
         ("rfnet.n3=1", "unknown key 'rfnet.n3'; known in rfnet: init, image_size"),
