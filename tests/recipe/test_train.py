@@ -34,7 +34,7 @@ PLAIN = ("evaluate.enabled=false", "trainer.sample_every=0")
 SMALL_GRID = (  # two pictures, one at a time
     *("evaluate.count=1", "evaluate.prompts_per_product=1", "evaluate.batch_size=1", PLAIN[1]),
     *("evaluate.max_attempts=2", "evaluate.reference=null", "evaluate.probe=null"),
-    *("evaluate.validation.count=1", "evaluate.validation.reference=null"),
+    "evaluate.validation.count=1",
 )
 
 
