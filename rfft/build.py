@@ -14,9 +14,10 @@ from rfft.data.dataset import KNOWN, evaluation_source, read_samples
 from rfft.data.samples import Framing, Sample, Selection, Skipped
 from rfft.data.splits import parse_source
 from rfft.errors import require
-from rfft.models.bundle import Bundle, load_bundle, load_tiny_vae
+from rfft.models.bundle import Bundle
 from rfft.models.families import KNOWN as KNOWN_FAMILIES
 from rfft.models.families.base import Family
+from rfft.models.load import load_bundle, load_tiny_vae
 from rfft.models.pretrained import find_folder, read_config, tokenizer_of
 from rfft.objectives import OBJECTIVES
 from rfft.objectives.base import Objective, ObjectiveSettings

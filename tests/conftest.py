@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from rfft.diffusion.compositing import latent_mask
-from rfft.models.bundle import Bundle, load_bundle
+from rfft.models.bundle import Bundle
+from rfft.models.load import load_bundle
 from rfft.rewards.availability import Availability
 from rfft.types import Batch, Reward
 from tests import shapes

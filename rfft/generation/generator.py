@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from rfft import build
 from rfft.config.schema import Config
 from rfft.errors import UserError
-from rfft.models.bundle import Bundle, load_bundle
+from rfft.models.bundle import Bundle
+from rfft.models.load import load_bundle
 from rfft.models.lora import lora_layers
 
 

@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader
 from rfft.config.describe import describe_objective
 from rfft.config.load import flatten
 from rfft.data.dataset import evaluation_source
-from rfft.models.bundle import EMBEDDED, Bundle
+from rfft.models.bundle import Bundle
+from rfft.models.load import EMBEDDED
 
 SHOWN = ("model.", "reward.", "rollout.", "objective.", "optimizer.", "trainer.batch", "trainer.accumulation")
 
@@ -70,7 +71,7 @@ def usage(format: str, config: dict[str, Any], bundle: Bundle) -> list[str]:
     arguments = [f'source_of("{base}")' if embedded else f'"{base}"', *no_checker]
     lines = [f"from diffusers import ControlNetModel, {pipeline}"]
     lines += ["from peft import PeftModel"] * (format == "peft")
-    lines += ["from rfft.models.bundle import source_of  # it comes with RFFT"] * embedded
+    lines += ["from rfft.models.load import source_of  # it comes with RFFT"] * embedded
     if whole or controlnet is not None:
         lines.append(
             f'controlnet = ControlNetModel.from_pretrained("{"controlnet" if whole else controlnet}")'

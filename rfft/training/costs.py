@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from rfft import build
 from rfft.config.schema import Config
 from rfft.data.conditions import encoded_at_once
-from rfft.models.bundle import Bundle, load_skeleton, skeleton_batch
+from rfft.models.bundle import Bundle
+from rfft.models.load import load_skeleton, skeleton_batch
 from rfft.models.lora import merged_bytes
 from rfft.objectives.base import TrainedSteps, Work, autocast_for, render
 from rfft.rewards.availability import Availability

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from rfft.errors import UserError
-from rfft.models.bundle import Bundle, load_bundle
+from rfft.models.bundle import Bundle
+from rfft.models.load import load_bundle
 from rfft.models.lora import merged_bytes
 from rfft.types import Batch, NoiseLevel
 from tests.shapes import bundle_of

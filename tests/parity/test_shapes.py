@@ -17,7 +17,7 @@ from rfft.diffusion.sampling import rollout
 from rfft.errors import UserError
 from rfft.generation.export import export_bundle
 from rfft.generation.sample import paint
-from rfft.models.bundle import load_bundle, load_skeleton
+from rfft.models.load import load_bundle, load_skeleton
 from rfft.objectives.base import ObjectiveSettings
 from rfft.objectives.regularizers import ConsistentCondition
 from rfft.objectives.x0_hat import X0Hat

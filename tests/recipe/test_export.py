@@ -25,8 +25,9 @@ from rfft.errors import UserError
 from rfft.generation.export import export_bundle
 from rfft.generation.model_card import usage
 from rfft.generation.sample import paint
-from rfft.models.bundle import Bundle, load_bundle
+from rfft.models.bundle import Bundle
 from rfft.models.families.sgm_names import sgm_name
+from rfft.models.load import load_bundle
 from rfft.types import Batch
 from rfft.utils.checkpoint import Checkpoints
 from tests import shapes

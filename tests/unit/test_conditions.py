@@ -10,7 +10,8 @@ import torch
 from rfft.data import conditions
 from rfft.data.conditions import encode_samples, init_image, noise_for, product_for
 from rfft.data.samples import Sample
-from rfft.models.bundle import Bundle, load_bundle
+from rfft.models.bundle import Bundle
+from rfft.models.load import load_bundle
 
 
 def samples() -> list[Sample]:

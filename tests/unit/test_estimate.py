@@ -11,7 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from rfft.diffusion.sampling import denoise_twice
-from rfft.models.bundle import Bundle, load_bundle, load_skeleton, skeleton_batch
+from rfft.models.bundle import Bundle
+from rfft.models.load import load_bundle, load_skeleton, skeleton_batch
 from rfft.types import Schedule
 from rfft.utils.estimate import Cost, FlopCounter, cost, fake, imagine, peak_bytes, weight_bytes
 from tests import shapes

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import ResNetConfig, ResNetModel
 
 from rfft.errors import UserError
-from rfft.models.bundle import load_bundle, load_tiny_vae
+from rfft.models.load import load_bundle, load_tiny_vae
 from rfft.rewards.preference import TextMatch
 from rfft.rewards.rfnet import RFNet, RFNetConfig
 

@@ -14,7 +14,8 @@ from torch.testing import assert_close
 from rfft.diffusion.guidance import guidance_direction
 from rfft.diffusion.losses import l_cc, l_kl
 from rfft.diffusion.sampling import denoise_twice, rollout
-from rfft.models.bundle import Bundle, load_bundle
+from rfft.models.bundle import Bundle
+from rfft.models.load import load_bundle
 from rfft.models.parameterization import from_epsilon
 from rfft.objectives.base import ObjectiveSettings, TrainedSteps, predict, render
 from rfft.objectives.x0_hat import X0Hat

@@ -15,7 +15,8 @@ from rfft.build import build_bundle
 from rfft.config.load import load_config
 from rfft.errors import UserError
 from rfft.generation.sample import paint
-from rfft.models.bundle import Bundle, load_skeleton, load_tiny_vae
+from rfft.models.bundle import Bundle
+from rfft.models.load import load_skeleton, load_tiny_vae
 from rfft.objectives.base import ObjectiveSettings
 from rfft.objectives.x0_hat import X0Hat
 from rfft.types import Batch, Reward

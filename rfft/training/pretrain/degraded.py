@@ -17,7 +17,8 @@ from rfft.data.conditions import encode_samples
 from rfft.data.samples import Sample
 from rfft.diffusion.compositing import paste
 from rfft.diffusion.sampling import add_noise
-from rfft.models.bundle import Bundle, load_bundle
+from rfft.models.bundle import Bundle
+from rfft.models.load import load_bundle
 from rfft.objectives.base import predict, render
 from rfft.training.pretrain.fit import device
 from rfft.types import Batch
