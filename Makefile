@@ -5,7 +5,7 @@ BIN := .venv/bin
 RFFT := $(BIN)/rfft
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation compare test test-launch test-faults test-full lint format clean
+.PHONY: help setup demo ablation compare test test-launch test-faults test-cuda test-full lint format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /\1\t/' | expand -t 12
@@ -30,7 +30,7 @@ ablation: setup  ## no regularizer, KL and CC compared: a table and a figure in 
 compare: setup  ## base, recurrent, prompt engineering, ReFL, DRaFT-K, RFFT by KL, CC, DRTune: the paper's table (an hour)
 	$(RFFT) sweep configs/sweeps/compare.yaml $(SWEEP)
 
-test: setup  ## the test suite; test-launch, test-faults and test-full run what takes longer
+test: setup  ## the test suite; test-launch, test-faults, test-cuda and test-full run the rest
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2  # small tensors: more threads only wait for each other
 
 test-launch: setup  ## start the launch files for CPUs: DDP, ZeRO-2, FSDP2, two torchrun agents (minutes; needs g++)
@@ -40,6 +40,9 @@ test-launch: setup  ## start the launch files for CPUs: DDP, ZeRO-2, FSDP2, two 
 test-faults: setup  ## faults injected: killed at 20 points, lost processes, full disks, malformed input (20 minutes)
 	KILLS=20 FUZZ=3000 OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "faults or not faults" \
 	    tests/recipe/test_faults.py tests/unit/test_malformed.py tests/unit/test_checkpoint.py
+
+test-cuda: setup  ## half precision, TF32 and the launch files on one CUDA device
+	$(BIN)/pytest -q -m cuda tests/cuda
 
 test-full: setup  ## one step of full-width SD 1.5, 2.1 and SDXL in each mode (up to 8 GB of memory, minutes each)
 	$(BIN)/pytest -q -m full -s tests/full
