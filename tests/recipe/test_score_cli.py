@@ -46,7 +46,7 @@ def rows_of(file: Path) -> list[dict[str, str]]:
 
 
 def test_a_picture_gets_the_verdict_that_training_and_generation_give_it(world: Path) -> None:
-    config = load_config(world / "config.yaml", ["data.products=adworld:test", "data.count=3"])
+    config = load_config(world / "config.yaml", ["data.count=3"])
     samples = build.build_samples(config, "train")
     batch = build.build_conditions(config, build.build_bundle(config, "cpu", trained=False), samples)
     rfnet = build.build_rfnet(config, "cpu")
