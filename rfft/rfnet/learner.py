@@ -106,7 +106,9 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
     def _lr_schedule(self, adamw: torch.optim.AdamW) -> torch.optim.lr_scheduler.LRScheduler:
         settings = self.config.optimizer
         if settings.schedule == "one_cycle":
-            share = min(settings.warmup / self.steps, 1.0)
+            share = min(
+                (max(settings.warmup, 1) + 1) / (self.steps + 1), 1.0
+            )  # the peak is after `warmup` steps
             return torch.optim.lr_scheduler.OneCycleLR(adamw, settings.lr, self.steps + 1, pct_start=share)
         return torch.optim.lr_scheduler.LambdaLR(
             adamw, lambda step: rate_factor(step, self.steps_per_epoch, settings)
