@@ -117,8 +117,8 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
     def micro_batch(self, micro: int) -> dict[str, Tensor]:
         """Make forward and backward pass; returns loss and accuracy."""
         device, counters, batch = self.accelerator.device, self.counters, next(self.batches)
-        place = [self.config.run.seed, counters.step, micro, self.accelerator.process_index, DROPOUT]
-        torch.manual_seed(int(np.random.default_rng(place).integers(2**62)))
+        draw = [self.config.run.seed, counters.step, micro, self.accelerator.process_index, DROPOUT]
+        torch.manual_seed(int(np.random.default_rng(draw).integers(2**62)))
         inputs, labels = self.inputs(batch), batch["label"].to(device)
         objective = self.config.objective
         with optimization.plain_attention(device):
