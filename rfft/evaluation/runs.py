@@ -25,7 +25,7 @@ from rfft.generation.settings import SETTINGS_FILE, write_settings
 from rfft.utils.atomic_io import new_folder, refuse_existing
 from rfft.utils.checkpoint import Checkpoints, step_of
 from rfft.utils.faults import painting
-from rfft.utils.lock import locks_run
+from rfft.utils.lock import FolderLock, locks_run
 from rfft.utils.log import messages, open_run, write_environment
 from rfft.utils.processes import joined, rank
 
@@ -95,13 +95,14 @@ def evaluate_base(config: Config, out: Path | None = None) -> Path:
     run = out or Path(config.run.out) / config.run.name
     if (run / "checkpoints").exists():
         raise UserError(f"{run} is a training run: `rfft evaluate {run}`, or choose another run.name")
-    with painting(config.evaluate.batch_size), joined() as device:
+    with painting(config.evaluate.batch_size), joined() as device, FolderLock(run) as lock:
         console = messages(quiet=rank() > 0)
         bundle = build.build_bundle(config, device, trained=False)
         evaluator = Evaluator(config, bundle, build.build_rfnet(config, device))
         refuse_another(run, describe_grid(evaluator))
         if rank() == 0:
             open_run(run, to_yaml(config), MAY_CHANGE)
+            lock.acquire()
             write_environment(run)
         _evaluate(evaluator, run, "base", console)
         if rank() > 0:

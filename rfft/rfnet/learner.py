@@ -106,7 +106,9 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
     def _lr_schedule(self, adamw: torch.optim.AdamW) -> torch.optim.lr_scheduler.LRScheduler:
         settings = self.config.optimizer
         if settings.schedule == "one_cycle":
-            share = min(settings.warmup / self.steps, 1.0)
+            share = min(
+                (max(settings.warmup, 1) + 1) / (self.steps + 1), 1.0
+            )  # the peak is after `warmup` steps
             return torch.optim.lr_scheduler.OneCycleLR(adamw, settings.lr, self.steps + 1, pct_start=share)
         return torch.optim.lr_scheduler.LambdaLR(
             adamw, lambda step: rate_factor(step, self.steps_per_epoch, settings)
@@ -115,8 +117,8 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
     def micro_batch(self, micro: int) -> dict[str, Tensor]:
         """Make forward and backward pass; returns loss and accuracy."""
         device, counters, batch = self.accelerator.device, self.counters, next(self.batches)
-        place = [self.config.run.seed, counters.step, micro, self.accelerator.process_index, DROPOUT]
-        torch.manual_seed(int(np.random.default_rng(place).integers(2**62)))
+        draw = [self.config.run.seed, counters.step, micro, self.accelerator.process_index, DROPOUT]
+        torch.manual_seed(int(np.random.default_rng(draw).integers(2**62)))
         inputs, labels = self.inputs(batch), batch["label"].to(device)
         objective = self.config.objective
         with optimization.plain_attention(device):

@@ -24,11 +24,12 @@ FSDP2 = "RFFT_USE_FSDP2"
 
 
 class Engine:
-    """One process, or DDP: each has all weights and the whole optimizer state."""
+    """One process, or DDP: each process has all weights and the whole optimizer state."""
 
-    denoiser: Denoise
+    denoiser: Denoise  # the module as the training step is to call it, where it is a generator's
 
     def __init__(self, accelerator: Any, module: nn.Module, optimizer: torch.optim.AdamW) -> None:
+        """Prepare a module, some of whose parameters are trained, and the optimizer of these."""
         self.accelerator = accelerator
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.model, self.optimizer = accelerator.prepare(module, optimizer)
@@ -39,12 +40,12 @@ class Engine:
         self.left = 0
 
     def begin(self, backwards: int) -> None:
-        """An optimizer step of so many backward passes begins."""
+        """Begin an optimizer step of so many backward passes."""
         self.left = backwards
         self._before_forward()
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of loss / accumulation are added up."""
+        """Add up the gradients of loss / accumulation."""
         self.accelerator.backward(loss)
         self.left -= 1
         self._before_forward()
@@ -54,41 +55,43 @@ class Engine:
             self.model.require_backward_grad_sync = self.left == 1
 
     def clip(self, max_norm: float) -> Tensor:
-        """The gradient's norm before clipping, over all processes."""
+        """Clip the gradient; returns its norm before that, over all processes."""
         norm: Tensor = self.accelerator.clip_grad_norm_(self.parameters, max_norm)
         return norm
 
     def step(self) -> None:
+        """Change the weights by what has been added up."""
         self.optimizer.step()
 
     def zero_grad(self) -> None:
+        """Forget the gradients."""
         self.optimizer.zero_grad()
 
     def whole(self) -> AbstractContextManager[None]:
-        """To be entered by all processes; within it, each has all weights, and may call the model or not.
+        """Return a context in which each process has all weights, and may call the model without gradient.
 
-        For forwards without gradient.
+        All processes enter it together; whether and how often one calls the model is its own affair.
         """
         return nullcontext()
 
     def gather(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """In all processes together: whole tensors, in the first process."""
+        """Return whole tensors in the first process; to be called in all processes together."""
         return weights
 
     def split(self, weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The other way round: whole tensors, known to all processes, as `like` has them."""
+        """Return this process's parts of whole tensors, which all processes have, as `like` is split."""
         return dict(weights)
 
     def collect(self) -> None:
-        """To be called in all processes before the first one asks for state_dict()."""
+        """Collect what state_dict() returns; to be called in all processes together, before it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """AdamW's, the same whatever the engine: a run may go on under another one."""
+        """Return AdamW's state, the same whatever the engine: a run may go on under another one."""
         state: dict[str, Any] = self.optimizer.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The weights come first."""
+        """Take over AdamW's state; the weights have to be loaded first."""
         self.optimizer.load_state_dict(state)
 
 
@@ -101,7 +104,7 @@ class Zero(Engine):
     def __init__(
         self, accelerator: Any, module: nn.Module, optimizer: torch.optim.AdamW, settings: dict[str, Any]
     ) -> None:
-        """`settings`: what DeepSpeed must know of the config, under its own names."""
+        """Prepare as Engine does; `settings`: what DeepSpeed must know of the config, under its own names."""
         plugin = accelerator.state.deepspeed_plugin
         plugin.deepspeed_config |= settings
         plugin.deepspeed_config["train_batch_size"] = "auto"
@@ -129,7 +132,7 @@ class Zero(Engine):
             self._before_forward()
 
     def clip(self, max_norm: float) -> Tensor:
-        """Clips and steps in one, unless the norm is infinite or no number."""
+        """Clip the gradient and make the step in one, unless the norm is infinite or no number."""
         self.model.step()
         return torch.as_tensor(self.model.get_global_grad_norm(), device=self.accelerator.device).float()
 
@@ -177,17 +180,17 @@ class Zero(Engine):
 
 
 def uses_deepspeed() -> bool:
-    """Did the launcher ask for it?"""
+    """Return whether the launcher asked for DeepSpeed."""
     return _asked("ACCELERATE_USE_DEEPSPEED")
 
 
 def uses_fsdp() -> bool:
-    """Likewise; under our own name once check_launch has been there."""
+    """Return whether the launcher asked for FSDP; check_launch() gives the request a name of our own."""
     return _asked("ACCELERATE_USE_FSDP") or _asked(FSDP2)
 
 
 def check_launch(mixed_precision: str) -> None:
-    """A UserError for what cannot train; the environment as our engines need it."""
+    """Raise a UserError for what cannot train; set the environment as our engines need it."""
     if not (uses_deepspeed() or uses_fsdp()):
         return
     if mixed_precision == "fp16":

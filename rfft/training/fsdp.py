@@ -104,7 +104,9 @@ class Fsdp(Engine):
 
 
 def _split_module(root: nn.Module, unit_names: Sequence[str], mesh: DeviceMesh) -> list[FSDPModule]:
-    """Its units, the one of all that is in no other last."""
+    """Split a module at the blocks of these class names; returns them, and last the one that holds the
+    rest.
+    """
     inner = [module for module in root.modules() if type(module).__name__ in unit_names]
     units = [fully_shard(module, mesh=mesh) for module in (*inner, root)]
     units[-1].set_reshard_after_forward(True, recurse=False)  # torch would keep this one whole
@@ -116,7 +118,7 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _split(tensor: Tensor, like: Tensor) -> Tensor:
-    """This process's part of what all processes have."""
+    """Return this process's part of a tensor that all processes have, as `like` is split."""
     if not isinstance(like, DTensor):
         return tensor
     whole = tensor.to(like.device)
