@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from rfft.types import Denoised
+from rfft.types import Denoised, NoiseLevel
 
 
-def guide(z: Denoised, null: Denoised, scale: float) -> Denoised:
-    """Return null + scale (z - null) (arXiv 2207.12598), of both parts of the pair."""
-    return Denoised(null.x0 + scale * (z.x0 - null.x0), null.eps + scale * (z.eps - null.eps))
+def guide(z: Denoised, null: Denoised, scale: float, x: Tensor, level: NoiseLevel) -> Denoised:
+    """Return the pair for the guided noise null + scale (z - null) (arXiv 2207.12598) in x at this level.
+
+    Its x0_hat follows from x = a x0 + s eps, as in diffusers, which rounds less than guiding x0_hat; in a
+    flow's pure noise, where a = 0, x0_hat is guided itself.
+    """
+    eps = null.eps + scale * (z.eps - null.eps)
+    implied = (x - level.s * eps) / level.a.clamp(min=torch.finfo(x.dtype).tiny)
+    x0 = torch.where(level.a > 0, implied, null.x0 + scale * (z.x0 - null.x0))
+    return Denoised(x0, eps)
 
 
 def guidance_direction(eps_z: Tensor, eps_null: Tensor, s: Tensor) -> Tensor:

@@ -63,5 +63,5 @@ def rollout(
     x = batch.noise if x is None else x
     for i in range(start, len(schedule) if stop is None else stop):
         z, null = denoise_twice(denoiser, x, i, batch, schedule)
-        x = advance(guide(z, null, guidance_scale), i, batch, schedule)
+        x = advance(guide(z, null, guidance_scale, x, schedule.level(i)), i, batch, schedule)
     return x

@@ -92,8 +92,9 @@ def predict(
     denoiser: Denoise, x: Tensor, k: int, batch: Batch, schedule: Schedule, guidance_scale: float
 ) -> Prediction:
     """Return the guided pair x0_hat, eps_hat at step k and the direction in which the text steers."""
+    level = schedule.level(k)
     z, null = denoise_twice(denoiser, x, k, batch, schedule)
-    return Prediction(guide(z, null, guidance_scale), guidance_direction(z.eps, null.eps, schedule.s[k]))
+    return Prediction(guide(z, null, guidance_scale, x, level), guidance_direction(z.eps, null.eps, level.s))
 
 
 def predict_regularized(

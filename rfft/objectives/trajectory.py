@@ -99,7 +99,7 @@ class DRTune:
             else:
                 with torch.no_grad(), policy.merged():
                     z, null = denoise_twice(policy.denoiser, x.detach(), k, batch, schedule)
-                    guided = guide(z, null, settings.guidance_scale)
+                    guided = guide(z, null, settings.guidance_scale, x.detach(), schedule.level(k))
             x = advance(_seen_from(x, guided, schedule.level(k)), k, batch, schedule)
         judged, reg = (
             reward_gradient(policy, reward, x, batch, settings.decode_batch),

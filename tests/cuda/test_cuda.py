@@ -1,4 +1,4 @@
-"""On a CUDA device: half precision with and without the loss scale, TF32's switches, launch files on one card."""
+"""On a CUDA device: half precision with and without a loss scale, TF32's switches, launch files."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_an_offline_run_from_one_end_to_the_other(rfft: Rfft, tmp_path: Path) ->
 
     # Settings keep their types.
     written = yaml.safe_load(Path("runs/small/config.yaml").read_text())
-    assert found.config["model.train"] == ["unet_lora"] and found.config["model.tiny_vae"] is None
+    assert found.config["model.train"] == ["denoiser_lora"] and found.config["model.tiny_vae"] is None
     assert found.config["optimizer.lr"] == 1e-5 and found.config["ema.enabled"] is False
     assert found.config["data.image_size"] == written["data"]["image_size"]
 
@@ -246,7 +246,7 @@ def test_tensorboard(rfft: Rfft) -> None:
     assert events.Images("evaluation/base") and events.Images("evaluation/tuned")
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     settings = HParamsPluginData.FromString(content).session_start_info.hparams
-    assert settings["model.train"].string_value == '["unet_lora"]'
+    assert settings["model.train"].string_value == '["denoiser_lora"]'
     assert settings["trainer.batch_size"].number_value == 2 and settings["ema.enabled"].bool_value is False
     assert settings["model.tiny_vae"].string_value == "null"
     assert {path.name for path in Path("runs/small").iterdir() if path.is_dir()} == {

@@ -2,7 +2,7 @@
 
 import torch
 
-from rfft.diffusion.sampling import paste
+from rfft.diffusion.compositing import paste
 from rfft.training.pretrain.augment import augment, colour_matrices, strange_names
 
 

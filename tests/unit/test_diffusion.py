@@ -67,10 +67,21 @@ def test_inpaint() -> None:
 
 
 def test_guide() -> None:
-    z, null = Denoised(tensor(2.0), tensor(3.0)), Denoised(tensor(4.0), tensor(1.0))
-    assert guide(z, null, 7.5) == (-11.0, 16.0)
-    assert guide(z, null, 1.0) == z
-    assert guide(z, null, 0.0) == null
+    x, level = tensor(2.0), NoiseLevel(tensor(9), tensor(0.6), tensor(0.8))
+    z, null = (from_epsilon(x, tensor(eps), level.a, level.s) for eps in (3.0, 1.0))  # x0_hat: -2/3 and 2
+    for scale, x0, eps in ((7.5, -18.0, 16.0), (1.0, -2 / 3, 3.0), (0.0, 2.0, 1.0)):  # (2 - 0.8 eps) / 0.6
+        guided = guide(z, null, scale, x, level)
+        assert_close(guided.x0, tensor(x0))
+        assert guided.eps == eps
+
+
+def test_guidance_in_a_flows_pure_noise() -> None:
+    """Where a = 0, x says nothing of x0_hat: it is guided itself, and no gradient is NaN."""
+    x, level = tensor(2.0), NoiseLevel(tensor(1000), tensor(0.0), tensor(1.0))
+    u = tensor(3.0, requires_grad=True)
+    guided = guide(from_velocity(x, u, level.s), from_velocity(x, tensor(1.0), level.s), 4.0, x, level)
+    assert guided.x0 == 1 + 4 * (-1 - 1) and guided.eps == 2
+    assert torch.autograd.grad(guided.x0, u)[0] == -4
 
 
 def test_guidance_direction() -> None:
@@ -120,7 +131,7 @@ def test_rollout_of_no_steps_is_its_input() -> None:
 def test_advance_with_a_gradient_free_forward_is_the_rollouts_step() -> None:
     batch = toy_batch()
     z, null = denoise_twice(prompt_denoiser, batch.noise, 0, batch, SCHEDULE)
-    step = advance(guide(z, null, 2.0), 0, batch, SCHEDULE)
+    step = advance(guide(z, null, 2.0, batch.noise, SCHEDULE.level(0)), 0, batch, SCHEDULE)
     assert torch.equal(step, rollout(prompt_denoiser, batch, SCHEDULE, 2.0, 0, 1))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,7 +148,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_score_is_that_of_blip_written_out(folder: Path) -> None:
     reward, weights = load_image_reward(folder=str(folder)), random_weights()
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    loss, scalars = reward(image, ["", ""], PROMPTS)
+    loss, scalars = reward(image, SimpleNamespace(prompts=PROMPTS))
     expected = torch.stack([written_out(weights, *pair) for pair in zip(image, IDS, strict=True)])
     assert_close(-loss, expected, rtol=1e-4, atol=1e-4)
     assert_close(scalars["score"], -loss.mean())

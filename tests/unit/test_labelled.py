@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from rfft.errors import UserError
 from rfft.feedback.dataset import FeedbackDataset, mirrored, split_by_caption, square
 from rfft.feedback.folder import Record, read_feedback
-from rfft.feedback.maps import MapsConfig, write_maps
+from rfft.feedback.maps import MapStore, write_maps
 from rfft.rewards.maps import MapNet, MapNetConfig
 from rfft.rfnet.data import Positions, Shuffled, batches, build_maps, fill_maps, split_records
 from rfft.rfnet.schema import MapsConfig as MapSettings
@@ -76,7 +76,7 @@ def test_no_hidden_colour_bleeds_into_a_resized_product() -> None:
 
 def test_known_maps_are_used_and_missing_ones_made_once(folder: Path, tmp_path: Path) -> None:
     records = read_feedback(folder)
-    maps = MapsConfig("depth", "abc")
+    maps = MapStore("depth", "abc")
     missing = maps.missing(records)
     assert [record.name for record in missing] == [f"{i}.png" for i in range(1, 10)]
     write_maps(maps, missing, constant(0.4), "cpu")
@@ -84,13 +84,13 @@ def test_known_maps_are_used_and_missing_ones_made_once(folder: Path, tmp_path: 
     items = FeedbackDataset(records, 16, {"depth": maps})
     assert [int(items[i]["depth"].max()) for i in (0, 1, 2)] == [77, 102, 102]
     assert cv2.imread(str(folder / "made-depth-abc/1.png"), cv2.IMREAD_GRAYSCALE).shape == (24, 16)
-    assert len(MapsConfig("depth", "other").missing(records)) == 9  # another network's maps are others
-    assert len(MapsConfig("depth", "abc", known=False).missing(records)) == 1
+    assert len(MapStore("depth", "other").missing(records)) == 9  # another network's maps are others
+    assert len(MapStore("depth", "abc", known=False).missing(records)) == 1
 
 
 def test_made_maps_can_live_elsewhere(folder: Path, tmp_path: Path) -> None:
     records = read_feedback(folder)[:1]
-    maps = MapsConfig("depth", "abc", cache=str(tmp_path / "cache"), known=False)
+    maps = MapStore("depth", "abc", cache=str(tmp_path / "cache"), known=False)
     write_maps(maps, records, constant(1.0), "cpu")
     assert not list(folder.glob("made-*"))
     assert maps.load(records[0], records[0].load()).max() == 255

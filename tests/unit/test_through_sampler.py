@@ -36,7 +36,10 @@ def test_the_gradient_is_that_of_the_sampler(
     for k in range(STEPS):
         with torch.set_grad_enabled(k >= STEPS - last):
             x = advance(
-                guide(*denoise_twice(bundle.denoiser, x, k, batch, schedule), SCALE), k, batch, schedule
+                guide(*denoise_twice(bundle.denoiser, x, k, batch, schedule), SCALE, x, schedule.level(k)),
+                k,
+                batch,
+                schedule,
             )
     image = render(bundle, x, batch)
     loss = reward(image, batch)[0].mean()
