@@ -15,7 +15,10 @@ app = typer.Typer(
 @app.command("train")
 def train_rfnet(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped one: rfnet_tiny, rfnet_paper.")
+        Path,
+        typer.Argument(
+            metavar="CONFIG", help="A YAML file, or a shipped one: rfnet_tiny, rfnet_paper, rfnet_embedded."
+        ),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="a.b=c", help="Settings to change: data.train=[scenes].")

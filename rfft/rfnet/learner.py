@@ -150,7 +150,7 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
         best = self.counters.best_ap
         return "  ".join(found + ([f"best AP {best:.1%}"] if best >= 0 else []))
 
-    def judged(self, ap: float) -> bool:
+    def note_validation(self, ap: float) -> bool:
         """Take note of a validation's AP; returns whether it is the best so far."""
         counters = self.counters
         counters.validated = counters.step

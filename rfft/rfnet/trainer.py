@@ -32,7 +32,7 @@ from rfft.rfnet.schema import MAY_CHANGE, RFNetTrainingConfig
 from rfft.rfnet.validation import Summary, Validation
 from rfft.training.distributed import uses_deepspeed, uses_fsdp
 from rfft.training.job import open_job, resume, start
-from rfft.training.loop import fit
+from rfft.training.loop import run_loop
 from rfft.training.recorder import CheckpointSaver, Recorder
 from rfft.training.tracking import Tracker
 from rfft.utils.checkpoint import Checkpoints
@@ -75,7 +75,7 @@ def _train(config: RFNetTrainingConfig, lock: FolderLock, signals: StopSignals) 
     with Recorder(run, learner, tracker) as recorder:
         saver = CheckpointSaver(learner, checkpoints, config.trainer.checkpoint_every, recorder)
         # A step's checkpoint comes after its validation and knows how that went.
-        fit(
+        run_loop(
             learner,
             [
                 recorder,

@@ -26,7 +26,7 @@ from rfft.utils.log import write_atomically
 NOBODY = -1  # the label of a row that only fills up a process's part
 
 
-class Validation(Callback):
+class RFNetValidation(Callback):
     """Judges the validation pictures every so many steps, and exports the network of the best AP yet."""
 
     def __init__(
@@ -54,8 +54,8 @@ class Validation(Callback):
 
     def validate(self) -> None:
         """Judge all validation pictures; keep the network if its AP(available) is the best yet."""
-        step, metrics = self.learner.counters.step, report(*self.judge())
-        best = self.learner.judged(metrics["ap_available"])
+        step, metrics = self.learner.counters.step, report(*self.verdicts())
+        best = self.learner.note_validation(metrics["ap_available"])
         self.recorder.write(step, scalars(metrics))
         self.recorder.console.print(
             f"step {step}: AP(available) {metrics['ap_available']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
@@ -68,7 +68,7 @@ class Validation(Callback):
             picture = read_png(self.run / CONFUSION)
             self.recorder.tracker.pictures("confusion", picture[None], {"step": [step]}, step)
 
-    def judge(self) -> tuple[Tensor, Tensor]:
+    def verdicts(self) -> tuple[Tensor, Tensor]:
         """Return probabilities [N,K] and labels [N] of all validation pictures, in every process."""
         learner, accelerator = self.learner, self.learner.accelerator
         learner.rfnet.eval()
@@ -98,7 +98,7 @@ class Validation(Callback):
             self.tokenizer.save_pretrained(draft)
 
 
-class Summary(Callback):
+class RFNetSummary(Callback):
     """The end of a run: summary.json, the network handed to the tracker, and a table on the terminal."""
 
     def __init__(self, run: Path, learner: RFNetLearner, recorder: Recorder) -> None:

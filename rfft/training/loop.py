@@ -19,9 +19,7 @@ class Callback:
     """
 
     def on_start(self) -> None:
-        """Called once before the first step, of a resumed run too: make up for what an earlier end left
-        undone.
-        """
+        """Called once before the first step, also of a resumed run: make up for what was left undone."""
 
     def after_step(self, scalars: Mapping[str, float]) -> None:
         """Called after every optimizer step with what Learner.step() returned."""
@@ -33,7 +31,7 @@ class Callback:
         """Called once all steps are done."""
 
 
-def fit(learner: Learner[Any], callbacks: Sequence[Callback]) -> None:
+def run_loop(learner: Learner[Any], callbacks: Sequence[Callback]) -> None:
     """Train from wherever the learner is until it is finished; every process of the job calls this.
 
     Raises Interrupted after a signal, when the callbacks have kept what was done, and a UserError where

@@ -20,7 +20,7 @@ from rfft.training.costs import costs
 from rfft.training.evaluations import Evaluations, Validations
 from rfft.training.job import open_job, resume, start
 from rfft.training.learner import RFFTLearner
-from rfft.training.loop import Callback, fit
+from rfft.training.loop import Callback, run_loop
 from rfft.training.recorder import CheckpointSaver, Recorder
 from rfft.training.tracking import Tracker
 from rfft.utils.checkpoint import Checkpoints
@@ -73,7 +73,7 @@ def _train(config: Config, lock: FolderLock, signals: StopSignals) -> None:
         if validation is not None:
             callbacks.append(Validations(run, learner, validation, recorder, saver))
         callbacks.append(ExportAndReport(run, learner, recorder, saver))
-        fit(learner, callbacks)
+        run_loop(learner, callbacks)
 
 
 def set_tf32(allowed: bool) -> None:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from rfft.errors import UserError
 from rfft.models.pretrained import CONFIG_NAME, PretrainedModule
-from rfft.training import loop
 from rfft.training.distributed import Engine
 from rfft.training.ema import Ema
 from rfft.training.job import resume
+from rfft.training.loop import run_loop
 from rfft.training.optimization import StepCounters, plain_attention
 from rfft.training.recorder import CheckpointSaver, Recorder
 from rfft.training.step import Learner
@@ -164,6 +164,6 @@ def fit(model: nn.Module, loss_fn: LossFn, config: FitConfig, run: PretrainRun, 
         tracker = Tracker("none", folder, {})
         with Recorder(folder, learner, tracker) as recorder:
             saver = CheckpointSaver(learner, checkpoints, config.checkpoint_every, recorder)
-            loop.fit(learner, [recorder, saver])
+            run_loop(learner, [recorder, saver])
     model.load_state_dict(learner.ema.average)
     return model.eval()
