@@ -113,7 +113,8 @@ def test_a_run_is_finished_by_its_summary_and_its_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = "config: tiny\nsettings: [trainer.steps=5, trainer.max_minutes=10]\narms: [{name: a}, {name: b, train: false}]"
+    arms = "arms: [{name: a}, {name: b, train: false}]"
+    text = f"config: tiny\nsettings: [trainer.steps=5, trainer.max_minutes=10]\n{arms}"
     trained, alone = plan_sweep(written(tmp_path, text)).runs
     for run in (trained, alone):
         assert not is_finished(run)
