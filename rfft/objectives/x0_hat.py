@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from rfft.diffusion.sampling import advance
 from rfft.objectives.base import (
@@ -48,7 +47,8 @@ class X0Hat:
         Each k costs a forward with gradient, a reference forward and a backward. The forward with gradient is
         also the rollout's own step there; what lies behind the last k is never computed.
         """
-        settings, regs, per_k = self.settings, [], {}
+        settings, per_k = self.settings, {}
+        regs, losses, scalars = [], [], []
         x, position = batch.noise, 0
         for k in ks:
             x = roll_out(policy, batch, schedule, settings, position, k, x)
@@ -60,24 +60,19 @@ class X0Hat:
 
             regs.append(reg.detach())
             named = {} if settings.regularizer is None else {settings.regularizer.name: regs[-1]}
-            loss = judged.loss + settings.beta * regs[-1]
-            per_k[k] = {"loss": loss} | named | judged.scalars | norms
+            losses.append(judged.loss + settings.beta * regs[-1])
+            scalars.append(judged.scalars)
+            per_k[k] = {"reward": judged.loss} | named | norms
             x = advance(Denoised(*(part.detach() for part in theta.guided)), k, batch, schedule)
             position = k + 1
 
-        means = _means(list(per_k.values()))
         work = self.work(len(schedule), ks)
         return StepOutput(
-            loss=means["loss"],
+            loss=torch.stack(losses).mean(0),
             reg=torch.stack(regs).mean(0),
             images=judged.images,
             pictures=len(batch) * len(ks),
             forwards=work.rollout + work.trained + work.reference,
-            scalars={name: means[name] for name in judged.scalars},
+            scalars={name: torch.stack([row[name] for row in scalars]).mean(0) for name in judged.scalars},
             per_k=per_k,
         )
-
-
-def _means(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the mean of each named scalar over the trained steps."""
-    return {name: torch.stack([row[name] for row in rows]).mean(0) for name in rows[0]}

@@ -250,7 +250,7 @@ def test_output(make_trained: Make, make_batch: Callable[..., Batch]) -> None:
     assert output.scalars["available"] == 0.5 and output.scalars["space_mismatch"] == 0.5
     assert output.pictures == 4
     assert set(output.per_k) == {6, 7}
-    assert_close(sum(row["f_ac"] for row in output.per_k.values()) / 2, output.scalars["f_ac"])
+    assert_close(sum(row["reward"] for row in output.per_k.values()) / 2, output.scalars["f_ac"])
     assert output.images.shape == batch.product[:, :3].shape
     opaque = batch.product[:, 3:].bool().expand_as(output.images)
     assert torch.equal(output.images[opaque], batch.product[:, :3][opaque])
