@@ -29,7 +29,7 @@ from rfft.rfnet.data import (
 from rfft.rfnet.learner import RFNetLearner
 from rfft.rfnet.scenes import SceneInputs, open_scenes
 from rfft.rfnet.schema import MAY_CHANGE, RFNetTrainingConfig
-from rfft.rfnet.validation import Summary, Validation
+from rfft.rfnet.validation import RFNetSummary, RFNetValidation
 from rfft.training.distributed import uses_deepspeed, uses_fsdp
 from rfft.training.job import open_job, resume, start
 from rfft.training.loop import run_loop
@@ -79,9 +79,9 @@ def _train(config: RFNetTrainingConfig, lock: FolderLock, signals: StopSignals) 
             learner,
             [
                 recorder,
-                Validation(run, learner, validation, own, recorder, tokenizer),
+                RFNetValidation(run, learner, validation, own, recorder, tokenizer),
                 saver,
-                Summary(run, learner, recorder),
+                RFNetSummary(run, learner, recorder),
             ],
         )
 
