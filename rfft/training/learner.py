@@ -161,10 +161,14 @@ class RFFTLearner(Learner[StepOutput]):
         The mean is over all micro-batches, of whichever process, that were trained there.
         """
         names = sorted({name for output in outputs for values in output.per_k.values() for name in values})
+        if not names:
+            return {}
         table = torch.zeros(len(self.schedule), len(names) + 1, device=self.accelerator.device)
         for output in outputs:
             for k, values in output.per_k.items():
-                table[k] += torch.stack([torch.ones_like(table[k, 0]), *(values[name] for name in names)])
+                table[k] += torch.stack(
+                    [torch.ones_like(table[k, 0]), *(values[name].float() for name in names)]
+                )
         summed = self.accelerator.reduce(table, "sum").tolist()
         return {
             f"k{k}/{name}": value / count

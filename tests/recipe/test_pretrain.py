@@ -167,7 +167,7 @@ def test_generator_and_networks_go_on_and_are_assessed(
 
 
 FEW = (  # scenes of each variant, some steps
-    *("data.scenes.render=16", "data.scenes.vae=16", "data.scenes.x0_hat=16", "data.scenes.validation=12"),
+    *("data.scenes.render=8", "data.scenes.vae=8", "data.scenes.x0_hat=8", "data.scenes.validation=4"),
     *("trainer.batch_size=4", "trainer.steps=4", "trainer.validate_every=2", "optimizer.warmup=2"),
     *("run.seed=12", "trainer.mixed_precision=no"),
 )
@@ -216,7 +216,7 @@ def test_the_embedded_rfnet_is_gone_on_from_and_resumed_bit_for_bit(
     rates = [row["train/lr"] for row in rows("runs/whole") if "train/lr" in row]
     assert max(rates) == rates[2] == 1e-3
     validated = json.loads(Path("runs/whole/evaluation.json").read_text())
-    assert validated["pictures"] == 3 * 12
+    assert validated["pictures"] == 3 * 4
 
     code, _, told = run_command(*every, "run.name=no-d", "rfnet.drop=[d]", "trainer.steps=2")
     assert code == 0, told

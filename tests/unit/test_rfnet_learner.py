@@ -109,7 +109,7 @@ def test_early_stop_counts_validations_without_a_better_ap(learner: RFNetLearner
     found = []
     for step, ap in enumerate([0.5, 0.4, 0.6, 0.6, 0.59], start=1):
         learner.counters.step = step
-        found.append((learner.judged(ap), learner.finished()))
+        found.append((learner.note_validation(ap), learner.finished()))
     assert found == [(True, False), (False, False), (True, False), (False, False), (False, True)]
     assert (learner.counters.best_ap, learner.counters.best_step) == (0.6, 3)
     config.trainer.patience = 0
