@@ -110,6 +110,9 @@ def score_files(
     """
     refuse_existing(out, "name a new file with --out")
     questions = find_questions(pictures, products)
+    if on_error == "stop":  # now, and not after hours of judging others
+        problem = next((question.problem for question in questions if question.problem), None)
+        require(problem is None, problem or "")
     skipped: list[Skipped] = []
     leave_out = skipped if on_error == "skip" else None
     accepted = finite = count = 0
