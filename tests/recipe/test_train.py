@@ -143,17 +143,10 @@ def test_the_main_job_on_the_embedded_weights(
     assert all(tensor.any() for name, tensor in exported.items() if "lora_B" in name)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ["ema.enabled=true", "trainer.accumulation=2", "optimizer.warmup=3", "trainer.sample_every=2"],
-        ["rollout.grad_steps=2", "objective.regularizer=kl", "trainer.mixed_precision=bf16"],
-        ["model.train=[controlnet,denoiser_lora]", "objective.regularizer=none"],
-        ["objective.use=drtune", "rollout.grad_steps=2", "trainer.mixed_precision=bf16"],
-    ],
-)
-def test_resumed_is_uninterrupted_bit_for_bit(rfft: Rfft, settings: list[str]) -> None:
-    every = [*PLAIN, "trainer.checkpoint_every=2", *settings]
+def test_resumed_is_uninterrupted_bit_for_bit(rfft: Rfft) -> None:
+    """Other settings: tests/unit/test_learner.py."""
+    every = [*PLAIN, "trainer.checkpoint_every=2", "ema.enabled=true", "trainer.accumulation=2"]
+    every += ["optimizer.warmup=3", "trainer.sample_every=2"]
     for overrides in (
         ["run.name=whole", "trainer.steps=4"],
         ["run.name=parts", "trainer.steps=2"],
@@ -164,13 +157,11 @@ def test_resumed_is_uninterrupted_bit_for_bit(rfft: Rfft, settings: list[str]) -
     assert "runs/parts goes on after step 2 of 4\n" in told
     assert rows("whole") == rows("parts")
     assert rows("whole")[-1]["train/grad_norm"] > 0
-    for file in Path("runs/whole/checkpoints/step-000004").glob("*.safetensors"):
-        assert file.read_bytes() == Path("runs/parts/checkpoints/step-000004", file.name).read_bytes()
-    if "ema.enabled=true" in settings:
-        averaged, last = weights("whole", 4, "ema"), weights("whole", 4)
-        assert any(not torch.equal(tensor, averaged[name]) for name, tensor in last.items())
-        name = "samples/step-000004.png"
-        assert Path("runs/whole", name).read_bytes() == Path("runs/parts", name).read_bytes()
+    files = [*Path("runs/whole/checkpoints/step-000004").glob("*.safetensors")]
+    for file in (*files, Path("runs/whole/samples/step-000004.png")):
+        assert file.read_bytes() == Path("runs/parts", *file.parts[2:]).read_bytes()
+    averaged, last = weights("whole", 4, "ema"), weights("whole", 4)
+    assert any(not torch.equal(tensor, averaged[name]) for name, tensor in last.items())
 
 
 def test_killed_between_checkpoints(rfft: Rfft) -> None:
@@ -287,27 +278,27 @@ def test_a_guardrail_stops_the_run(
     assert not list(Path("runs/none/checkpoints").glob("best-*"))
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("data.products=nowhere", "nowhere: no such folder or manifest of products"),
-        ("model.bundle=.", "no model_index.json"),
-        ("reward.depth=nowhere", "nowhere: no such network"),
-        ("evaluate.judge=nowhere", "nowhere: no such network"),
-        ("trainer.mixed_precision=fp16", "needs a GPU"),
-        ("model.lora.target_modules=[nothing]", "model.lora.target_modules"),
-        ("reward.terms=[{use: rfnet}, {use: nowhere}]", "reward.terms 'nowhere' is not known"),
-        ("model.controlnet=nowhere", "model.controlnet nowhere: neither a folder nor a hub id"),
-        ("rollout.steps=1000", "rollout.steps=1000: the bundle knows 1000 timesteps"),
-        ("rollout.shared_draw=3", "rollout.shared_draw=3 must be a multiple of the 1 processes"),
-    ],
-)
-def test_a_mistake_leaves_nothing_behind(rfft: Rfft, override: str, message: str) -> None:
-    if "fp16" in override and torch.cuda.is_available():
-        pytest.skip("there is one")
-    code, told = rfft(override)
-    assert code == 2 and message in told
-    assert not Path("runs").exists()
+REFUSED = {
+    "data.products=nowhere": "nowhere: no such folder or manifest of products",
+    "model.bundle=.": "no model_index.json",
+    "reward.depth=nowhere": "nowhere: no such network",
+    "evaluate.judge=nowhere": "nowhere: no such network",
+    "trainer.mixed_precision=fp16": "needs a GPU",
+    "model.lora.target_modules=[nothing]": "model.lora.target_modules",
+    "reward.terms=[{use: rfnet}, {use: nowhere}]": "reward.terms 'nowhere' is not known",
+    "model.controlnet=nowhere": "model.controlnet nowhere: neither a folder nor a hub id",
+    "rollout.steps=1000": "rollout.steps=1000: the bundle knows 1000 timesteps",
+    "rollout.shared_draw=3": "rollout.shared_draw=3 must be a multiple of the 1 processes",
+}
+
+
+def test_a_mistake_leaves_nothing_behind(rfft: Rfft) -> None:
+    for override, message in REFUSED.items():
+        if "fp16" in override and torch.cuda.is_available():
+            continue
+        code, told = rfft(override)
+        assert code == 2 and message in told, (override, told)
+        assert not Path("runs").exists(), override
 
 
 def test_another_config_is_refused(rfft: Rfft) -> None:
