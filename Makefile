@@ -18,7 +18,7 @@ setup: .venv/.installed  ## make .venv with the tested versions
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	@touch $@
 
-demo: setup  ## the main job: fine-tune the embedded generator and show it get better (15 minutes on two cores)
+demo: setup  ## the main job: fine-tune the embedded generator and show it get better (12 to 17 minutes on two cores)
 	$(RFFT) train configs/tiny.yaml
 
 # More for the two below: make compare SWEEP="--jobs 2 --config configs/sd15_lora_cc.yaml trainer.steps=500"
