@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rfft.adworld import assets, grammar
+from rfft.adworld import assets, faults, grammar
 from rfft.adworld.assets import Icon, Image8
 from rfft.adworld.canvas import SIZE, Canvas, resized
+from rfft.adworld.placement import Placement, ramp
 from rfft.types import LABELS
 
 LABEL_MIX: Mapping[str, float] = {LABELS[0]: 0.5} | dict.fromkeys(LABELS[1:], 0.125)
@@ -38,27 +38,6 @@ class Scene:
     attributes: dict[str, str]
 
 
-@dataclass
-class _Placement:
-    icon: Image8  # the product at its drawn size [h, w, 4]
-    left: int
-    base: int  # first row below the product
-    horizon: int  # row of the surface's far edge
-
-    @property
-    def top(self) -> int:
-        return self.base - self.icon.shape[0]
-
-    @property
-    def centre(self) -> float:
-        return self.left + self.icon.shape[1] / 2
-
-
-def _ramp(horizon: int, row: float) -> float:
-    """Return the depth value (255 is near) of the ground at a row."""
-    return 90 + 165 * (row - horizon) / max(SIZE - horizon, 1)
-
-
 def draw_scene(rng: np.random.Generator, split: str, label: str | None = None) -> Scene:
     """Draw one scene of a split; the label is drawn from LABEL_MIX when it is not given."""
     label = label or LABELS[rng.choice(5, p=list(LABEL_MIX.values()))]
@@ -70,15 +49,15 @@ def draw_scene(rng: np.random.Generator, split: str, label: str | None = None) -
     attributes = _attributes(product, place, label, rng)
     canvas = _background(attributes, place, split, rng)
     if label == "indistinctiveness":
-        _hide(canvas, place, split, rng)
+        faults.hide(canvas, place, split, rng)
     _shadow(canvas, place, label, rng)
     _prop(canvas, product, place, attributes["prop"], label, rng)
     canvas.rgb *= np.array(_TINTS[attributes["light"]], np.float32)
     if label == "shape_hallucination":
-        _hallucinate(canvas, place, rng)
+        faults.hallucinate(canvas, place, rng)
     salient = 130.0 if label == "indistinctiveness" else 255.0
     canvas.paint(
-        place.icon, place.left, place.top, _ramp(min(place.horizon, place.base - 8), place.base), salient
+        place.icon, place.left, place.top, ramp(min(place.horizon, place.base - 8), place.base), salient
     )
     return Scene(
         image=_to_bytes(canvas.rgb),
@@ -96,7 +75,7 @@ def _to_bytes(values: NDArray[np.float32]) -> Image8:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def _cutout(place: _Placement) -> Image8:
+def _cutout(place: Placement) -> Image8:
     """Return the product alone on its transparent canvas [64, 64, 4]."""
     cutout = np.zeros((SIZE, SIZE, 4), np.uint8)
     cutout[place.top : place.base, place.left : place.left + place.icon.shape[1]] = place.icon
@@ -108,7 +87,7 @@ def place_icon(icon: Icon, rng: np.random.Generator) -> Image8:
     return _cutout(_place_product(icon, LABELS[0], rng))
 
 
-def _place_product(product: Icon, label: str, rng: np.random.Generator) -> _Placement:
+def _place_product(product: Icon, label: str, rng: np.random.Generator) -> Placement:
     """Draw where the product stands.
 
     Its own place says nothing of the label; only the horizon depends on it.
@@ -123,7 +102,7 @@ def _place_product(product: Icon, label: str, rng: np.random.Generator) -> _Plac
         horizon = base + int(rng.integers(3, 8))  # the surface begins below the product
     else:
         horizon = int(rng.integers(26, 41))
-    return _Placement(icon, left, base, horizon)
+    return Placement(icon, left, base, horizon)
 
 
 def prop_heights(product: Icon, drawn_height: int) -> dict[str, float]:
@@ -145,7 +124,7 @@ def draw_attributes(product: Icon, drawn_height: int, rng: np.random.Generator) 
     }
 
 
-def _attributes(product: Icon, place: _Placement, label: str, rng: np.random.Generator) -> dict[str, str]:
+def _attributes(product: Icon, place: Placement, label: str, rng: np.random.Generator) -> dict[str, str]:
     attributes = draw_attributes(product, place.icon.shape[0], rng)
     if (
         label == "size_mismatch" and attributes["prop"] == "none"
@@ -155,9 +134,7 @@ def _attributes(product: Icon, place: _Placement, label: str, rng: np.random.Gen
     return attributes
 
 
-def _background(
-    attributes: dict[str, str], place: _Placement, split: str, rng: np.random.Generator
-) -> Canvas:
+def _background(attributes: dict[str, str], place: Placement, split: str, rng: np.random.Generator) -> Canvas:
     h = place.horizon
     rgb = assets.backdrop(attributes["place"], split, h, SIZE, rng).astype(np.float32)
     floor = assets.ground(attributes["surface"], h, SIZE, rng).astype(np.float32)
@@ -169,7 +146,7 @@ def _background(
     return Canvas(rgb, depth, np.zeros((SIZE, SIZE), np.float32))
 
 
-def _shadow(canvas: Canvas, place: _Placement, label: str, rng: np.random.Generator) -> None:
+def _shadow(canvas: Canvas, place: Placement, label: str, rng: np.random.Generator) -> None:
     width = place.icon.shape[1] * rng.uniform(0.85, 1.1)
     if label != "space_mismatch":
         canvas.shade(place.centre + rng.uniform(-2, 2), place.base - 1, width, rng.uniform(0.55, 0.8), 1.2)
@@ -185,7 +162,7 @@ def _shadow(canvas: Canvas, place: _Placement, label: str, rng: np.random.Genera
 
 
 def _prop(
-    canvas: Canvas, product: Icon, place: _Placement, name: str, label: str, rng: np.random.Generator
+    canvas: Canvas, product: Icon, place: Placement, name: str, label: str, rng: np.random.Generator
 ) -> None:
     if name == "none":
         return
@@ -205,66 +182,4 @@ def _prop(
     left = int(np.clip(round(left), -w // 4, SIZE - w + w // 4))
     base = int(np.clip(place.base + rng.integers(-4, 4), place.horizon + 3, SIZE - 1))
     canvas.shade(left + w / 2, base - 1, w, 0.6, 1.0)
-    canvas.paint(icon, left, base - h, _ramp(place.horizon, base), 80.0)
-
-
-def _hide(canvas: Canvas, place: _Placement, split: str, rng: np.random.Generator) -> None:
-    """Make the product hard to see: a background of its own colour, or clutter all around it."""
-    if rng.random() < 0.5:
-        solid = place.icon[place.icon[..., 3] > 128]
-        colour = np.median(solid[:, :3], 0) if len(solid) else np.full(3, 128.0)
-        grey = canvas.rgb.mean(-1, keepdims=True)
-        canvas.rgb[:] = colour * (0.85 + 0.306 * (grey - grey.mean()) / 128) + 0.15 * canvas.rgb
-        return
-    icons = assets.products(split)
-    height, width = place.icon.shape[:2]
-    for _ in range(int(rng.integers(7, 12))):
-        icon = resized(icons[rng.integers(len(icons))], rng.uniform(9, 20))
-        left = place.left + rng.uniform(-0.45, 1.1) * width - icon.shape[1] / 4
-        top = place.top + rng.uniform(-0.3, 0.9) * height - icon.shape[0] / 4
-        canvas.paint(icon, round(left), round(top), _ramp(place.horizon, place.base), 130.0)
-
-
-def _hallucinate(canvas: Canvas, place: _Placement, rng: np.random.Generator) -> None:
-    """Grow legs, a pedestal or an extension in the product's own colour onto the product."""
-    h, w = place.icon.shape[:2]
-    kind = ("legs", "pedestal", "extension")[rng.integers(3)]
-    rows = place.icon[-max(h // 3, 2) :] if kind != "extension" else place.icon
-    solid = rows[rows[..., 3] > 128]
-    colour = np.median(solid[:, :3], 0) if len(solid) else np.full(3, 110.0)
-    drop = min(int(rng.integers(7, 12)), SIZE - 1 - place.base)
-    layer = np.zeros((SIZE, SIZE), np.uint8)
-    if kind == "legs":
-        for x in np.linspace(place.left + 0.12 * w, place.left + 0.88 * w, int(rng.integers(2, 5))):
-            lean = rng.uniform(-1.5, 1.5)
-            cv2.line(
-                layer,
-                (round(x), place.base - 4),
-                (round(x + lean), place.base + drop),
-                255,
-                int(rng.integers(2, 4)),
-            )
-    elif kind == "pedestal":
-        half = w * rng.uniform(0.4, 0.65)
-        corner = (round(place.centre - half), place.base - 3)
-        cv2.rectangle(layer, corner, (round(place.centre + half), place.base + max(drop - 2, 3)), 255, -1)
-    else:
-        _draw_extension(layer, place, rng)
-    shaded = np.clip(colour * rng.uniform(0.72, 1.02) * np.linspace(1.06, 0.88, SIZE)[:, None, None], 0, 255)
-    rgba = np.concatenate([np.broadcast_to(shaded, (SIZE, SIZE, 3)), layer[..., None]], -1).astype(np.uint8)
-    canvas.paint(rgba, 0, 0, _ramp(min(place.horizon, place.base - 8), place.base), 255.0)
-
-
-def _draw_extension(layer: Image8, place: _Placement, rng: np.random.Generator) -> None:
-    h, w = place.icon.shape[:2]
-    side = int(rng.integers(3))  # left, right, top
-    length, thickness = rng.uniform(9, 15), rng.uniform(5, 9)
-    if side == 2:
-        centre, size = (
-            (place.centre + rng.uniform(-w / 4, w / 4), place.top - length / 2 + 3),
-            (thickness, length + 5),
-        )
-    else:
-        x = place.left - length / 2 + 3 if side == 0 else place.left + w + length / 2 - 3
-        centre, size = (x, place.top + rng.uniform(0.35, 0.8) * h), (length + 5, thickness)
-    cv2.ellipse(layer, (centre, size, rng.uniform(-15, 15)), 255, -1)
+    canvas.paint(icon, left, base - h, ramp(place.horizon, base), 80.0)
