@@ -79,3 +79,21 @@ def test_parts_are_checked_before_they_are_trained(parts: str, world: Path, run_
     ):
         code, _, told = run_command("train", world / "config.yaml", *SHORT, setting)
         assert code == 2 and message in told.splitlines()[-1]
+
+
+def test_a_run_without_rfnet_is_evaluated_and_reported(
+    parts: str, world: Path, run_command: RunCommand
+) -> None:
+    """Nothing but one's own reward: the judge still judges; what only RFNet could say is left out."""
+    terms = f"reward.terms=[{{use: '{parts}:Brightness', options: {{wanted: 0.5}}}}]"
+    few = ("evaluate.count=1", "evaluate.prompts_per_product=1", "data.count=4", "trainer.sample_every=0")
+    code, _, told = run_command("train", world / "config.yaml", *few, terms, "reward.rfnet=null")
+    assert code == 0, told
+    summary = json.loads(Path("runs/small/summary.json").read_text())
+    assert list(summary["verdicts"]) == ["judge"]
+    assert "available_rate_judge" in summary["change"]
+    asks_rfnet = ("available_rate", "attempts", *(f"success_at_{k}" for k in (1, 2, 3)))
+    assert not set(asks_rfnet) & set(summary["change"])
+    assert "judge" in Path("runs/small/report.html").read_text()
+    code, shown, told = run_command("compare", "runs/small", "runs/small", "--out", "both")
+    assert code == 0, told
