@@ -5,7 +5,7 @@ BIN := .venv/bin
 RFFT := $(BIN)/rfft
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation compare test test-launch test-faults test-cuda test-full lint format clean
+.PHONY: help setup demo ablation compare test test-slow test-launch test-faults test-cuda test-full lint format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /\1\t/' | expand -t 12
@@ -30,8 +30,11 @@ ablation: setup  ## no regularizer, KL and CC compared: a table and a figure in 
 compare: setup  ## base, recurrent, prompt engineering, ReFL, DRaFT-K, RFFT by KL, CC, DRTune: the paper's table (an hour)
 	$(RFFT) sweep configs/sweeps/compare.yaml $(SWEEP)
 
-test: setup  ## the test suite; test-launch, test-faults, test-cuda and test-full run the rest
+test: setup  ## the test suite; test-slow, test-launch, test-faults, test-cuda and test-full run the rest
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2  # small tensors: more threads only wait for each other
+
+test-slow: setup  ## embedded networks trained and resumed, RFNet by two processes, a sweep stopped (4 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m slow
 
 test-launch: setup  ## start the launch files for CPUs: DDP, ZeRO-2, FSDP2, two torchrun agents (minutes; needs g++)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS),deepspeed]"

@@ -66,7 +66,7 @@ def output_folder(out: str | Path | None) -> Iterator[tuple[Path, bool]]:
 def read_generated(folder: Path, in_memory: bool) -> list[GeneratedImage]:
     """Read what generation has written into a folder; `in_memory`: the pictures too, as it will be gone."""
     found = []
-    for line in (folder / MANIFEST).read_text(encoding="utf-8").splitlines():
+    for line in filter(None, (folder / MANIFEST).read_text(encoding="utf-8").split("\n")):  # not U+2028
         row = json.loads(line)
         path = folder / row["image"]
         named = {name: row[name] for name in ("id", "prompt", "caption", "seed", "attempts", "accepted")}

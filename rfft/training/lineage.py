@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rfft.config.load import flatten
+from rfft.data.dataset import KNOWN, evaluation_source, parse_source
 from rfft.models.pretrained import ASSETS
 from rfft.utils.checkpoint import sha256
 
@@ -44,13 +45,23 @@ class Input:
 def inputs(config: Mapping[str, Any]) -> list[Input]:
     """List the networks and data that a resolved config names, each once."""
     settings, found = flatten(config), {}
+    if settings.get("data.products") and not settings.get("evaluate.products"):
+        settings["evaluate.products"] = evaluation_source(
+            settings["data.products"], settings.get("data.holdout")
+        )
     for key, (role, kind) in INPUTS.items():
         named = settings.get(key)
         for source in named if isinstance(named, list) else [named]:
             if source:
-                item = describe(role, kind, source)
+                item = describe(role, kind, _whole(source) if role == "products" else source)
                 found[item.name] = item
     return list(found.values())
+
+
+def _whole(products: str) -> str:
+    """The folder of held-out products is the artifact, not the share of it; AdWorld's splits are drawn apart."""
+    name, _ = parse_source(products)
+    return products if name in KNOWN else name
 
 
 def describe(role: str, kind: Kind, source: str) -> Input:

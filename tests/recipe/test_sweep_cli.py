@@ -56,6 +56,7 @@ def still_running(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_sweep_is_stopped_goes_on_and_compares(
     sweep_file: Path, world: Path, run_command: Callable[..., tuple[int, str, str]]
 ) -> None:

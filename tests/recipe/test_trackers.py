@@ -215,6 +215,13 @@ def test_inputs_are_described_by_their_content(tmp_path: Path) -> None:
     assert found["products-photos"]["files"] == 1
     (tmp_path / "photos" / "stool.png").write_bytes(b"22")
     assert inputs(config)[1].contents["listing"] != found["products-photos"]["listing"]
+    del config["evaluate"]["products"], config["model"]
+    for products, holdout, names in (
+        ("adworld:train", None, {"products-adworld-train", "products-adworld-test"}),
+        (str(tmp_path / "photos"), 0.2, {"products-photos"}),
+    ):
+        config["data"] |= {"products": products, "holdout": holdout, "prompts": None}
+        assert {item.name for item in inputs(config)} == names
 
 
 @pytest.mark.parametrize(
@@ -250,7 +257,7 @@ def test_tensorboard(rfft: Rfft) -> None:
     assert settings["trainer.batch_size"].number_value == 2 and settings["ema.enabled"].bool_value is False
     assert settings["model.tiny_vae"].string_value == "null"
     assert {path.name for path in Path("runs/small").iterdir() if path.is_dir()} == {
-        *("checkpoints", "export", "samples", "tensorboard")
+        *("checkpoints", "export", "replicates", "samples", "tensorboard")
     }
 
 

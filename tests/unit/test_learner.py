@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from rfft.config.load import config_from
-from rfft.models.bundle import load_bundle
+from rfft.models.load import load_bundle
 from rfft.rewards.weighted import WeightedRewards
 from rfft.training.learner import RFFTLearner
 from rfft.types import Batch, Reward
