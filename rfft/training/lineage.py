@@ -59,7 +59,7 @@ def inputs(config: Mapping[str, Any]) -> list[Input]:
 
 
 def _whole(products: str) -> str:
-    """The folder of held-out products is the artifact, not the share of it; AdWorld's splits are drawn apart."""
+    """Return the folder that a share of products is held out of; AdWorld's splits are drawn apart."""
     name, _ = parse_source(products)
     return products if name in KNOWN else name
 

@@ -216,11 +216,11 @@ def test_inputs_are_described_by_their_content(tmp_path: Path) -> None:
     (tmp_path / "photos" / "stool.png").write_bytes(b"22")
     assert inputs(config)[1].contents["listing"] != found["products-photos"]["listing"]
     del config["evaluate"]["products"], config["model"]
-    for products, holdout, names in (
+    for source, holdout, names in (
         ("adworld:train", None, {"products-adworld-train", "products-adworld-test"}),
         (str(tmp_path / "photos"), 0.2, {"products-photos"}),
     ):
-        config["data"] |= {"products": products, "holdout": holdout, "prompts": None}
+        config["data"] |= {"products": source, "holdout": holdout, "prompts": None}
         assert {item.name for item in inputs(config)} == names
 
 
