@@ -378,6 +378,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_accumulation(rfft: Rfft, world: Path, tmp_path: Path) -> None:
     """To 1e-6, though Adam's first steps are all sign; measured: the same bits.
 
