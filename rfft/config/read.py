@@ -166,7 +166,7 @@ def _text(value: Any) -> str:
 
 
 def _keep_word(hint: Any, settings: DictConfig, key: str, word: str) -> None:
-    """Where the hint wants a text, put back the word that YAML 1.1 took for a truth value."""
+    """Put back a word that YAML 1.1 took for a truth value, where the hint wants a text."""
     text = str in (hint, *get_args(hint)) or get_origin(hint) is Literal
     if text and word.lower() in TRUTHS:
         OmegaConf.update(settings, key, word)

@@ -39,6 +39,8 @@ def load_generator(config: Config, lora: Path | None, device: torch.device) -> B
             bundle.pipe.load_lora_weights(file.parent, weight_name=file.name)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            if "size mismatch" in str(error):
+                reason = "it was trained on a base of other sizes"
             raise UserError(f"{file} is no LoRA for the bundle {model.bundle}: {reason}") from error
         if not lora_layers(bundle.pipe.unet):
             raise UserError(f"{file} is no LoRA for the bundle {model.bundle}: nothing in it fits the U-Net")

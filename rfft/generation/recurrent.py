@@ -25,13 +25,13 @@ from rfft.errors import UserError
 from rfft.generation.generated import KeptPictures, manifest_row, write_lists
 from rfft.generation.generator import load_generator
 from rfft.generation.sample import Outcome, autocast, improves, paint, recur, reward_logits
-from rfft.metrics.verdict import NOT_FINITE, verdicts_of
+from rfft.metrics.verdict import NOT_FINITE, is_accepted, verdicts_of
 from rfft.metrics.wilson import wilson_interval
 from rfft.models.bundle import Bundle
 from rfft.utils.atomic_io import new_folder, refuse_existing
 from rfft.utils.faults import painting
 from rfft.utils.log import messages, write_skipped
-from rfft.utils.processes import broadcast, joined, rank, spread
+from rfft.utils.processes import broadcast, count, joined, rank, spread
 
 NAMED = 3  # pictures that are not finite, before the rest is only counted
 
@@ -131,21 +131,24 @@ def _paint_all(
         def attempt_all(waiting: list[int], attempt: int, best: dict[int, Outcome]) -> Tensor:
             size = settings.batch_size
             batches = [waiting[first : first + size] for first in range(0, len(waiting), size)]
-            done = len(samples) - len(waiting)
-            share = f"accepted {done / len(samples):.0%}" if attempt else ""
+            before, accepted = len(samples) - len(waiting), 0  # in earlier attempts; in this one, by this process
             name = f"attempt {attempt + 1} of {settings.max_attempts}"
-            progress.reset(task, description=name, total=len(waiting), share=share)
+            progress.reset(task, description=name, total=len(waiting))
 
             def paint_one(number: int) -> Tensor:
+                nonlocal accepted
                 chosen = batches[number]
                 images, probabilities = draw(chosen, attempt)
+                accepted += int(is_accepted(probabilities).sum())
                 for i, image, p in zip(chosen, images, probabilities, strict=True):
                     if improves(p, best.get(i)):
                         pictures.keep(i, image, attempt)
                 return probabilities
 
             def show(done: int) -> None:
-                progress.update(task, completed=sum(map(len, batches[:done])))
+                now = before + sum(broadcast(accepted, source=process) for process in range(count()))
+                share = f"accepted {now / len(samples):.0%}"
+                progress.update(task, completed=sum(map(len, batches[:done])), share=share)
 
             found = torch.cat(spread(paint_one, len(batches), show))
             if attempt == 0 and len(samples) > 1:  # other seeds would help a single one, not all of them

@@ -11,13 +11,16 @@ from rfft.metrics.verdict import NOT_FINITE, verdicts_of
 
 
 def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, k: int) -> NDArray[np.int64]:
-    """[K,K]: rows are the true classes, columns the predicted ones."""
+    """Return the matrix [K,K] of counts: rows are the true classes, columns the predicted ones."""
     cells = np.asarray(labels) * k + np.asarray(predicted)
     return np.bincount(cells, minlength=k * k).reshape(k, k)
 
 
 def average_precision(scores: ArrayLike, positive: ArrayLike) -> float:
-    """Area under precision over recall as a sum of steps, one per distinct score; 0 without positives."""
+    """Return the area under precision over recall, as a sum of steps, one per distinct score.
+
+    It is 0 without positives.
+    """
     scores, positive = np.asarray(scores), np.asarray(positive, dtype=bool)
     order = np.argsort(-scores, kind="stable")
     last_of_score = np.append(np.diff(scores[order]) != 0, True)
@@ -66,7 +69,7 @@ def classification_report(
 
 
 def agreement(first: ArrayLike, second: ArrayLike, k: int) -> tuple[float, float]:
-    """Share of equal verdicts [N] and Cohen's kappa, which takes off what chance would give."""
+    """Return the share of equal verdicts [N] and Cohen's kappa, which takes off what chance would give."""
     confusion = confusion_matrix(first, second, k)
     n = confusion.sum()
     share = np.trace(confusion) / n

@@ -39,7 +39,7 @@ def kid(features: ArrayLike, products: NDArray[np.int64], reference: ArrayLike) 
     constant = (k_yy.sum() - np.trace(k_yy)) / (len(y) * (len(y) - 1))
 
     def discrepancy(times: NDArray[np.int64]) -> NDArray[np.float64]:
-        """[R,P], how often each product is there -> [R]."""
+        """Return the estimate [R] for how often each product is there [R,P]."""
         pictures = times * sizes
         pairs = pictures.sum(axis=1) ** 2 - (pictures**2).sum(axis=1)
         with np.errstate(invalid="ignore"):  # one product alone, drawn P times

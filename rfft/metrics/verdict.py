@@ -50,4 +50,5 @@ class Verdict:
 
     @property
     def is_finite(self) -> bool:
+        """Tell whether picture and verdict are finite; if not, there is no label."""
         return self.label != NO_LABEL

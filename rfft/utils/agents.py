@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def in_wandb_sweep() -> bool:
-    """Has an agent of a W&B sweep started this process?"""
+    """Tell whether an agent of a W&B sweep has started this process."""
     return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 

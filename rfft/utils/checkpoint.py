@@ -174,7 +174,7 @@ def _intact(path: Path) -> bool:
 
 
 def sha256(file: Path) -> str:
-    """The SHA-256 of a file's content, in hex."""
+    """Return the SHA-256 of a file's content, in hex."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):

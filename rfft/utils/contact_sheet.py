@@ -29,7 +29,10 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def tile(cells: Tensor, columns: int, gap: int = 0) -> Sheet:
-    """Cells row by row, without frames; `untile` takes a sheet without gaps apart again."""
+    """Return cells row by row, without frames, `gap` pixels apart.
+
+    A sheet without gaps is taken apart again by `untile`.
+    """
     count, _, height, width = cells.shape
     rows = -(-count // columns)
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), PAPER, np.uint8)
@@ -40,7 +43,7 @@ def tile(cells: Tensor, columns: int, gap: int = 0) -> Sheet:
 
 
 def untile(sheet: Sheet, columns: int, count: int) -> Tensor:
-    """The `count` square cells of a sheet that `tile` made."""
+    """Return the `count` square cells of a sheet that `tile` made without gaps."""
     side = sheet.shape[1] // columns
     cells = [
         sheet[i // columns * side :, i % columns * side :][:side, :side].transpose(2, 0, 1)
@@ -96,7 +99,7 @@ def before_after(rows: Mapping[str, Row], columns: int) -> Sheet:
 
 
 def captioned(cells: Tensor, accepted: Tensor | None, captions: Sequence[str], zoom: int) -> Sheet:
-    """One row of framed cells with a text below each, in the colour of its frame."""
+    """Return one row of framed cells with a text below each, in the colour of its frame."""
     pictures = sheet(cells, accepted, len(cells), zoom)
     step = (pictures.shape[1] + GAP) // len(cells)
     strip = Image.new("RGB", (pictures.shape[1], int(_font(step).size) * 3 // 2), PAPER)
@@ -108,7 +111,7 @@ def captioned(cells: Tensor, accepted: Tensor | None, captions: Sequence[str], z
 
 
 def _label(name: str, height: int, side: int) -> Sheet:
-    """A row's name, at the height of its pictures' middle."""
+    """Return a picture of a row's name, at the height of its pictures' middle."""
     font = _font(side)
     label = Image.new("RGB", (int(font.size) * 4, height), PAPER)
     ImageDraw.Draw(label).text((font.size // 2, side / 2), name, INK, font, anchor="lm")
@@ -116,7 +119,7 @@ def _label(name: str, height: int, side: int) -> Sheet:
 
 
 def _font(side: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, so that the longest verdict fits below a picture of that width."""
+    """Return Pillow's own font in a size in which the longest verdict fits below a picture."""
     font = ImageFont.load_default(max(10, side // 11))
     assert isinstance(font, ImageFont.FreeTypeFont)
     return font
@@ -133,6 +136,9 @@ def save_png(path: Path, picture: Sheet) -> None:
 
 
 def read_png(path: Path) -> Sheet:
-    """A picture that this program wrote, of any size: Image.open() refuses 700 pictures of 512 px."""
+    """Read a picture that this program wrote, of any size.
+
+    Image.open() would refuse 700 pictures of 512 px.
+    """
     with PngImageFile(path) as image:
         return np.asarray(image.convert("RGB"))

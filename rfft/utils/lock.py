@@ -101,8 +101,10 @@ class FolderLock:
 
 @contextmanager
 def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
-    """Lock a folder that exists for the length of a block; `wanted`: of several processes only the first
-    does.
+    """Lock a folder that exists while the block runs.
+
+    Of several processes only the one for which it is `wanted` does. Raises UserError if another command has
+    it.
     """
     with FolderLock(folder) as lock:
         if wanted:
@@ -111,8 +113,9 @@ def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
 
 
 def locks_run(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a function lock the folder that is its argument `run` while it works; of several processes one
-    does.
+    """Let a function lock the folder that is its argument `run` while it works.
+
+    Of several processes only the first one does.
     """
     signature = inspect.signature(function)
 

@@ -77,21 +77,23 @@ def _show(value: Any) -> str:
 
 
 def messages(quiet: bool = False) -> Console:
-    """What users are told, on stderr. Brackets in paths and errors are no markup."""
+    """Return the console on stderr for what users are told; brackets in paths are no markup there."""
     return Console(stderr=True, markup=False, quiet=quiet)
 
 
 def warn(text: str) -> None:
+    """Print a warning in red, on stderr."""
     messages().print(f"warning: {text}", style="red", highlight=False, soft_wrap=True)
 
 
 def write_atomically(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
     with new_file(path) as file:
         file.write(text.encode())
 
 
 def environment() -> dict[str, Any]:
-    """Versions and the shape of the machine; no names, addresses or variables of it."""
+    """Return versions and the shape of the machine, but no names, addresses or variables of it."""
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
@@ -112,11 +114,15 @@ def environment() -> dict[str, Any]:
 
 
 def write_environment(folder: Path) -> None:
+    """Write environment.json into a run's folder."""
     write_atomically(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
 
 def write_skipped(folder: Path, skipped: Sequence[dict[str, str]]) -> None:
-    """skipped.jsonl: the products that were left out, and why; one line on the terminal if there are any."""
+    """Write skipped.jsonl, the products that were left out and why, and warn of them in one line.
+
+    Without any, a file of an earlier run becomes empty, and nothing is said.
+    """
     file = folder / "skipped.jsonl"
     lines = [json.dumps(product, ensure_ascii=False) + "\n" for product in skipped]
     if skipped or file.exists():
@@ -127,10 +133,11 @@ def write_skipped(folder: Path, skipped: Sequence[dict[str, str]]) -> None:
 
 
 class MetricsFile:
-    """metrics.jsonl: a JSON object a line, written at once. A resumed run drops rows that it will repeat."""
+    """The file metrics.jsonl, to which every row is written at once as a JSON object."""
 
     def __init__(self, path: Path, resume_step: int = 0) -> None:
         # Rows of evaluations by step, on the grid of the report ("eval") and that of the validation ("val").
+        """Open the file to go on after `resume_step`; rows beyond it are dropped, as they will come again."""
         self.evaluated: dict[str, dict[int, dict[str, Any]]] = {"eval": {}, "val": {}}
         if path.exists():
             rows = [row for row in read_metrics(path) if row["step"] <= resume_step]
@@ -141,6 +148,7 @@ class MetricsFile:
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         # JSON knows no NaN: null stands for what is not a number
+        """Add the row of a step; what is not finite becomes null, since JSON knows no NaN."""
         finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         self._remember(step, finite)
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
@@ -152,15 +160,22 @@ class MetricsFile:
                 rows[step] = row
 
     def sync(self) -> None:
-        """Onto the disk: what a checkpoint goes on from must not be lost with the machine's cache."""
+        """Bring the file onto the disk.
+
+        What a checkpoint goes on from must not be lost with the machine's cache.
+        """
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl; the last one may be cut off, by a crash or while the run goes on."""
+    """Return the rows of a metrics.jsonl.
+
+    The last one may be cut off, by a crash or while the run goes on; it is left out then.
+    """
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -185,8 +200,11 @@ class TrainingDisplay:
         console: Console | None = None,
         every_s: float = 30,
     ) -> None:
-        """`start`: steps and seconds of training that an earlier process has done; `max_seconds`: when
-        training ends, whatever the steps; `every_s`: seconds between lines in a log file."""
+        """Show training of so many steps on a console, which may be a log file.
+
+        `start` is the number of steps and seconds of training that an earlier process has done; training ends
+        after `max_seconds`, whatever the steps. A log file gets a line every `every_s` seconds.
+        """
         self.console = console or messages()
         self._steps, self._every_s, self._limit = (
             steps,
@@ -225,8 +243,9 @@ class TrainingDisplay:
             self.console.print(f"step {step}/{self._steps}  {text}  {self.time_left()} left", highlight=False)
 
     def time_left(self) -> str:
-        """Return minutes and seconds by the mean pace of the training so far: steps differ too little for
-        more.
+        """Return minutes and seconds until the end, by the mean pace of the training so far.
+
+        Steps differ too little for more.
         """
         done, spent = self._done[0] - self._start[0], self._done[1] - self._start[1]
         if not done:

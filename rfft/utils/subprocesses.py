@@ -56,7 +56,7 @@ class Command:
             os.killpg(self._process.pid, number)
 
     def is_gone(self) -> bool:
-        """Has the command ended, with all processes of its session?"""
+        """Tell whether the command has ended, with all processes of its session."""
         if self.exit_code() is None:
             return False
         try:
@@ -86,6 +86,6 @@ def _wait(done: Callable[[], bool], seconds: float) -> None:
 
 
 def _end_with_parent() -> None:
-    """In the child, before its program begins: have it asked to end when its parent dies, by whatever."""
+    """Ask the system to end this child, before its program begins, when its parent dies."""
     assert _libc is not None
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -13,6 +13,7 @@ from rfft.evaluation.report import write_report
 from rfft.utils.log import open_run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+ONE_LINE = r"^[^\n]+$"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -85,99 +86,97 @@ def test_the_saved_config_reads_back_equal(tmp_path):
     assert load_config(write(tmp_path, to_yaml(config))) == config
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("trainer.step=3", "command line: unknown key 'trainer.step'; did you mean 'trainer.steps'?"),
-        ("beta=1", "command line: unknown key 'beta'; did you mean 'objective.beta'?"),
-        ("optimizer.speed=1", "command line: unknown key 'optimizer.speed'; known in optimizer: lr, betas"),
-        ("run.seed.x=3", "unknown key 'run.seed.x'; 'run.seed' is a single setting"),
-        ("trainer.steps=many", "command line: trainer.steps: Value 'many'"),
-        ("trainer.steps=", "trainer.steps: Incompatible value 'None'"),
-        ("model.train=unet", "command line: model.train is a list, not one value: write model.train=[unet]"),
-        (
-            "reward.terms=pickscore",
-            "reward.terms is a list, not one value: write reward.terms=[{use: pickscore}]",
-        ),
-        ("tracker.tags=no", "write tracker.tags=[no]"),
-        ("model=rf-tiny", "command line: model is a group, not one setting; in it: bundle"),
-        ("trainer.mixed_precision=fp8", "expected one of ['no', 'bf16', 'fp16']"),
-        ("model.train=[unet]", "model.train[0]: Invalid value 'unet', expected one of ['denoiser_lora'"),
-        ("model.lora.rank=[", "cannot read the value in 'model.lora.rank=['"),
-        ("faster", "'faster' is no setting; write it as group.name=value"),
-        ("trainer.steps=0", "trainer.steps is 0; it must be at least 1"),
-        ("optimizer.lr=0", "optimizer.lr is 0.0; it must be above 0"),
-        ("data.image_scale=1.5", "data.image_scale is 1.5; it must be at most 1"),
-        ("optimizer.lr=nan", "optimizer.lr is nan; it must be a finite number"),
-        ("run.out=${nowhere}", "Interpolation key 'nowhere' not found"),
-    ],
-)
-def test_a_wrong_override_is_named(override, message):
-    with pytest.raises(UserError) as error:
-        load_config(CONFIGS / "tiny.yaml", [override])
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+WRONG_OVERRIDES = [
+    ("trainer.step=3", "command line: unknown key 'trainer.step'; did you mean 'trainer.steps'?"),
+    ("beta=1", "command line: unknown key 'beta'; did you mean 'objective.beta'?"),
+    ("optimizer.speed=1", "command line: unknown key 'optimizer.speed'; known in optimizer: lr, betas"),
+    ("run.seed.x=3", "unknown key 'run.seed.x'; 'run.seed' is a single setting"),
+    ("trainer.steps=many", "command line: trainer.steps: Value 'many'"),
+    ("trainer.steps=", "trainer.steps: Incompatible value 'None'"),
+    ("model.train=unet", "command line: model.train is a list, not one value: write model.train=[unet]"),
+    (
+        "reward.terms=pickscore",
+        "reward.terms is a list, not one value: write reward.terms=[{use: pickscore}]",
+    ),
+    ("tracker.tags=no", "write tracker.tags=[no]"),
+    ("model=rf-tiny", "command line: model is a group, not one setting; in it: bundle"),
+    ("trainer.mixed_precision=fp8", "expected one of ['no', 'bf16', 'fp16']"),
+    ("model.train=[unet]", "model.train[0]: Invalid value 'unet', expected one of ['denoiser_lora'"),
+    ("model.lora.rank=[", "cannot read the value in 'model.lora.rank=['"),
+    ("faster", "'faster' is no setting; write it as group.name=value"),
+    ("trainer.steps=0", "trainer.steps is 0; it must be at least 1"),
+    ("optimizer.lr=0", "optimizer.lr is 0.0; it must be above 0"),
+    ("data.image_scale=1.5", "data.image_scale is 1.5; it must be at most 1"),
+    ("optimizer.lr=nan", "optimizer.lr is nan; it must be a finite number"),
+    ("run.out=${nowhere}", "Interpolation key 'nowhere' not found"),
+]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("run:\n  name: a\ntraner:\n  steps: 3", "my.yaml:3: unknown key 'traner'; did you mean 'trainer'?"),
-        ("run:\n  seed: abc", "my.yaml:2: run.seed: Value 'abc' of type 'str'"),
-        ("run:\nmodel:\n  bundle: x", "my.yaml:1: run is a group"),
-        ("run:\n  name: a\nrun:\n  name: b", "my.yaml:3: not valid YAML: found duplicate key run"),
-        ("run: [", "my.yaml:1: not valid YAML"),
-        ("model:\n  train: unet", "my.yaml:2: model.train is a list, not one value: write [unet]"),
-        ("reward:\n  terms: {use: x}", "my.yaml:2: reward.terms is a list, not one value: write [{...}]"),
-        ("rfnet: {width: 8}", "a config of RFNet's training; run: rfft rfnet train "),
-        ("- run", "expected settings like"),
-        ("run: !!python/object/apply:os.system [ls]", "my.yaml:1: "),
-    ],
-)
-def test_a_wrong_file_is_named_with_its_line(tmp_path, text, message):
-    with pytest.raises(UserError) as error:
-        load_config(write(tmp_path, text))
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+def test_a_wrong_override_is_named():
+    for override, message in WRONG_OVERRIDES:
+        with pytest.raises(UserError, match=ONE_LINE) as error:
+            load_config(CONFIGS / "tiny.yaml", [override])
+        assert message in str(error.value), override
 
 
-@pytest.mark.parametrize(
-    ("overrides", "fix"),
-    [
-        (["rollout.last=41"], "lower rollout.last"),
-        (["rollout.last=2", "rollout.grad_steps=3"], "lower grad_steps"),
-        (["model.train=[controlnet, controlnet_lora]"], "choose all of it or its LoRA"),
-        (["model.train=[denoiser_lora, denoiser_lora]"], "twice"),
-        (["model.train=[]"], "model.train=[denoiser_lora]"),
-        (["model.train=[controlnet]", "model.dtype=bfloat16"], "set objective.precision=bf16"),
-        (
-            ["objective.precision=bf16", "model.dtype=bfloat16", "trainer.mixed_precision=no"],
-            "needs autocast",
-        ),
-        (["model.lora.target_modules=[]"], "name the modules"),
-        (["data.image_size=100"], "96 is"),
-        (["data.canny_low=300"], "below data.canny_high"),
-        (["optimizer.betas=[0.9, 1.5]"], "[0.9, 0.999]"),
-        (["optimizer.betas=[[], []]"], "optimizer.betas is [[], []]; it must be a list of single values"),
-        (["model.lora.target_modules=[to_q, {}]"], "it must be a list of single values"),
-        (["run.name=../elsewhere"], "plain folder name"),
-        (["tracker.project=../../../x"], "tracker.project '../../../x' must be a plain name"),
-        (["evaluate.judge=rf-tiny-rfnet"], "evaluate.judge=null"),
-        (["evaluate.stop_at_guardrail=true"], "set evaluate.every"),
-        (
-            ["evaluate.stop_at_guardrail=true", "evaluate.every=9", "evaluate.validation.seeds=1"],
-            "validation.seeds=2",
-        ),
-        (
-            ["evaluate.stop_at_guardrail=true", "evaluate.every=9", "evaluate.enabled=false"],
-            "evaluate.enabled=true",
-        ),
-    ],
-)
-def test_an_impossible_combination_names_the_fix(overrides, fix):
-    with pytest.raises(UserError, match=r"^[^\n]+$") as error:
-        load_config(CONFIGS / "tiny.yaml", overrides)
-    assert fix in str(error.value)
+WRONG_FILES = [
+    ("run:\n  name: a\ntraner:\n  steps: 3", "my.yaml:3: unknown key 'traner'; did you mean 'trainer'?"),
+    ("run:\n  seed: abc", "my.yaml:2: run.seed: Value 'abc' of type 'str'"),
+    ("run:\nmodel:\n  bundle: x", "my.yaml:1: run is a group"),
+    ("run:\n  name: a\nrun:\n  name: b", "my.yaml:3: not valid YAML: found duplicate key run"),
+    ("run: [", "my.yaml:1: not valid YAML"),
+    ("model:\n  train: unet", "my.yaml:2: model.train is a list, not one value: write [unet]"),
+    ("reward:\n  terms: {use: x}", "my.yaml:2: reward.terms is a list, not one value: write [{...}]"),
+    ("rfnet: {width: 8}", "a config of RFNet's training; run: rfft rfnet train "),
+    ("- run", "expected settings like"),
+    ("run: !!python/object/apply:os.system [ls]", "my.yaml:1: "),
+]
+
+
+def test_a_wrong_file_is_named_with_its_line(tmp_path):
+    for text, message in WRONG_FILES:
+        with pytest.raises(UserError, match=ONE_LINE) as error:
+            load_config(write(tmp_path, text))
+        assert message in str(error.value), text
+
+
+IMPOSSIBLE = [
+    (["rollout.last=41"], "lower rollout.last"),
+    (["rollout.last=2", "rollout.grad_steps=3"], "lower grad_steps"),
+    (["model.train=[controlnet, controlnet_lora]"], "choose all of it or its LoRA"),
+    (["model.train=[denoiser_lora, denoiser_lora]"], "twice"),
+    (["model.train=[]"], "model.train=[denoiser_lora]"),
+    (["model.train=[controlnet]", "model.dtype=bfloat16"], "set objective.precision=bf16"),
+    (
+        ["objective.precision=bf16", "model.dtype=bfloat16", "trainer.mixed_precision=no"],
+        "needs autocast",
+    ),
+    (["model.lora.target_modules=[]"], "name the modules"),
+    (["data.image_size=100"], "96 is"),
+    (["data.canny_low=300"], "below data.canny_high"),
+    (["optimizer.betas=[0.9, 1.5]"], "[0.9, 0.999]"),
+    (["optimizer.betas=[[], []]"], "optimizer.betas is [[], []]; it must be a list of single values"),
+    (["model.lora.target_modules=[to_q, {}]"], "it must be a list of single values"),
+    (["run.name=../elsewhere"], "plain folder name"),
+    (["tracker.project=../../../x"], "tracker.project '../../../x' must be a plain name"),
+    (["evaluate.judge=rf-tiny-rfnet"], "evaluate.judge=null"),
+    (["evaluate.stop_at_guardrail=true"], "set evaluate.every"),
+    (
+        ["evaluate.stop_at_guardrail=true", "evaluate.every=9", "evaluate.validation.seeds=1"],
+        "validation.seeds=2",
+    ),
+    (
+        ["evaluate.stop_at_guardrail=true", "evaluate.every=9", "evaluate.enabled=false"],
+        "evaluate.enabled=true",
+    ),
+]
+
+
+def test_an_impossible_combination_names_the_fix():
+    for overrides, fix in IMPOSSIBLE:
+        with pytest.raises(UserError, match=ONE_LINE) as error:
+            load_config(CONFIGS / "tiny.yaml", overrides)
+        assert fix in str(error.value), overrides
 
 
 def test_one_step_short_of_impossible_is_fine():

@@ -1,4 +1,4 @@
-"""Training without the command line around it: it learns, and a resume goes on as if uninterrupted."""
+"""Training without the command line around it: a resume goes on as if nothing had interrupted it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ from rfft.rewards.weighted import WeightedRewards
 from rfft.training.learner import RFFTLearner
 from rfft.types import Batch, Reward
 from rfft.utils.checkpoint import Checkpoints
-from tests.toys import Darkness
 
 SMALL = {
     "model.lora": {"rank": 2, "alpha": 4, "target_modules": ["to_q", "to_v", "conv1"]},
     "rollout": {"steps": 4, "last": 2, "guidance_scale": 3.0},
     "trainer": {"steps": 4, "batch_size": 2, "accumulation": 1},
-    "optimizer.lr": 1e-3,
 }
 MakeLearner = Callable[..., RFFTLearner]
 
@@ -34,7 +32,7 @@ def make_learner(
 ) -> Iterator[MakeLearner]:
     """make_learner(*overrides): a new learner of the tiny pipeline on two products."""
 
-    def make(*overrides: str, judge: Reward = reward) -> RFFTLearner:
+    def make(*overrides: str) -> RFFTLearner:
         AcceleratorState._reset_state(reset_partial_state=True)
         config = config_from(SMALL, overrides)
         model, precision = config.model, config.trainer.mixed_precision
@@ -42,7 +40,7 @@ def make_learner(
         torch.manual_seed(0)  # of the adapters
         bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
         accelerator = Accelerator(cpu=True, mixed_precision=precision)
-        terms = WeightedRewards([("", 1.0, judge)])
+        terms = WeightedRewards([("", 1.0, reward)])
         return RFFTLearner(config, accelerator, bundle, terms, None, make_batch(bundle))
 
     yield make
@@ -51,13 +49,6 @@ def make_learner(
 
 def losses(learner: RFFTLearner, steps: int) -> list[float]:
     return [learner.step()["train/loss"] for _ in range(steps)]
-
-
-def test_training_improves_what_it_is_for(make_learner: MakeLearner) -> None:
-    """In 20 steps pictures get the brightness that a toy reward likes; it starts at about 0.47."""
-    learner = make_learner("optimizer.lr=3e-2", "objective.regularizer=none", judge=Darkness(wanted=0.54))
-    found = losses(learner, 20)
-    assert sum(found[-5:]) < 0.3 * sum(found[:5])
 
 
 @pytest.mark.parametrize(
