@@ -131,7 +131,10 @@ def _paint_all(
         def attempt_all(waiting: list[int], attempt: int, best: dict[int, Outcome]) -> Tensor:
             size = settings.batch_size
             batches = [waiting[first : first + size] for first in range(0, len(waiting), size)]
-            before, accepted = len(samples) - len(waiting), 0  # in earlier attempts; in this one, by this process
+            before, accepted = (
+                len(samples) - len(waiting),
+                0,
+            )  # in earlier attempts; in this one, by this process
             name = f"attempt {attempt + 1} of {settings.max_attempts}"
             progress.reset(task, description=name, total=len(waiting))
 
