@@ -42,8 +42,8 @@ def load_bundle(
     """
     for library in (diffusers_logging, transformers_logging):  # bars for the parts of one small pipeline
         library.disable_progress_bar()
-    # What it logs there, it raises as well.
-    diffusers_logging.get_logger("diffusers.models.modeling_utils").setLevel(diffusers_logging.CRITICAL)
+    for module in ("models.modeling_utils", "loaders.peft"):  # what it logs there, it raises as well
+        diffusers_logging.get_logger(f"diffusers.{module}").setLevel(diffusers_logging.CRITICAL)
     with _explained(path_or_id):
         kind = family or _recognized(path_or_id)
         return Bundle(

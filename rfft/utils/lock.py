@@ -42,8 +42,9 @@ class FolderLock:
         self.entered = False
 
     def acquire(self) -> None:
-        """Lock the folder if it exists and is not locked yet; a UserError if another process has locked
-        it.
+        """Lock the folder if it exists and is not locked yet.
+
+        Raises UserError if another process has locked it.
         """
         if self.entered or not self.folder.is_dir():
             return

@@ -30,26 +30,26 @@ def rfft(monkeypatch, run_command, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere.yaml"], "rfft: nowhere.yaml: no such config file"),
-        (
-            [TINY, "trainer.step=3"],
-            "rfft: command line: unknown key 'trainer.step'; did you mean 'trainer.steps'?",
-        ),
-        (
-            [TINY, "rollout.last=50"],
-            "rfft: rollout.last=50 is more than rollout.steps=40: lower rollout.last",
-        ),
-        ([TINY, "trainer.steps=many"], "rfft: command line: trainer.steps: Value 'many'"),
-    ],
-)
-@pytest.mark.parametrize("command", ["train", "check"])
-def test_config(rfft, command, arguments, message):
-    code, lines = rfft(command, *arguments)
-    assert (code, len(lines)) == (2, 1)
-    assert lines[0].startswith(message)
+WRONG_CONFIGS = [
+    (["nowhere.yaml"], "rfft: nowhere.yaml: no such config file"),
+    (
+        [TINY, "trainer.step=3"],
+        "rfft: command line: unknown key 'trainer.step'; did you mean 'trainer.steps'?",
+    ),
+    (
+        [TINY, "rollout.last=50"],
+        "rfft: rollout.last=50 is more than rollout.steps=40: lower rollout.last",
+    ),
+    ([TINY, "trainer.steps=many"], "rfft: command line: trainer.steps: Value 'many'"),
+]
+
+
+def test_config(rfft):
+    for command in ("train", "check"):
+        for arguments, message in WRONG_CONFIGS:
+            code, lines = rfft(command, *arguments)
+            assert (code, len(lines)) == (2, 1)
+            assert lines[0].startswith(message)
 
 
 def broken_products(folder):
@@ -101,12 +101,12 @@ def test_network(rfft):
     assert "nowhere: no such network" in lines[0]
 
 
-@pytest.mark.parametrize("command", ["evaluate", "export", "report"])
-def test_no_run(rfft, tmp_path, command):
+def test_no_run(rfft, tmp_path):
     (tmp_path / "photos").mkdir()
-    code, lines = rfft(command, "photos")
-    assert (code, len(lines)) == (2, 1)
-    assert lines[0].startswith("rfft: photos: no config.yaml here, so no run")
+    for command in ("evaluate", "export", "report"):
+        code, lines = rfft(command, "photos")
+        assert (code, len(lines)) == (2, 1)
+        assert lines[0].startswith("rfft: photos: no config.yaml here, so no run")
 
 
 def test_drawing_over_something(rfft, tmp_path):
@@ -144,11 +144,11 @@ def test_the_config_of_the_other_training(rfft):
     )
 
 
-@pytest.mark.parametrize(("part", "first"), [("base", "vae"), ("depth", "base"), ("judge", "base")])
-def test_pretraining_out_of_order(rfft, part, first):
-    code, lines = rfft("adworld", "pretrain", part)
-    assert (code, len(lines)) == (2, 1)
-    assert lines[0].startswith(f"rfft: train {first} first: pretrained/rf-tiny/")
+def test_pretraining_out_of_order(rfft):
+    for part, first in (("base", "vae"), ("depth", "base"), ("judge", "base")):
+        code, lines = rfft("adworld", "pretrain", part)
+        assert (code, len(lines)) == (2, 1)
+        assert lines[0].startswith(f"rfft: train {first} first: pretrained/rf-tiny/")
 
 
 def test_version(run_command):

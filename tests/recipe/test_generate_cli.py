@@ -76,6 +76,8 @@ def test_photos_of_any_shape(rfft: Rfft, world: Path, products: Path, prompts: P
     assert code == 0 and any("RFNet accepts" in line and "of 4 pictures" in line for line in lines)
 
     rows = manifest(out)
+    share = sum(bool(row["accepted"]) for row in rows) / len(rows)
+    assert any(f" accepted {share:.0%} " in line for line in lines)  # as the progress bar ends
     assert [row["id"] for row in rows] == sorted(SIZES)
     for row in rows:
         probabilities = row["probabilities"]
@@ -264,6 +266,10 @@ def test_bad_input_leaves_nothing(
     empty.mkdir()
     odd.mkdir()
     save_file({"a": torch.zeros(1)}, odd / "a.safetensors")
+    wide, layer = tmp_path / "wide", "unet.down_blocks.0.resnets.0.conv1"
+    wide.mkdir()
+    tensors = {"lora_A": torch.zeros(2, 7, 3, 3), "lora_B": torch.zeros(5, 2, 1, 1)}
+    save_file({f"{layer}.{name}.weight": t for name, t in tensors.items()}, wide / "a.safetensors")
     merged = tmp_path / "merged"
     for part in ("unet", "controlnet"):
         (merged / part).mkdir(parents=True)
@@ -275,6 +281,7 @@ def test_bad_input_leaves_nothing(
         (command(world, products, empty.parent, *good), "exists already"),
         (command(world, products, out, *good, "--lora", empty), "not the folder of one exported LoRA"),
         (command(world, products, out, *good, "--lora", odd), "is no LoRA for the bundle"),
+        (command(world, products, out, *good, "--lora", wide), "it was trained on a base of other sizes"),
         (command(world, products, out, *good, "--lora", merged), "a merged export goes with --model"),
         (command(world, products, out, *good, "--model", "nowhere"), "bundle nowhere"),
     ]
@@ -283,6 +290,7 @@ def test_bad_input_leaves_nothing(
     for arguments, message in mistakes:
         code, lines = rfft(*arguments)
         assert code == 2 and lines[-1].startswith("rfft: ") and message in lines[-1], lines
+        assert not any("size mismatch" in line for line in lines)  # diffusers would list them all
         assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -22,42 +22,40 @@ def index(folder, **files):
     return Index(folder / "index")
 
 
-@pytest.mark.parametrize(
-    ("archive", "member", "role"),
-    [
-        ("", "images/a.png", "image"),
-        ("", "a.jpg", "image"),
-        ("", "a.png", "png"),
-        ("RF1M_RGBA_part2.zip", "a.png", "product"),
-        ("rgba.zip", "images/a.png", "image"),  # the innermost counts
-        ("train_images_03.zip", "0001/a.jpg", "image"),
-        ("", "rgba_images/a.png", "product"),
-        ("depth/1.zip", "a.png", "depth"),
-        ("", "Saliency/x/a.PNG", "saliency"),
-    ],
-)
-def test_folders_and_archives_say_what_a_picture_is(archive, member, role):
-    assert role_of(Entry(archive, member, 1)) == role
+ROLES = [
+    ("", "images/a.png", "image"),
+    ("", "a.jpg", "image"),
+    ("", "a.png", "png"),
+    ("RF1M_RGBA_part2.zip", "a.png", "product"),
+    ("rgba.zip", "images/a.png", "image"),  # the innermost counts
+    ("train_images_03.zip", "0001/a.jpg", "image"),
+    ("", "rgba_images/a.png", "product"),
+    ("depth/1.zip", "a.png", "depth"),
+    ("", "Saliency/x/a.PNG", "saliency"),
+]
 
 
-@pytest.mark.parametrize(
-    ("line", "columns"),
-    [
-        ("a.jpg\t1\tan oak table, 75 cm", ("a.jpg", "1", "an oak table, 75 cm")),
-        ("part1/my table.jpg\t3", ("my table.jpg", "3", "")),
-        ("a.jpg 5", ("a.jpg", "5", "")),
-        ("a.jpg,6,a vase", ("a.jpg", "6", "a vase")),
-        ("a.jpg 4  a vase, blue", ("a.jpg", "4", "a vase, blue")),
-    ],
-)
-def test_label_lines(line, columns):
-    assert split_label(line, "label.txt:1") == columns
+def test_folders_and_archives_say_what_a_picture_is():
+    assert [role_of(Entry(archive, member, 1)) for archive, member, _ in ROLES] == [
+        role for *_, role in ROLES
+    ]
 
 
-@pytest.mark.parametrize("line", ["a.jpg", "a.jpg\t1\tx\ty", "\t1\tx"])
-def test_a_line_that_says_nothing(line):
-    with pytest.raises(UserError, match="label.txt:1: expected name, label and caption"):
-        split_label(line, "label.txt:1")
+LABEL_LINES = [
+    ("a.jpg\t1\tan oak table, 75 cm", ("a.jpg", "1", "an oak table, 75 cm")),
+    ("part1/my table.jpg\t3", ("my table.jpg", "3", "")),
+    ("a.jpg 5", ("a.jpg", "5", "")),
+    ("a.jpg,6,a vase", ("a.jpg", "6", "a vase")),
+    ("a.jpg 4  a vase, blue", ("a.jpg", "4", "a vase, blue")),
+]
+
+
+def test_label_lines():
+    for line, columns in LABEL_LINES:
+        assert split_label(line, "label.txt:1") == columns
+    for line in ("a.jpg", "a.jpg\t1\tx\ty", "\t1\tx"):
+        with pytest.raises(UserError, match="label.txt:1: expected name, label and caption"):
+            split_label(line, "label.txt:1")
 
 
 def test_labels_lead_to_pictures(tmp_path):
@@ -140,17 +138,19 @@ def test_a_name_that_is_not_utf_8(tmp_path):
     assert dict(found.problems()) == {"images/caf\\udce9.jpg": "its name is not UTF-8"}
 
 
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({"images__a_jpg": "x"}, "no label.txt in it"),
-        ({"label_txt": "a.jpg\t1\tx\n"}, "no usable sample; a.jpg: no picture of this name"),
-        ({"label_txt": "a.jpg\t2\tx\n", "images__a_jpg": "x"}, "no usable sample; a label, a caption"),
-        ({"label_txt": "a.jpg\t1\tx\n", "prompts_jsonl": '\n{"id": 1}\n'}, "prompts.jsonl:2"),
-        ({"label_txt": "a.jpg\t1\n", "caption_txt": "a.jpg\n"}, "caption.txt:1: expected a name and"),
-    ],
-)
-def test_nothing_to_prepare(tmp_path, files, message):
-    with pytest.raises(UserError) as error:
-        index(tmp_path, **files)
-    assert message in str(error.value) and not (tmp_path / "index").exists()
+NOTHING_TO_PREPARE = [
+    ({"images__a_jpg": "x"}, "no label.txt in it"),
+    ({"label_txt": "a.jpg\t1\tx\n"}, "no usable sample; a.jpg: no picture of this name"),
+    ({"label_txt": "a.jpg\t2\tx\n", "images__a_jpg": "x"}, "no usable sample; a label, a caption"),
+    ({"label_txt": "a.jpg\t1\tx\n", "prompts_jsonl": '\n{"id": 1}\n'}, "prompts.jsonl:2"),
+    ({"label_txt": "a.jpg\t1\n", "caption_txt": "a.jpg\n"}, "caption.txt:1: expected a name and"),
+]
+
+
+def test_nothing_to_prepare(tmp_path):
+    for number, (files, message) in enumerate(NOTHING_TO_PREPARE):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with pytest.raises(UserError) as error:
+            index(folder, **files)
+        assert message in str(error.value) and not (folder / "index").exists()
