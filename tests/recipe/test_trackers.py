@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from accelerate.state import AcceleratorState
+from google.protobuf.message import DecodeError
 from PIL import Image
 
 from rfft.adworld import products
@@ -20,7 +22,7 @@ from rfft.training import job
 from rfft.training.lineage import inputs
 from rfft.training.tracking import Tracker
 from rfft.types import LABELS
-from tools.wandb_records import OfflineRun, find_offline_runs, read_table
+from tools.wandb_records import OfflineRun, find_offline_runs, read_table, records
 
 Rfft = Callable[..., tuple[int, str]]
 GRID = (
@@ -29,6 +31,22 @@ GRID = (
     *("evaluate.seeds=2", "data.count=4", "trainer.sample_every=0"),
 )
 CONFIG: dict[str, Any] = {"tracker": {"project": "p", "group": None, "tags": []}, "run": {"name": "n"}}
+
+
+def finished_runs(run: Path, seconds: float = 30) -> list[OfflineRun]:
+    """W&B's service goes on writing records after finish(), until it has written the run's exit."""
+    until = time.monotonic() + seconds
+    while not all(map(is_written, (run / "wandb").glob("offline-run-*"))):
+        assert time.monotonic() < until, f"{run} has no end"
+        time.sleep(0.1)
+    return find_offline_runs(run)
+
+
+def is_written(folder: Path) -> bool:
+    try:
+        return any(record.HasField("exit") for file in folder.glob("*.wandb") for record in records(file))
+    except DecodeError:  # half a record
+        return False
 
 
 @pytest.fixture
@@ -69,7 +87,7 @@ def test_an_offline_run_from_one_end_to_the_other(rfft: Rfft, tmp_path: Path) ->
     code, told = rfft(*settings, "trainer.sample_every=2", "evaluate.every=1")
     assert code == 0 and "failed" not in told, told
     assert "wandb sync runs/small/wandb" in told
-    (found,) = find_offline_runs(Path("runs/small"))
+    (found,) = finished_runs(Path("runs/small"))
     run = found.run
     assert (run.project, run.run_group, list(run.tags)) == ("ads", "trials", ["a", "b"])
     assert (run.display_name, run.resume) == ("small", True)
@@ -125,7 +143,7 @@ def test_runs_are_joined_by_the_keys_of_their_pictures(rfft: Rfft) -> None:
         assert code == 0, told
     tables = {}
     for name in "ab":
-        (run,) = find_offline_runs(Path("runs", name))
+        (run,) = finished_runs(Path("runs", name))
         rows = evaluation_table(run)
         assert len(rows) == 4 and tuple(rows[0]) == COLUMNS
         tables[name] = {row["key"]: row for row in rows}
@@ -154,7 +172,7 @@ def test_a_resumed_run_goes_on_in_the_same_one(rfft: Rfft) -> None:
     for steps in (1, 2):
         code, told = rfft("tracker.kind=wandb", f"trainer.steps={steps}")
         assert code == 0 and "failed" not in told, told
-    first, second = find_offline_runs(Path("runs/small"))
+    first, second = finished_runs(Path("runs/small"))
     assert first.run.run_id == second.run.run_id and second.run.resume
     assert [step for step, _ in first.rows("train/f_ac") + second.rows("train/f_ac")] == [1, 2]
     assert [step for step, _ in first.rows("eval/attempts")] == [0, 1]
@@ -173,10 +191,10 @@ def test_an_evaluation_goes_on_in_its_run(
     for command in (["runs/small"], [world / "config.yaml", *settings, "run.name=alone"]):
         code, _, told = run_command("evaluate", *command)
         assert code == 0 and "failed" not in told, told
-    trained, again = find_offline_runs(Path("runs/small"))
+    trained, again = finished_runs(Path("runs/small"))
     assert trained.run.run_id == again.run.run_id
     assert evaluation_table(again)[0]["tuned_judge"] and again.summary["tuned/attempts"]
-    (alone,) = find_offline_runs(Path("runs/alone"))
+    (alone,) = finished_runs(Path("runs/alone"))
     assert {row["key"] for row in evaluation_table(alone)} == {
         row["key"] for row in evaluation_table(trained)
     }
@@ -301,6 +319,6 @@ def test_no_secret_goes_to_the_tracker(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
     monkeypatch.setenv("WANDB_MODE", "offline")
     Tracker("wandb", tmp_path, CONFIG | {"a": [1, None]}).close()
-    (found,) = find_offline_runs(tmp_path)
+    (found,) = finished_runs(tmp_path)
     assert found.config["a"] == [1, None]
     assert not [f for f in tmp_path.rglob("*") if f.is_file() and b"0123456789" * 4 in f.read_bytes()]
