@@ -48,6 +48,11 @@ class Work:
     chained: bool = False  # does the gradient enter denoisers by their input?
     merges_beside_graphs: bool = False  # are LoRA weights merged while activations wait?
 
+    @property
+    def forwards(self) -> int:
+        """All batched forwards of the denoiser."""
+        return self.rollout + self.trained + self.reference
+
 
 class Objective(Protocol):
     """A way in which verdicts become a gradient: one file in objectives/, or anybody's own.

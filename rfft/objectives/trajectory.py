@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rfft.diffusion.guidance import guide
-from rfft.diffusion.sampling import advance, denoise_twice
+from rfft.diffusion.sampling import advance
 from rfft.errors import UserError
 from rfft.objectives.base import (
     Backward,
@@ -92,19 +91,16 @@ class DRTune:
         settings, regs = self.settings, []
         x = roll_out(policy, batch, schedule, settings, 0, ks[0], batch.noise)
         for k in range(ks[0], len(schedule)):
+            seen = x.detach()
             if k in ks:
-                theta, reg = predict_regularized(policy, x.detach(), k, batch, schedule, settings)
-                guided = theta.guided
+                theta, reg = predict_regularized(policy, seen, k, batch, schedule, settings)
                 regs.append(reg)
             else:
                 with torch.no_grad(), policy.merged():
-                    z, null = denoise_twice(policy.denoiser, x.detach(), k, batch, schedule)
-                    guided = guide(z, null, settings.guidance_scale, x.detach(), schedule.level(k))
-            x = advance(_seen_from(x, guided, schedule.level(k)), k, batch, schedule)
-        judged, reg = (
-            reward_gradient(policy, reward, x, batch, settings.decode_batch),
-            torch.stack(regs).mean(),
-        )
+                    theta = predict(policy.denoiser, seen, k, batch, schedule, settings.guidance_scale)
+            x = advance(_seen_from(x, theta.guided, schedule.level(k)), k, batch, schedule)
+        judged = reward_gradient(policy, reward, x, batch, settings.decode_batch)
+        reg = torch.stack(regs).mean()
         backward((x * judged.grad).sum() + settings.beta * reg)
         loss = judged.loss + settings.beta * reg.detach()
         return _output(judged, loss, reg.detach(), self.work(len(schedule), ks))
@@ -119,5 +115,4 @@ def _seen_from(x: Tensor, guided: Denoised, level: NoiseLevel) -> Denoised:
 
 def _output(judged: RewardGradient, loss: Tensor, reg: Tensor, work: Work) -> StepOutput:
     """Return the output of a step that has one verdict for all its trained steps."""
-    forwards = work.rollout + work.trained + work.reference
-    return StepOutput(loss, reg, judged.images, len(judged.images), forwards, judged.scalars)
+    return StepOutput(loss, reg, judged.images, len(judged.images), work.forwards, judged.scalars)

@@ -66,13 +66,12 @@ class X0Hat:
             x = advance(Denoised(*(part.detach() for part in theta.guided)), k, batch, schedule)
             position = k + 1
 
-        work = self.work(len(schedule), ks)
         return StepOutput(
             loss=torch.stack(losses).mean(0),
             reg=torch.stack(regs).mean(0),
             images=judged.images,
             pictures=len(batch) * len(ks),
-            forwards=work.rollout + work.trained + work.reference,
+            forwards=self.work(len(schedule), ks).forwards,
             scalars={name: torch.stack([row[name] for row in scalars]).mean(0) for name in judged.scalars},
             per_k=per_k,
         )
