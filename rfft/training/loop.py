@@ -8,7 +8,8 @@ from typing import Any
 from rfft.errors import Interrupted
 from rfft.training.job import leave
 from rfft.training.step import Learner
-from rfft.utils.log import TrainingDisplay, messages
+from rfft.utils.display import TrainingDisplay
+from rfft.utils.log import messages
 
 
 class Callback:

@@ -7,7 +7,8 @@ import platform
 
 from rich.console import Console
 
-from rfft.utils.log import MetricsFile, TrainingDisplay, environment
+from rfft.utils.display import TrainingDisplay
+from rfft.utils.log import MetricsFile, environment
 
 
 def rows(path):
