@@ -26,7 +26,7 @@ from rfft.generation.generated import KeptPictures, manifest_row, write_lists
 from rfft.generation.generator import load_generator
 from rfft.generation.sample import Outcome, autocast, improves, paint, recur, reward_logits
 from rfft.metrics.verdict import NOT_FINITE, is_accepted, verdicts_of
-from rfft.metrics.wilson import wilson_interval
+from rfft.metrics.wilson import shown_share
 from rfft.models.bundle import Bundle
 from rfft.utils.atomic_io import new_folder, refuse_existing
 from rfft.utils.faults import painting
@@ -68,11 +68,10 @@ def _summarize(rows: list[dict[str, Any]], out: Path, console: Console) -> None:
         told = f"warning: {len(broken)} of {len(rows)} pictures are not finite: {names}"
         console.print(told, style="red", highlight=False, soft_wrap=True)
     accepted = sum(row["accepted"] for row in rows)
-    low, high = wilson_interval(accepted, len(rows))
     attempts = sum(row["attempts"] for row in rows) / len(rows)
     console.print(
-        f"RFNet accepts {accepted} of {len(rows)} pictures ({accepted / len(rows):.1%}, 95 % interval "
-        f"{low:.1%} to {high:.1%}) after {attempts:.2f} attempts on average; written: {out}",
+        f"RFNet accepts {shown_share(accepted, len(rows))} after {attempts:.2f} attempts on average; "
+        f"written: {out}",
         highlight=False,
         soft_wrap=True,
     )

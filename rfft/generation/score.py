@@ -23,7 +23,7 @@ from rfft.errors import UserError, require
 from rfft.generation.sample import reward_logits
 from rfft.generation.score_inputs import Picture, Question, find_questions, load_pair
 from rfft.metrics.verdict import Verdict
-from rfft.metrics.wilson import wilson_interval
+from rfft.metrics.wilson import shown_share
 from rfft.models.pretrained import find_folder, read_config
 from rfft.rewards.availability import RFNetWithMaps
 from rfft.rewards.maps import load_depth, load_saliency
@@ -132,13 +132,8 @@ def score_files(
         warn(f"pictures left out: {len(skipped)}, listed in {listed}; first: {skipped[0].reason}")
     if finite < count:
         warn(f"verdicts that are not finite: {count - finite}, called not_finite in {out}")
-    low, high = wilson_interval(accepted, count)
-    messages().print(
-        f"RFNet accepts {accepted} of {count} pictures ({accepted / count:.1%}, 95 % interval {low:.1%} to "
-        f"{high:.1%}); written: {out}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    told = f"RFNet accepts {shown_share(accepted, count)}; written: {out}"
+    messages().print(told, highlight=False, soft_wrap=True)
 
 
 def _verdicts(
