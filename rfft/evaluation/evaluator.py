@@ -136,12 +136,12 @@ class Evaluator:
         found: summary.Estimates = {}
         if self.probe is not None:
             read = in_batches(self.probe, images, canvases, self.settings.batch_size, self.device)
-            said = {
+            chosen = {
                 name: logits.argmax(-1).where(shown, NOT_FINITE).unflatten(0, self.shape)
                 for name, logits in read.items()
             }
             asked = [sample.attributes for sample in self.samples]
-            found |= summary.alignment_metrics(said, asked, self.probe.config.classes, self.products)
+            found |= summary.alignment_metrics(chosen, asked, self.probe.config.classes, self.products)
         backgrounds = gridded(image_features(features, fill_product(images, alpha)))
         found |= summary.diversity_metrics(backgrounds, self.products)
         found |= summary.mean_metrics("colourfulness", gridded(colourfulness(images, alpha)), self.products)

@@ -164,13 +164,13 @@ def finish(run: Path, counters: Mapping[str, float], checkpoint: int | None = No
     """
     old = read_json(run / SUMMARY)
     evaluation = read_json(run / EVALUATION)
-    said = {state: verdicts(run, state) for state in STATES}
+    by_state = {state: verdicts(run, state) for state in STATES}
     summary = {"checkpoint": checkpoint} | {name: counters.get(name, old.get(name)) for name in COUNTERS}
     summary |= {name: evaluation[name] for name in ("grid", "intervals")}
     summary |= {state: recorded(run, state) for state in STATES}
     summary["change"] = differences(load_estimates(run, "tuned"), load_estimates(run, "base"))
-    summary["verdicts"] = changes_by_network([said[state] for state in STATES])
-    save_comparison(run, said)
+    summary["verdicts"] = changes_by_network([by_state[state] for state in STATES])
+    save_comparison(run, by_state)
     write_json(run / SUMMARY, summary, indent=2)  # last: says that all is there
     return summary
 

@@ -156,7 +156,7 @@ class RFFTLearner(Learner[StepOutput]):
         return {name: torch.stack([named[name] for named in found]).mean() for name in found[0]}
 
     def details(self, outputs: Sequence[StepOutput]) -> dict[str, float]:
-        """Return what was measured at each trained step k, as k30/f_ac, for those that were trained.
+        """Return what was measured at each trained step k, as k30/reward, for those that were trained.
 
         The mean is over all micro-batches, of whichever process, that were trained there.
         """

@@ -69,8 +69,8 @@ def memory_problem(error: BaseException) -> str | None:
 
 def is_lost_process(error: BaseException) -> bool:
     """Tell whether an error means that another process of the job has ended or hangs."""
-    said = str(error).lower()
-    return isinstance(error, DistError) or any(words in said for words in _LOST)
+    text = str(error).lower()
+    return isinstance(error, DistError) or any(words in text for words in _LOST)
 
 
 def _first_sentence(error: BaseException) -> str:
