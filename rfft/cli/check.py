@@ -33,14 +33,14 @@ def check(path: Path, overrides: list[str]) -> None:
         _print(describe_rfnet(load_rfnet_config(path, overrides)))
         return
     config, warnings = load_config(path, overrides), list[str]()
-    facts = describe(config, warnings)
-    _print(facts | _costs(config, warnings))
+    _print(describe(config, warnings))
+    _print(_costs(config, warnings))  # takes seconds: what is known is read meanwhile
     for warning in warnings:
         warn(warning)
 
 
 def _print(facts: Mapping[str, str]) -> None:
-    for line in list_facts(facts):
+    for line in list_facts(facts, least_indent=35):
         typer.echo(line)
 
 

@@ -7,9 +7,9 @@ import textwrap
 from collections.abc import Iterator, Mapping
 
 
-def list_facts(facts: Mapping[str, str]) -> Iterator[str]:
+def list_facts(facts: Mapping[str, str], least_indent: int = 0) -> Iterator[str]:
     """Yield lines of the terminal's width with a name and its value; long values go on below themselves."""
-    indent = max(map(len, facts), default=0) + 2
+    indent = max([least_indent, *(len(name) + 2 for name in facts)])
     width = max(shutil.get_terminal_size().columns, indent + 20)
     for name, value in facts.items():
         yield from textwrap.wrap(

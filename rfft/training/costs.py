@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ from rfft.types import NoiseLevel
 from rfft.utils.estimate import Cost, cost, fake, imagine, peak_bytes, weight_bytes
 
 COUNTED = 1024  # pictures at most; more of them cost in proportion
+COMPUTED = 1e11  # multiply-adds of a forward below which computing takes less time than imagining
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,9 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
     counted, rows = (min(count, COUNTED) for count in (trainer.batch_size, judged))
     frozen = [*bundle.modules, reward]
     schedule = bundle.schedule(config.rollout.steps)
-    with fake():
+    positions = counted * (config.data.image_size // bundle.latent_factor) ** 2
+    small = positions * sum(p.numel() for p in bundle.unwrapped.parameters()) < COMPUTED
+    with nullcontext() if small else fake():
         imagine([*frozen, bundle.unwrapped])
         batch = skeleton_batch(bundle, config.data.image_size, counted)
         level = NoiseLevel(torch.zeros((), dtype=schedule.timesteps.dtype), torch.ones(()), torch.ones(()))

@@ -1,7 +1,7 @@
-"""What calls cost, counted without computing: FLOPs, and the bytes that wait for the backward pass.
+"""What calls cost: FLOPs, and the bytes that wait for the backward pass.
 
-Everything happens on fake tensors (shapes and types without data) of the CPU, so autocast and the saving kind
-of attention behave as in a run. FLOPs count a multiply-add as two, as torch's counter does.
+It is counted on the CPU, on fake tensors (shapes and types without data) where computing would take longer, so
+autocast and the saving kind of attention behave as in a run. FLOPs count a multiply-add as two, as torch's counter does.
 """
 
 from __future__ import annotations
@@ -84,15 +84,15 @@ def fake() -> FakeTensorMode:
 
 
 def imagine(modules: Iterable[nn.Module]) -> None:
-    """Replace the tensors of modules, built on the meta device for example, by fake ones of the CPU.
+    """Replace the tensors of modules, built on the meta device for example, by zeros on the CPU.
 
-    Call it within fake().
+    Within fake() they are fake ones.
     """
     made: dict[Tensor, Any] = {}  # tensors are hashed by identity
 
     def imagined(tensor: Tensor) -> Any:
         if tensor not in made:
-            plain = torch.empty(tensor.shape, dtype=tensor.dtype)
+            plain = torch.zeros(tensor.shape, dtype=tensor.dtype)
             is_parameter = isinstance(tensor, nn.Parameter)
             made[tensor] = nn.Parameter(plain, tensor.requires_grad) if is_parameter else plain
         return made[tensor]
