@@ -1,7 +1,8 @@
 """What calls cost: FLOPs, and the bytes that wait for the backward pass.
 
-It is counted on the CPU, on fake tensors (shapes and types without data) where computing would take longer, so
-autocast and the saving kind of attention behave as in a run. FLOPs count a multiply-add as two, as torch's counter does.
+It is counted on the CPU, on fake tensors (shapes and types without data) where computing would take longer,
+so autocast and the saving kind of attention behave as in a run. FLOPs count a multiply-add as two, as
+torch's counter does.
 """
 
 from __future__ import annotations

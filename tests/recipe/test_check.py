@@ -137,7 +137,19 @@ def test_draft_and_other_rewards(check: Check, world: Path, monkeypatch: pytest.
         lambda self, image, batch: (float(image.detach().mean()), judged(self, image, batch))[1],
     )
     _, facts, _ = check(world / "config.yaml", *settings, "trainer.accumulation=2")
+    assert "not counted" not in facts  # small calls are computed, with values
+    monkeypatch.setattr(costs, "COMPUTED", 0)
+    _, facts, _ = check(world / "config.yaml", *settings, "trainer.accumulation=2")
     assert facts["not counted"] == "FLOPs and activations of rewards beside RFNet"  # it looks at values
+
+
+def test_computed_costs_are_the_imagined_ones(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(world / "config.yaml", ["evaluate.enabled=false"])
+    computed = costs.costs(config)
+    monkeypatch.setattr(costs, "COMPUTED", 0)
+    imagined = costs.costs(config)
+    assert computed.facts == imagined.facts and computed.lasting == imagined.lasting
+    assert computed.passing == pytest.approx(imagined.passing, rel=0.01)
 
 
 def test_networks_of_rewards_are_counted(world: Path, clip: Path) -> None:
