@@ -13,7 +13,6 @@ from rfft.errors import UserError
 
 ROOT = Path(__file__).parent.parent / "assets" / "adworld"
 SPLITS = ("train", "val", "test")
-RESIZED = "resized"  # training's products and places, but of a size that only the caption tells
 SURFACES = ("wood", "marble", "linen", "grass", "sand", "slate")
 PLACES = ("forest", "city", "meadow", "seaside", "night", "room", "hall", "workshop", "studio")
 LIGHTS = ("daylight", "warm", "cool", "dim")
@@ -76,7 +75,7 @@ def products(split: str) -> tuple[Icon, ...]:
     entries = [e for e in json.loads((ROOT / "icons.json").read_text()) if e["name"] not in _NOT_PRODUCTS]
     names = sorted({e["name"] for e in entries})
     np.random.default_rng(2408_00418).shuffle(names)
-    bounds = {"train": (0.0, 0.7), RESIZED: (0.0, 0.7), "val": (0.7, 0.82), "test": (0.82, 1.0)}[split]
+    bounds = {"train": (0.0, 0.7), "val": (0.7, 0.82), "test": (0.82, 1.0)}[split]
     chosen = set(names[round(bounds[0] * len(names)) : round(bounds[1] * len(names))])
     return tuple(
         Icon(e["id"], e["name"], e["height_cm"], _read_rgba(e["id"])) for e in entries if e["name"] in chosen
@@ -95,7 +94,7 @@ def panoramas(split: str) -> dict[str, tuple[Image8, ...]]:
             continue
         strip = _read(ROOT / "places" / f"{entry['id']}.jpg", cv2.IMREAD_COLOR)[..., ::-1]
         cut = strip.shape[1] * 5 // 6
-        part = {"train": strip[:, :cut], RESIZED: strip[:, :cut], "val": strip[:, cut:], "test": strip}[split]
+        part = {"train": strip[:, :cut], "val": strip[:, cut:], "test": strip}[split]
         mirrored = np.concatenate([part, part[:, ::-1]], 1)  # a window may run over the edge
         out.setdefault(entry["place"], []).append(np.ascontiguousarray(mirrored))
     return {place: tuple(strips) for place, strips in out.items()}

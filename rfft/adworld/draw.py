@@ -8,18 +8,19 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from rfft.adworld.assets import RESIZED
 from rfft.adworld.scene import SIZE, Scene, draw_scene
+from rfft.adworld.styles import SOURCES
 from rfft.feedback.folder import CODE_OF_CLASS, LABEL_FILE, PROMPT_FILE
 from rfft.types import LABELS
 from rfft.utils.atomic_io import new_folder
 
-_SPLIT_KEY = {"train": 0, "val": 1, "test": 2, RESIZED: 3}
 
+def scene(seed: int, index: int, source: str, label: str | None = None) -> Scene:
+    """Return scene number `index` of a seed and a source (a split, or another of styles.SOURCES).
 
-def scene(seed: int, index: int, split: str, label: str | None = None) -> Scene:
-    """Return scene number `index` of a seed, which is the same whatever was drawn before it."""
-    return draw_scene(np.random.default_rng([seed, _SPLIT_KEY[split], index]), split, label)
+    It is the same whatever was drawn before it.
+    """
+    return draw_scene(np.random.default_rng([seed, SOURCES[source].key, index]), source, label)
 
 
 def draw_dataset(out: Path, count: int, seed: int, split: str = "train", workers: int | None = None) -> None:

@@ -36,6 +36,7 @@ PROP_WORDS = {
     "palm": ("a potted palm", "a green palm plant"),
     "christmas tree": ("a christmas tree", "a decorated christmas tree"),
 }
+ANY_PLACE = ("before a wall", "before a backdrop")  # where no place of PLACE_WORDS is shown
 LIGHT_WORDS = {
     "daylight": ("soft daylight", "even daylight"),
     "warm": ("warm evening light", "golden light"),
@@ -66,11 +67,12 @@ def prompt(name: str, height_cm: float, attributes: dict[str, str], rng: np.rand
         return words[rng.integers(len(words))]
 
     product = f"a {name if rng.random() < 0.5 else 'product'} of about {round_cm(height_cm)} cm"
-    surface, place = pick(SURFACE_WORDS[attributes["surface"]]), pick(PLACE_WORDS[attributes["place"]])
+    surface = pick(SURFACE_WORDS[attributes["surface"]])
+    place = pick(PLACE_WORDS.get(attributes["place"], ANY_PLACE))
     light, prop = pick(LIGHT_WORDS[attributes["light"]]), attributes["prop"]
     parts = [f"{product} on {surface} {place}"]
     if prop != "none":
-        words = pick(PROP_WORDS[prop])
+        words = pick(PROP_WORDS.get(prop, (f"a {prop}",)))
         parts.append(f"{words} beside it" if rng.random() < 0.5 else f"next to {words}")
     parts.append(light)
     return ", ".join(parts)

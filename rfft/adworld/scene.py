@@ -6,10 +6,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rfft.adworld import assets, faults, grammar
+from rfft.adworld import assets, grammar, parts, props
 from rfft.adworld.assets import Icon, Image8
+from rfft.adworld.backdrops import BACKDROPS, PLACELESS
 from rfft.adworld.canvas import SIZE, Canvas, resized
+from rfft.adworld.clutter import CLUTTER
+from rfft.adworld.grounds import GROUNDS, cut_off
 from rfft.adworld.placement import Placement, ramp
+from rfft.adworld.shadows import SHADOWS, Shadow
+from rfft.adworld.styles import COPY, SOURCES, Source, draw_style
 from rfft.types import LABELS
 
 LABEL_MIX: Mapping[str, float] = {LABELS[0]: 0.5} | dict.fromkeys(LABELS[1:], 0.125)
@@ -19,6 +24,8 @@ _TINTS = {
     "cool": (0.74, 0.92, 1.18),
     "dim": (0.6, 0.57, 0.6),
 }
+_GAPS = {"edge": (3, 8), "gap": (2, 5), "wall": (6, 13)}  # rows from a product's base down to the surface
+_DROPS = {"hover": (6, 9), "high": (9, 14), "gap": (6, 9)}  # rows from it down to where its shadow lies
 
 
 @dataclass
@@ -36,25 +43,40 @@ class Scene:
     caption: str
     prompt: str
     attributes: dict[str, str]
+    prop_cm: float  # true height of what stands beside the product, 0 if nothing does
+    style: dict[str, str]  # how it was drawn: a way for each part, see styles.py
 
 
-def draw_scene(rng: np.random.Generator, split: str, label: str | None = None) -> Scene:
-    """Draw one scene of a split; the label is drawn from LABEL_MIX when it is not given."""
+def draw_scene(rng: np.random.Generator, source: str, label: str | None = None) -> Scene:
+    """Draw one scene of a source (see styles.SOURCES); the label is drawn from LABEL_MIX if not given."""
+    origin = SOURCES[source]
     label = label or LABELS[rng.choice(5, p=list(LABEL_MIX.values()))]
-    icons = assets.products(split)
+    style = draw_style(origin, rng)
+    icons = origin.icons()
     product = icons[rng.integers(len(icons))]
-    if split == assets.RESIZED:
+    if origin.resized:
         product = replace(product, height_cm=product.height_cm * 3 ** rng.uniform(-1, 1))
-    place = _place_product(product, label, rng)
-    attributes = _attributes(product, place, label, rng)
-    canvas = _background(attributes, place, split, rng)
+    place = _place_product(product, rng)
+    floating = style["floating"] if label == "space_mismatch" else None
+    if floating in _GAPS:
+        place.horizon = min(place.base + int(rng.integers(*_GAPS[floating])), SIZE - 3)
+    attributes = draw_attributes(product, place.icon.shape[0], rng)
+    beside = props.choose(product, place, attributes, style["props"], icons, label, rng)
+    attributes["prop"] = beside.name if beside else "none"
+    canvas = _background(attributes, place, style, floating, origin, rng)
+    if style["backdrop"] in PLACELESS:
+        attributes["place"] = style["backdrop"]
     if label == "indistinctiveness":
-        faults.hide(canvas, place, split, rng)
-    _shadow(canvas, place, label, rng)
-    _prop(canvas, product, place, attributes["prop"], label, rng)
+        CLUTTER[style["hide"]](canvas, place, icons, rng)
+    _shadow(canvas, place, SHADOWS[style["shadow"]], floating, rng)
+    if beside:
+        props.paint(canvas, product, place, beside, label, rng)
     canvas.rgb *= np.array(_TINTS[attributes["light"]], np.float32)
     if label == "shape_hallucination":
-        faults.hallucinate(canvas, place, rng)
+        if style["part"] == COPY:
+            parts.grow_copy(canvas, place, rng)
+        else:
+            parts.grow(canvas, place, parts.PARTS[style["part"]], rng)
     salient = 130.0 if label == "indistinctiveness" else 255.0
     canvas.paint(
         place.icon, place.left, place.top, ramp(min(place.horizon, place.base - 8), place.base), salient
@@ -68,6 +90,8 @@ def draw_scene(rng: np.random.Generator, split: str, label: str | None = None) -
         caption=grammar.caption(product.name, product.height_cm),
         prompt=grammar.prompt(product.name, product.height_cm, attributes, rng),
         attributes=attributes,
+        prop_cm=beside.height_cm if beside else 0.0,
+        style=style,
     )
 
 
@@ -78,43 +102,29 @@ def _to_bytes(values: NDArray[np.float32]) -> Image8:
 def _cutout(place: Placement) -> Image8:
     """Return the product alone on its transparent canvas [64, 64, 4]."""
     cutout = np.zeros((SIZE, SIZE, 4), np.uint8)
-    cutout[place.top : place.base, place.left : place.left + place.icon.shape[1]] = place.icon
+    cutout[place.top : place.base, place.left : place.left + place.width] = place.icon
     return cutout
 
 
 def place_icon(icon: Icon, rng: np.random.Generator) -> Image8:
     """Return the cutout [64, 64, 4] of a product placed as in an available scene."""
-    return _cutout(_place_product(icon, LABELS[0], rng))
+    return _cutout(_place_product(icon, rng))
 
 
-def _place_product(product: Icon, label: str, rng: np.random.Generator) -> Placement:
-    """Draw where the product stands.
-
-    Its own place says nothing of the label; only the horizon depends on it.
-    """
+def _place_product(product: Icon, rng: np.random.Generator) -> Placement:
+    """Draw where the product stands; it says nothing of the label."""
     h, w = product.rgba.shape[:2]
     longer = rng.uniform(24, 34)
     icon = resized(product, longer * h / max(h, w))
     base = int(rng.integers(46, 56))
     left = round(rng.uniform(22, 42) - icon.shape[1] / 2)
     left = int(np.clip(left, 1, SIZE - 1 - icon.shape[1]))
-    if label == "space_mismatch" and rng.random() < 0.5:
-        horizon = base + int(rng.integers(3, 8))  # the surface begins below the product
-    else:
-        horizon = int(rng.integers(26, 41))
-    return Placement(icon, left, base, horizon)
-
-
-def prop_heights(product: Icon, drawn_height: int) -> dict[str, float]:
-    """Return the true height in pixels, beside this product, of the props that fit the picture."""
-    scale = drawn_height / product.height_cm
-    heights = {name: prop.height_cm * scale for name, prop in assets.props().items()}
-    return {name: px for name, px in heights.items() if 8 <= px <= 28}
+    return Placement(icon, left, base, int(rng.integers(26, 41)))
 
 
 def draw_attributes(product: Icon, drawn_height: int, rng: np.random.Generator) -> dict[str, str]:
     """Draw surface, place, prop and light of a scene that could be asked for with this product."""
-    fitting = list(prop_heights(product, drawn_height))
+    fitting = list(props.asked_heights(product, drawn_height))
     prop = fitting[rng.integers(len(fitting))] if fitting and rng.random() < 0.7 else "none"
     return {
         "surface": assets.SURFACES[rng.integers(len(assets.SURFACES))],
@@ -124,62 +134,39 @@ def draw_attributes(product: Icon, drawn_height: int, rng: np.random.Generator) 
     }
 
 
-def _attributes(product: Icon, place: Placement, label: str, rng: np.random.Generator) -> dict[str, str]:
-    attributes = draw_attributes(product, place.icon.shape[0], rng)
-    if (
-        label == "size_mismatch" and attributes["prop"] == "none"
-    ):  # this fault needs something to compare with
-        names = list(prop_heights(product, place.icon.shape[0])) or list(assets.PROPS)
-        attributes["prop"] = names[rng.integers(len(names))]
-    return attributes
-
-
-def _background(attributes: dict[str, str], place: Placement, split: str, rng: np.random.Generator) -> Canvas:
-    h = place.horizon
-    rgb = assets.backdrop(attributes["place"], split, h, SIZE, rng).astype(np.float32)
-    floor = assets.ground(attributes["surface"], h, SIZE, rng).astype(np.float32)
+def _background(
+    attributes: dict[str, str],
+    place: Placement,
+    style: dict[str, str],
+    floating: str | None,
+    origin: Source,
+    rng: np.random.Generator,
+) -> Canvas:
+    """Paint surface and backdrop; where a product hangs over the side, the surface ends below it."""
+    backdrop = BACKDROPS[style["backdrop"]](attributes["place"], origin.places, place.horizon, rng)
+    mask, surface = GROUNDS[style["ground"]](attributes["surface"], place, rng)
+    if floating == "side":
+        mask = cut_off(mask, place, rng)
     rows = np.arange(SIZE, dtype=np.float32)[:, None]
-    falloff = 0.78 + 0.3 * (rows - h) / (SIZE - h)  # nearer ground is brighter
-    rgb[h:] = (floor * falloff[..., None])[h:]
-    depth = np.where(rows < h, 18 + 12 * rows / max(h, 1), 90 + 165 * (rows - h) / max(SIZE - h, 1))
-    depth = np.broadcast_to(depth, (SIZE, SIZE)).astype(np.float32).copy()
-    return Canvas(rgb, depth, np.zeros((SIZE, SIZE), np.float32))
+    h = place.horizon
+    far, near = 18 + 12 * rows / max(h, 1), 90 + 165 * (rows - h) / max(SIZE - h, 1)
+    depth = (far + mask * (near - far)).astype(np.float32)
+    rgb = backdrop + mask[..., None] * (surface - backdrop)
+    return Canvas(rgb.astype(np.float32), depth, np.zeros((SIZE, SIZE), np.float32))
 
 
-def _shadow(canvas: Canvas, place: Placement, label: str, rng: np.random.Generator) -> None:
-    width = place.icon.shape[1] * rng.uniform(0.85, 1.1)
-    if label != "space_mismatch":
-        canvas.shade(place.centre + rng.uniform(-2, 2), place.base - 1, width, rng.uniform(0.55, 0.8), 1.2)
-    elif place.horizon < place.base:  # hovers: the shadow lies below
-        drop = rng.uniform(6, 9)
-        canvas.shade(
-            place.centre + rng.uniform(-2, 2),
-            min(place.base + drop, SIZE - 2),
-            0.8 * width,
-            rng.uniform(0.5, 0.75),
-            1.3,
-        )
-
-
-def _prop(
-    canvas: Canvas, product: Icon, place: Placement, name: str, label: str, rng: np.random.Generator
+def _shadow(
+    canvas: Canvas, place: Placement, shadow: Shadow, floating: str | None, rng: np.random.Generator
 ) -> None:
-    if name == "none":
-        return
-    prop = assets.props()[name]
-    height = prop.height_cm * place.icon.shape[0] / product.height_cm
-    if label == "size_mismatch":
-        factor = rng.uniform(3, 4.5)
-        too_large = height * factor <= 46 if height < 13 else (height * factor <= 46 and rng.random() < 0.5)
-        height = height * factor if too_large else height / factor
-        height = float(np.clip(height, 4, 50))
-    icon = resized(prop, height)
-    h, w = icon.shape[:2]
-    room_left, room_right = place.left, SIZE - place.left - place.icon.shape[1]
-    on_left = rng.random() < room_left / max(room_left + room_right, 1)
-    gap = rng.uniform(-3, 4)
-    left = place.left - gap - w if on_left else place.left + place.icon.shape[1] + gap
-    left = int(np.clip(round(left), -w // 4, SIZE - w + w // 4))
-    base = int(np.clip(place.base + rng.integers(-4, 4), place.horizon + 3, SIZE - 1))
-    canvas.shade(left + w / 2, base - 1, w, 0.6, 1.0)
-    canvas.paint(icon, left, base - h, ramp(place.horizon, base), 80.0)
+    """Paint the product's shadow: where it stands, or as far below as it floats above its surface."""
+    if floating is None:
+        shadow(canvas, place, place.base - 1, rng)
+    elif floating in _DROPS:
+        shadow(canvas, place, min(place.base + rng.uniform(*_DROPS[floating]), SIZE - 2), rng)
+    elif floating == "wall":  # it hangs before a wall, and the shadow falls there
+        beside = replace(place, left=place.left + int(rng.choice([-1, 1])) * int(rng.integers(3, 6)))
+        shape = resized(Icon("", "", 1.0, place.icon), len(place.icon) * 1.05)
+        shape[..., :3] = 0
+        shape[..., 3] = (shape[..., 3] * rng.uniform(0.3, 0.55)).astype(np.uint8)
+        shade = Canvas(canvas.rgb, canvas.depth.copy(), canvas.saliency.copy())  # a shadow is no object
+        shade.paint(shape, beside.left, place.top + int(rng.integers(-1, 4)), 0, 0)

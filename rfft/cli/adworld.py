@@ -66,6 +66,21 @@ def pretrain(
 
 
 @app.command()
+def calibrate(
+    out: Annotated[Path, typer.Option(help="Holds rf-tiny and the other models' folders.")] = Path(
+        "pretrained"
+    ),
+) -> None:
+    """Make RFNet and judge as sure as they are right, by temperatures that are chosen on val.
+
+    They are written into the weights.
+    """
+    from rfft.training.pretrain import calibrate as calibration
+
+    calibration.calibrate(out)
+
+
+@app.command()
 def assess(
     out: Annotated[Path, typer.Option(help="Holds rf-tiny and the other models' folders.")] = Path(
         "pretrained"
@@ -74,6 +89,9 @@ def assess(
         list[Path] | None,
         typer.Option(help="Only these runs of `rfft rfnet train`: their rows of RFNet's ablation.json."),
     ] = None,
+    stress: Annotated[
+        bool, typer.Option(help="Only stress.json: other styles, JPEG, noise, tiny perturbations.")
+    ] = False,
 ) -> None:
     """Measure RFNet and judge, and how far they agree: on val, for choosing, and on test, for publishing.
 
@@ -83,5 +101,7 @@ def assess(
 
     if ablation:
         assessment.assess_ablation(out, ablation)
+    elif stress:
+        assessment.assess_stress(out)
     else:
         assessment.assess(out)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from rfft.adworld.assets import RESIZED, SPLITS
+from rfft.adworld.styles import SOURCES
 from rfft.config.load import find_config, load_as
 from rfft.config.read import groups
 from rfft.config.schema import Config
@@ -72,12 +72,12 @@ def _check_scenes(config: RFNetTrainingConfig) -> None:
     named = [*data.train, *data.validation]
     require(
         len(data.train) == len(data.validation) == 1 and all(name.startswith(ADWORLD) for name in named),
-        "data.train and data.validation must name one split of AdWorld each: data.validation=[adworld:val]",
+        "data.train and data.validation must name one source of AdWorld's scenes each: "
+        "data.validation=[adworld:val_styles]",
     )
-    splits = (*SPLITS, RESIZED)
     require(
-        all(name.removeprefix(ADWORLD) in splits for name in named),
-        f"data.train, data.validation: {', '.join(named)}; AdWorld's splits are {', '.join(splits)}",
+        all(name.removeprefix(ADWORLD) in SOURCES for name in named),
+        f"data.train, data.validation: {', '.join(named)}; AdWorld's scenes are {', '.join(SOURCES)}",
     )
     require(
         len(scenes.shares) == 3 and min(scenes.shares) >= 0 and abs(total - 1) < 1e-6,

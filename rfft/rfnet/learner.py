@@ -23,6 +23,7 @@ from rfft.rfnet.schema import RFNetOptimizerConfig, RFNetTrainingConfig
 from rfft.training import optimization
 from rfft.training.distributed import Engine
 from rfft.training.ema import Ema
+from rfft.training.pretrain.verdicts import perturbed
 from rfft.training.step import Learner
 
 Batch = dict[str, Any]
@@ -119,8 +120,10 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
         device, counters, batch = self.accelerator.device, self.counters, next(self.batches)
         draw = [self.config.run.seed, counters.step, micro, self.accelerator.process_index, DROPOUT]
         torch.manual_seed(int(np.random.default_rng(draw).integers(2**62)))
-        inputs, labels = self.inputs(batch), batch["label"].to(device)
-        objective = self.config.objective
+        objective, labels = self.config.objective, batch["label"].to(device)
+        if objective.perturbation:
+            batch = batch | {"image": self._perturbed(batch, labels)}
+        inputs = self.inputs(batch)
         with optimization.plain_attention(device):
             with self.accelerator.autocast():
                 output = self.forward(**inputs)
@@ -130,6 +133,16 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
                 loss = loss + objective.attributes * reading_loss(read, batch)
             self.engine.backward(loss)
         return {"loss": loss.detach(), "accuracy": (verdicts_of(logits) == labels).float().mean()}
+
+    def _perturbed(self, batch: Batch, labels: Tensor) -> Tensor:
+        """Return the batch's pictures, half of them moved against their labels; the maps stay meanwhile."""
+        inputs = {name: value[: len(labels) // 2] for name, value in self.inputs(batch).items()}
+
+        def logits_of(image: Tensor) -> Tensor:
+            with self.accelerator.autocast():
+                return self.rfnet(**inputs | {"image": image})
+
+        return perturbed(batch["image"], labels, logits_of, self.config.objective.perturbation)
 
     def scalars(self, outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the means over this process's micro-batches."""

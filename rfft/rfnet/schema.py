@@ -10,7 +10,7 @@ from typing import Literal
 
 from rfft.config.schema import EmaConfig, RunConfig, TrackerConfig, setting
 
-ADWORLD = "adworld:"  # before a split's name, where data.train has AdWorld's scenes
+ADWORLD = "adworld:"  # before a source's name (adworld/styles.py), where data.train has AdWorld's scenes
 
 
 @dataclass
@@ -72,7 +72,7 @@ class ScenesConfig:
 class RFNetDataConfig:
     """Folders in RF1M's form (rfft/feedback/folder.py), of shards (`rfft data prepare-rf1m`), or AdWorld."""
 
-    train: list[str] = setting([])  # folders; or [adworld:resized], see `scenes`
+    train: list[str] = setting([])  # folders; or [adworld:rfnet], see `scenes`
     validation: list[str] = setting([])  # empty: a share of the training folders' captions (not of shards)
     validation_share: float = setting(0.05, above=0, most=0.5)
     image_size: int | None = setting(None, least=16)  # pictures are brought to it; null: the network's
@@ -98,6 +98,8 @@ class RFNetObjectiveConfig:
     label_smoothing: float = setting(0.0, least=0, most=1)
     # Of a second loss: a linear layer, thrown away afterwards, reads the scene's attributes off the verdict.
     attributes: float = setting(0.0, least=0)
+    # Half of a batch is moved towards another verdict, by at most this much a pixel value in [0, 1]; 0: none.
+    perturbation: float = setting(0.0, least=0, most=0.1)
 
 
 @dataclass

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from rfft.adworld import assets, grammar
+from rfft.adworld import assets, grammar, styles
 from rfft.adworld.draw import contact_sheet, scene
 from rfft.adworld.products import draw_samples
-from rfft.adworld.scene import prop_heights
+from rfft.adworld.props import asked_heights
 from rfft.types import LABELS
 
 
@@ -23,12 +23,10 @@ def test_a_scene_depends_on_seed_and_index_alone():
 
 
 def test_of_resized_products_only_the_caption_tells_the_size():
-    """Training's products and places; each is said to be of many sizes, props match."""
-    ids = [[icon.id for icon in assets.products(split)] for split in ("resized", "train")]
-    assert ids[0] == ids[1]
+    """Each product is said to be of many sizes, props match."""
     stated: dict[str, set[int]] = {}
     for i in range(600):
-        drawn = scene(1, i, "resized")
+        drawn = scene(1, i, "rfnet")
         stated.setdefault(drawn.caption.split(",")[0], set()).add(grammar.stated_cm(drawn.caption))
     often = [sizes for sizes in stated.values() if len(sizes) > 1]
     assert max(max(sizes) / min(sizes) for sizes in often) > 4
@@ -106,7 +104,7 @@ def test_saliency_shows_grown_legs_beyond_the_product():
 
 def test_props_are_in_true_centimetres():
     icon = next(icon for icon in assets.products("train") if 70 < icon.height_cm < 90)
-    heights = prop_heights(icon, drawn_height=30)
+    heights = asked_heights(icon, drawn_height=30)
     assert heights["crate"] == pytest.approx(59 * 30 / icon.height_cm)
     assert all(8 <= px <= 32 for px in heights.values())
 
@@ -127,6 +125,36 @@ def test_samples_repeat_and_share_a_products_canvas():
     for sample in first:
         light = grammar.LIGHT_WORDS[sample.attributes["light"]]
         assert any(words in sample.prompt for words in light)
+
+
+def test_styles_are_held_out():
+    """What val and test draw in their own way, no network has learned from: nor each other's."""
+    learned = [styles.RFNET, styles.JUDGE, styles.MONITOR]
+    for part in ("ground", "shadow", "hide", "part"):
+        ways = [set(style[part]) for style in (*learned, styles.PLAIN)]
+        assert not set.union(*ways) & (set(styles.VAL[part]) | set(styles.TEST[part]))
+        assert not set(styles.VAL[part]) & set(styles.TEST[part])
+    names = [{icon.name for icon in styles.SOURCES[name].icons()} for name in ("rfnet", "judge", "test")]
+    assert names[0] != names[1] and not names[2] & (names[0] | names[1])
+
+
+@pytest.mark.parametrize("source", ["rfnet", "judge", "monitor", "val_styles", "test_styles"])
+def test_all_styles_draw_what_the_label_says(source):
+    """The product's own pixels are kept, ground lies below it unless it floats, parts grow beyond it."""
+    for label in LABELS:
+        for i in range(12):
+            drawn = scene(8, i, source, label)
+            solid = drawn.product[..., 3] == 255
+            off = np.abs(drawn.image[solid].astype(int) - drawn.product[solid][:, :3])
+            assert off.max(initial=0) <= 1  # some products are translucent all over
+            columns = np.nonzero(drawn.product[..., 3].max(axis=0))[0]
+            base = np.nonzero(drawn.product[..., 3].max(axis=1))[0].max()
+            if label == "available":
+                assert np.median(drawn.depth[min(base + 2, 63), columns]) > 90
+            if label == "shape_hallucination":
+                assert ((drawn.saliency > 200) & (drawn.product[..., 3] == 0)).sum() > 3
+            if label == "size_mismatch":
+                assert drawn.prop_cm > 0
 
 
 def test_contact_sheet_has_a_row_for_each_class():

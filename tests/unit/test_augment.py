@@ -3,7 +3,7 @@
 import torch
 
 from rfft.diffusion.compositing import paste
-from rfft.training.pretrain.augment import augment, colour_matrices, strange_names
+from rfft.training.pretrain.augment import augment, colour_matrices, jpeg, new_look, spoil, strange_names
 
 
 def scenes(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,7 +17,7 @@ def scenes(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_product_stays_where_it_is_in_its_picture() -> None:
     torch.manual_seed(0)
-    image, product = augment(*scenes(64))
+    image, product = new_look(*scenes(64))
     assert ((image - product[:, :3]) * product[:, 3:]).abs().max() < 1e-6
     assert image.min() >= 0 and image.max() <= 1
 
@@ -25,7 +25,7 @@ def test_the_product_stays_where_it_is_in_its_picture() -> None:
 def test_each_change_strikes_about_half() -> None:
     torch.manual_seed(1)
     before, product = scenes(400)
-    image, moved = augment(before, product)
+    image, moved = new_look(before, product)
     mirrored = (moved[:, 3:] != product[:, 3:]).flatten(1).any(1)
     recoloured = (moved[:, :3].amax((2, 3)) != product[:, :3].amax((2, 3))).any(1)
     untouched = (image == before).flatten(1).all(1)
@@ -50,3 +50,29 @@ def test_strange_names_leave_the_centimetres_alone() -> None:
     assert not changed[:, 0].any() and not changed[:, 4:].any()
     assert 0.2 < changed[:, 1:4].float().mean() < 0.3  # half of the tokens of half of the captions
     assert 0.4 < (~changed.any(1)).float().mean() < 0.65
+
+
+def test_a_spoilt_picture_is_nearly_the_same() -> None:
+    """An eighth is as it was but for the shift (three quarters are not shifted); no pixel leaves [0, 1]."""
+    torch.manual_seed(4)
+    before = scenes(400)[0]
+    after = spoil(before)
+    untouched = (after == before).flatten(1).all(1).float().mean()
+    assert 0.06 < untouched < 0.13  # 1/2 * 3/4 * 1/2 * 1/2 = 9 %, and shifts by nothing
+    assert after.min() >= 0 and after.max() <= 1
+    assert (after - before).abs().mean() < 0.2  # of noise, which JPEG and shifts change most
+
+
+def test_jpeg_is_closer_at_a_higher_quality() -> None:
+    torch.manual_seed(5)
+    picture = torch.rand(1, 3, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3).expand(2, -1, -1, -1)
+    found = jpeg(picture, torch.tensor([20, 98]))
+    poor, good = (found - picture).abs().mean((1, 2, 3))
+    assert 0 < good < 0.04 and good < 0.7 * poor
+
+
+def test_an_augmented_product_is_not_spoilt() -> None:
+    torch.manual_seed(6)
+    image, product = augment(*scenes(8))
+    assert image.shape == (8, 3, 16, 16)
+    assert set(product[:, 3:].unique().tolist()) == {0.0, 1.0}

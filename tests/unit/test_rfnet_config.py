@@ -55,8 +55,8 @@ def test_real_bases_take_the_rfnet_that_training_writes_with_its_maps(path):
         ("objective.labels=both", "expected one of ['fine', 'coarse']"),
         ("data.validation_share=0.9", "data.validation_share is 0.9; it must be at most 0.5"),
         (
-            "data.train=[adworld:resized]",
-            "must name one split of AdWorld each: data.validation=",
+            "data.train=[adworld:rfnet]",
+            "must name one source of AdWorld's scenes each: data.validation=",
         ),
         ("objective.attributes=0.1", "objective.attributes needs AdWorld's scenes"),
         ("rfnet.n3=1", "unknown key 'rfnet.n3'; known in rfnet: init, image_size"),
@@ -76,7 +76,7 @@ def test_the_config_of_a_generators_training_is_named_as_such():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.validation=[adworld:holdout]", "AdWorld's splits are train, val, test, resized"),
+        ("data.validation=[adworld:holdout]", "AdWorld's scenes are train, val, test, rfnet"),
         ("data.scenes.shares=[0.5,0.6]", "must be three shares whose sum is 1"),
         ("objective.labels=coarse", "set objective.labels=fine"),
         ("maps.known=true", "set maps.known=false"),

@@ -19,6 +19,7 @@ from rfft.rewards.rfnet import RFNet
 from rfft.training.pretrain import judge, probe, rfnet
 from rfft.training.pretrain.degraded import VARIANTS
 from rfft.training.pretrain.fit import console, device
+from rfft.training.pretrain.stress import Stressed, stress
 from rfft.training.pretrain.verdicts import (
     DEPENDENCE,
     REPORT,
@@ -27,10 +28,13 @@ from rfft.training.pretrain.verdicts import (
     scene_labels,
     scene_probabilities,
     scene_reports,
+    tokenizer_for,
+    write_json,
     write_report,
 )
 from rfft.types import LABELS
 
+STRESS = "stress.json"  # beside the weights
 USES = {
     "val": "validation scenes, for choosing",
     "test": "test scenes, for publishing: nothing is chosen by them",
@@ -82,6 +86,19 @@ def _agreement(probabilities: NDArray[np.floating], others: Mapping[str, NDArray
         share, kappa = agreement(probabilities.argmax(1), theirs, len(LABELS))
         found |= {f"agrees_with_{other}": share, f"kappa_with_{other}": kappa}
     return found
+
+
+def assess_stress(out: Path) -> None:
+    """Write RFNet's and the judge's stress.json: what changes their verdicts though it should not."""
+    reward = RFNet.from_pretrained(out / rfnet.NAME).to(device()).eval().requires_grad_(False)
+    opponent = Judge.from_pretrained(out / judge.NAME).to(device()).eval().requires_grad_(False)
+    readers = {rfnet.NAME: rfnet.reader(reward, out), judge.NAME: judge.reader(opponent)}
+    networks = {
+        name: Stressed(name, reader, out, tokenizer_for(out, name)) for name, reader in readers.items()
+    }
+    for name, network in networks.items():
+        others = {other: networks[other] for other in networks if other != name}
+        write_json(out / name / STRESS, stress(network, others))
 
 
 def assess_ablation(out: Path, runs: Sequence[Path]) -> None:

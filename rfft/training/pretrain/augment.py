@@ -3,6 +3,8 @@
 Pictures [B,3,H,W], products [B,4,H,W] in [0,1]; every change strikes half of a batch, by torch's generator.
 """
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,12 +13,36 @@ from rfft.diffusion.compositing import paste
 
 
 def augment(image: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
+    """A new look for picture and product, and the picture spoilt a little."""
+    image, product = new_look(image, product)
+    return spoil(image), product
+
+
+def new_look(image: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
     """Mirrored; recoloured, picture and product alike; blurred around the product."""
     image, product = mirror(image, product)
     matrix = torch.where(_half(image)[..., 0], colour_matrices(len(image)), torch.eye(3))
     image, rgb = (_recolour(x, matrix) for x in (image, product[:, :3]))
     product = torch.cat([rgb, product[:, 3:]], dim=1)
     return torch.where(_half(image), paste(_blur(image), product), image), product
+
+
+def spoil(image: Tensor) -> Tensor:
+    """What happens to a picture on its way: another exposure, a pixel's shift, JPEG, noise."""
+    image = torch.where(_half(image), _exposed(image), image)
+    image = torch.where(_half(image) & _half(image), _shifted(image), image)
+    image = torch.where(_half(image), jpeg(image, torch.randint(40, 96, (len(image),))), image)
+    return torch.where(_half(image), _noisy(image), image)
+
+
+def jpeg(image: Tensor, quality: Tensor) -> Tensor:
+    """Return pictures [B,3,H,W] after JPEG of each one's quality [B], 1 to 100."""
+    pixels = (image.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    decoded = []
+    for picture, setting in zip(pixels, quality.tolist(), strict=True):
+        _, file = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(setting)])
+        decoded.append(np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR))[..., ::-1])
+    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).float() / 255
 
 
 def mirror(image: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,6 +74,22 @@ def colour_matrices(count: int) -> Tensor:
 
 def _recolour(x: Tensor, matrix: Tensor) -> Tensor:
     return torch.einsum("bij,bjhw->bihw", matrix, x).clamp(0, 1)
+
+
+def _exposed(x: Tensor) -> Tensor:
+    gain, lift = (0.15 * torch.randn(2, len(x), 1, 1, 1)).unbind()
+    return (x * gain.exp() + 0.3 * lift).clamp(0, 1)
+
+
+def _shifted(x: Tensor) -> Tensor:
+    down, right = torch.randint(-1, 2, (2,)).tolist()
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate").roll((-down, -right), dims=(-2, -1))
+    return padded[..., 1:-1, 1:-1]
+
+
+def _noisy(x: Tensor) -> Tensor:
+    strength = torch.empty(len(x), 1, 1, 1).uniform_(0, 0.04)
+    return (x + strength * torch.randn_like(x)).clamp(0, 1)
 
 
 def _blur(x: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def inputs_with_maps(out: Path) -> Callable[[LabelledBatch], tuple[Tensor, ...]]
     ]
 
     def inputs(batch: LabelledBatch) -> tuple[Tensor, ...]:
-        with torch.no_grad(), torch.autocast(device().type, torch.bfloat16):
+        with torch.autocast(device().type, torch.bfloat16):
             depth, saliency = (net(batch.image) for net in maps)
         return batch.image, batch.product, depth, saliency, batch.caption_ids, batch.caption_mask
 
