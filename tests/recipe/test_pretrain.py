@@ -21,7 +21,7 @@ from rfft.errors import Interrupted, UserError
 from rfft.rewards.judge import Judge
 from rfft.rewards.rfnet import RFNet
 from rfft.rfnet import learner
-from rfft.training.pretrain import base, judge, maps, probe, rfnet, vae, verdicts
+from rfft.training.pretrain import base, calibrate, judge, maps, probe, rfnet, stress, vae, verdicts
 from rfft.training.pretrain.fit import FitConfig, PretrainRun, fit
 from rfft.utils.signals import StopSignals
 from tests.rows import rows
@@ -89,6 +89,10 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RFFT_CACHE", str(tmp_path / "cache"))
     for variant in verdicts.COUNTS:
         monkeypatch.setitem(verdicts.COUNTS, variant, 8)
+        monkeypatch.setitem(judge.SCENES, variant, ("judge", 8, 2))
+    monkeypatch.setattr(calibrate, "SOURCES", (("val", 100, 9),))
+    monkeypatch.setattr(stress, "COUNT", 100)
+    monkeypatch.setattr(stress, "ATTACKED", 4)
     for split in verdicts.ASSESSED:
         monkeypatch.setitem(verdicts.ASSESSED, split, (split, 100, 9))
     for module in (vae, base, maps, *NETWORKS.values()):
@@ -163,6 +167,19 @@ def test_generator_and_networks_go_on_and_are_assessed(
     own = json.loads((out / rfnet.NAME / "report.json").read_text())
     assert dependence["g"]["render"] < own["test/render"]["macro_f1"]
     assert RFNet.from_pretrained(out / rfnet.NAME).config.num_labels == 5
+
+    code, said, told = run_command("adworld", "calibrate", "--out", out)
+    assert code == 0 and said.count("temperature") == 2, told
+    code, again, told = run_command("adworld", "calibrate", "--out", out)
+    assert [float(t) for t in re.findall(r"temperature (\S+),", again)] == pytest.approx([1, 1], abs=0.02)
+    code, _, told = run_command("adworld", "assess", "--stress", "--out", out)
+    assert code == 0, told
+    for name in (rfnet.NAME, judge.NAME):
+        read = json.loads((out / name / "stress.json").read_text())
+        assert read["sources"].keys() == set(stress.SOURCES)
+        assert all(0 <= share <= 1 for share in read["changed/test"].values())
+        assert sum(row["count"] for row in read["reliability/test_styles"]) == 100
+        assert 0 <= read["attack/test"]["deceived"] <= 1
     assert Judge.from_pretrained(out / judge.NAME).config.num_labels == 5
 
 
