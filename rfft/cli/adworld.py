@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from rfft.errors import require
 from rfft.utils.atomic_io import refuse_existing
 
 app = typer.Typer(
@@ -21,12 +22,15 @@ def draw(
     out: Annotated[Path, typer.Argument(help="New folder; with --sheet the PNG file.")],
     count: Annotated[int, typer.Option(min=1)] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    split: Annotated[Literal["train", "val", "test"], typer.Option()] = "train",
+    split: Annotated[str, typer.Option(help="A split, or a source of rfft/adworld/styles.py.")] = "train",
     sheet: Annotated[bool, typer.Option(help="Draw one contact sheet instead, a class per row.")] = False,
 ) -> None:
     """Draw labelled advertising scenes in RF1M's form."""
     refuse_existing(out, "name a new one")
     from rfft.adworld import draw as drawing
+    from rfft.adworld.styles import SOURCES
+
+    require(split in SOURCES, f"--split {split}: AdWorld's scenes are {', '.join(SOURCES)}")
 
     if sheet:
         drawing.write_sheet(out, seed, split)
