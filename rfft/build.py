@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,10 +10,12 @@ from typing import Any, Literal
 import torch
 
 from rfft.config.schema import Config
-from rfft.data.conditions import encode_samples
-from rfft.data.dataset import KNOWN, evaluation_source, read_samples
-from rfft.data.samples import Framing, Sample, Selection, Skipped
+from rfft.data.dataset import KNOWN, Samples, evaluation_source, read_samples
+from rfft.data.encoded import EncodedSamples
+from rfft.data.encoder import Encoder
+from rfft.data.samples import Entry, Framing, Selection, Skipped
 from rfft.data.splits import parse_source
+from rfft.data.store import Store, default_folder, open_store
 from rfft.errors import require
 from rfft.models.bundle import Bundle
 from rfft.models.families import KNOWN as KNOWN_FAMILIES
@@ -27,7 +30,7 @@ from rfft.rewards.maps import load_depth, load_saliency
 from rfft.rewards.preference import PickScore, TextMatch
 from rfft.rewards.rfnet import RFNet
 from rfft.rewards.weighted import REWARDS, WeightedRewards
-from rfft.types import Batch, Reward
+from rfft.types import Reward
 from rfft.utils.checkpoint import load_weights
 from rfft.utils.registry import construct, resolve
 
@@ -117,17 +120,14 @@ def build_scorers(config: Config, device: torch.device | str) -> dict[str, TextM
     return {name: scorer.requires_grad_(False).eval().to(device) for name, scorer in scorers.items()}
 
 
-def engineered(config: Config, samples: list[Sample]) -> list[Sample]:
-    """The samples with the prompts that are painted in an evaluation."""
+def engineered(config: Config, entry: Entry) -> Entry:
+    """Return a sample with the prompts that are painted in an evaluation."""
     settings = config.evaluate
-    return [
-        replace(
-            sample,
-            prompt=", ".join(part for part in (sample.prompt, settings.quality_words) if part),
-            negative=sample.negative if settings.negative_prompt is None else settings.negative_prompt,
-        )
-        for sample in samples
-    ]
+    return replace(
+        entry,
+        prompt=", ".join(part for part in (entry.prompt, settings.quality_words) if part),
+        negative=entry.negative if settings.negative_prompt is None else settings.negative_prompt,
+    )
 
 
 def load_tokenizer(network: str) -> Any:
@@ -144,10 +144,11 @@ def caption_tokenizer(rfnet: str) -> Any:
     return tokenizer
 
 
-def build_samples(config: Config, purpose: Purpose, skipped: list[Skipped] | None = None) -> list[Sample]:
-    """Read the samples that are trained on, evaluated on, or painted by `rfft generate` (all products).
+def build_samples(config: Config, purpose: Purpose, skipped: list[Skipped] | None = None) -> Samples:
+    """List the samples that are trained on, evaluated on, or painted by `rfft generate` (all products).
 
-    skipped: is given the products that cannot be used, if data.on_error is skip; otherwise they are errors.
+    skipped: is given the products that cannot be used, of those that are looked at now, if data.on_error is
+    skip; otherwise they are errors.
     """
     data = config.data
     if purpose == "evaluate":
@@ -241,7 +242,25 @@ def _framing(config: Config) -> Framing:
     )
 
 
-def build_conditions(config: Config, bundle: Bundle, samples: list[Sample]) -> Batch:
-    """All samples encoded, on the CPU (see conditions.encode_samples)."""
-    canny = config.data.canny_low, config.data.canny_high
-    return encode_samples(bundle, samples, canny)
+def build_conditions(
+    config: Config, bundle: Bundle, samples: Samples, change: Callable[[Entry], Entry] | None = None
+) -> EncodedSamples:
+    """Return what the generator needs of samples, encoded when asked for; `change`: of their prompts."""
+    data = config.data
+    return EncodedSamples(
+        samples,
+        Encoder(bundle, data.image_size),
+        build_store(config),
+        (data.canny_low, data.canny_high),
+        0 if samples.in_memory else data.workers,
+        change or (lambda entry: entry),
+    )
+
+
+def build_store(config: Config) -> Store | None:
+    """Return where encoded products and prompts are kept."""
+    data = config.data
+    if data.cache is None:
+        return None
+    folder = default_folder() if data.cache == "auto" else Path(data.cache)
+    return open_store(folder.resolve(), int(data.cache_gb * 1e9))

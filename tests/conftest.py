@@ -28,6 +28,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if "full" not in item.keywords]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Encoded products are kept among the tests, and not beside those of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RFFT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def fresh_accelerator() -> Iterator[None]:
     """Accelerate keeps its state for the whole process: none of an earlier test's, none for a later one."""

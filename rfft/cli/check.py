@@ -14,9 +14,10 @@ from rfft.cli.output import list_facts
 from rfft.config.describe import describe_objective
 from rfft.config.load import is_rfnet, load_config
 from rfft.config.schema import Config
+from rfft.data.dataset import Samples
 from rfft.data.overlap import describe_samples, overlap_warnings
 from rfft.data.references import reference_images
-from rfft.data.samples import Sample, Skipped
+from rfft.data.samples import Skipped
 from rfft.evaluation.validation import validation_config
 from rfft.rfnet.check import describe as describe_rfnet
 from rfft.rfnet.config import load_config as load_rfnet_config
@@ -87,7 +88,7 @@ def _left_out(skipped: list[Skipped]) -> str:
     return f", {len(skipped)} products cannot be used: {skipped[0].reason}" if skipped else ""
 
 
-def _evaluation(config: Config, trained: list[Sample], warnings: list[str]) -> str:
+def _evaluation(config: Config, trained: Samples, warnings: list[str]) -> str:
     evaluate, source = config.evaluate, build.evaluated_products(config)
     samples = build.build_samples(config, "evaluate")
     warnings += overlap_warnings(build.trained_products(config), trained, source, samples)
@@ -96,7 +97,7 @@ def _evaluation(config: Config, trained: list[Sample], warnings: list[str]) -> s
     compared = ""
     if (reference := build.reference_source(config)) is not None:
         data = config.data
-        count = len(reference_images(reference, data.image_size, data.max_pixels))
+        count = sum(map(len, reference_images(reference, data.image_size, data.max_pixels)))
         compared = f", KID to {count} pictures of {reference}"
     return f"{describe_samples(samples, source)}, {evaluate.seeds} seeds{compared}"
 

@@ -66,6 +66,11 @@ class DataConfig:
     white_level: int = setting(255, least=1, most=255)  # least value of all three channels to count as white
     max_pixels: int = setting(50_000_000, least=1)  # larger pictures are refused
     on_error: Literal["stop", "skip"] = "stop"  # a picture that cannot be used; skipped: RUN/skipped.jsonl
+    # Folder for encoded products and prompts, for all runs; auto: $RFFT_CACHE or ~/.cache/rfft; null: none.
+    # On a disk of the machine's own: an LMDB does not work on network file systems.
+    cache: str | None = "auto"
+    cache_gb: float = setting(20.0, above=0)  # beyond that the oldest ones go
+    workers: int = setting(2, least=0)  # threads of a process that read the next batches; 0: none
     canny_low: int = setting(100, least=0)  # thresholds of the edge detector, on an 8-bit scale
     canny_high: int = setting(200, least=1)
 
@@ -240,4 +245,5 @@ MAY_CHANGE = (
     # For another number of processes, or less memory; the maths stay, see docs/faults.md.
     *("trainer.batch_size", "trainer.accumulation", "rollout.shared_draw"),
     *("trainer.decode_batch", "model.gradient_checkpointing"),
+    *("data.cache", "data.cache_gb", "data.workers"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from torch import Tensor
@@ -14,18 +15,21 @@ LONGEST_ID = 200  # bytes; file systems take 255, and something is added
 
 
 class CheckedDataset:
-    """A data set whose samples are checked when they are read."""
+    """A data set whose samples are checked when they are read; they are read one after the other."""
 
     def __init__(self, dataset: Any, name: str, size: int) -> None:
         """`name` is for messages; `size` is S, the side that canvases must have."""
         self.dataset, self.name, self.size = dataset, name, size
+        self.lock = Lock()  # a data set of one's own need not know of threads
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
         """Return the sample; raises UserError if it is none, or one that cannot be painted."""
-        sample, where = self.dataset[index], f"{self.name}: sample {index}"
+        with self.lock:
+            sample = self.dataset[index]
+        where = f"{self.name}: sample {index}"
         require(isinstance(sample, Sample), f"{where} is no rfft.data.samples.Sample")
         for field in ("id", "caption", "prompt", "negative", "product"):
             require(isinstance(getattr(sample, field), str), f"{where}: its {field} must be a text")

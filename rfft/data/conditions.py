@@ -1,4 +1,4 @@
-"""Cached conditions: all that a sample needs besides noise, encoded once per product and prompt.
+"""Conditions: all that a sample needs besides noise; and the draws that depend on seed and position alone.
 
 Shapes: N samples, B batch, S the side of the canvas, C latent channels, h w latent.
 """
@@ -25,6 +25,7 @@ from rfft.utils.processes import rank
 
 PIXELS = 32 * 64**2  # of pictures that the encoder sees at once, be it one alone: its memory grows with them
 TEXTS = 32  # prompts encoded at once
+UNREAD = ("long", "foreign")  # what may be wrong with prompts
 SHOWN = 10  # characters that a warning names
 
 
@@ -42,12 +43,11 @@ def encode_samples(bundle: Bundle, samples: list[Sample], canny: tuple[int, int]
     """
     products = torch.stack([sample.canvas for sample in samples])
     x_o = _encode_products(bundle, products)
-    canny_edges = torch.stack([edges(product, *canny)[:1] for product in products])
     size = products.shape[-1]
     return Batch(
         z=_encode_texts(bundle, [sample.prompt for sample in samples], size, "prompts"),
         null=_encode_texts(bundle, [sample.negative for sample in samples], size, "negative prompts"),
-        edges=canny_edges.expand(-1, 3, -1, -1),
+        edges=outlines(products, canny),
         product=products,
         x_o=x_o,
         mask=latent_mask(products, (x_o.shape[-2], x_o.shape[-1])),
@@ -56,6 +56,12 @@ def encode_samples(bundle: Bundle, samples: list[Sample], canny: tuple[int, int]
         captions=[sample.caption for sample in samples],
         prompts=[sample.prompt for sample in samples],
     )
+
+
+def outlines(products: Tensor, canny: tuple[int, int]) -> Tensor:
+    """Return c [B,3,S,S] of canvases [B,4,S,S]: one channel, seen three times."""
+    found = torch.stack([edges(product, *canny)[:1] for product in products])
+    return found.expand(-1, 3, -1, -1)
 
 
 def encoded_at_once(size: int) -> int:
@@ -76,13 +82,13 @@ def _encode_texts(bundle: Bundle, texts: list[str], size: int, kind: str) -> Con
     """Return the features of N texts, each distinct one encoded once; `kind` is what a warning calls them."""
     distinct = list(dict.fromkeys(texts))
     parts: list[Conditioning] = []
-    lost: list[str] = []  # what was cut off each
+    lost: list[int] = []  # characters that were cut off each
     for start in range(0, len(distinct), TEXTS):
         condition, cut = bundle.encode_prompts(distinct[start : start + TEXTS], size)
         parts.append(condition.to("cpu", torch.float32))
-        lost += cut
+        lost += map(len, cut)
     if rank() == 0:
-        for count, problem in unread(distinct, lost, getattr(bundle.family.pipe, "tokenizer", None)):
+        for _, count, problem in unread(distinct, lost, getattr(bundle.family.pipe, "tokenizer", None)):
             warn(f"{count} of {len(distinct)} {kind} {problem}")
     encoded = parts[0]
     for later in parts[1:]:
@@ -91,14 +97,16 @@ def _encode_texts(bundle: Bundle, texts: list[str], size: int, kind: str) -> Con
     return encoded.index([position[text] for text in texts])
 
 
-def unread(texts: list[str], lost: list[str], tokenizer: Any) -> Iterator[tuple[int, str]]:
-    """Yield what a text encoder does not read of some texts: how many of them, and what is wrong with these.
+def unread(texts: list[str], lost: list[int], tokenizer: Any) -> Iterator[tuple[str, int, str]]:
+    """Yield what a text encoder does not read of some texts: one of UNREAD, how many, and what is wrong.
 
-    lost: what was cut off each text; tokenizer: the encoder's, or None if it has none that could be asked.
+    lost: how many characters were cut off each text; tokenizer: the encoder's, or None if it has none that
+    could be asked.
     """
-    cut = [len(rest) for rest in lost if rest]
+    cut = [rest for rest in lost if rest]
     if cut:
-        yield len(cut), f"are longer than the text encoder reads: up to {max(cut):,} characters are cut off"
+        problem = f"are longer than the text encoder reads: up to {max(cut):,} characters are cut off"
+        yield UNREAD[0], len(cut), problem
     unknown = None if tokenizer is None else tokenizer.unk_token_id
     if unknown is None:
         return
@@ -111,7 +119,8 @@ def unread(texts: list[str], lost: list[str], tokenizer: Any) -> Iterator[tuple[
         letters = sorted({letter for text in foreign for letter in text if is_unknown(letter)})
         more = " ..." * (len(letters) > SHOWN)
         shown = " ".join(letters[:SHOWN])
-        yield len(foreign), f"hold characters that the text encoder does not know: {shown}{more}"
+        problem = f"hold characters that the text encoder does not know: {shown}{more}"
+        yield UNREAD[1], len(foreign), problem
 
 
 def noise_for(

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from threading import Lock
+from typing import Protocol, TypeVar, overload
 
 from torch.utils.data import Subset
 
 from rfft.data.checked import CheckedDataset
 from rfft.data.product_files import ProductFiles
 from rfft.data.prompts import Prompt, read_prompts
-from rfft.data.samples import Sample, Selection, Skipped, UnusableProduct
+from rfft.data.samples import Entry, Sample, Selection, Skipped, UnusableProduct
 from rfft.data.splits import Split, held_out, none_in_split, parse_source
 from rfft.errors import UserError, require
 from rfft.utils.registry import construct, resolve
@@ -26,13 +27,16 @@ from rfft.utils.registry import construct, resolve
 KEY = "data.products"
 KNOWN = {"adworld": "rfft.adworld.products:AdWorldProducts"}  # with splits of their own
 OWN = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")  # package.module:Name
+LOOK = 100  # samples read before anything begins, so that what is wrong with all is said at once
+T = TypeVar("T")
 
 
 class SampleDataset(Protocol):
     """Samples by index, as in torch's map-style data sets; a data set of one's own has this form.
 
     Sample i is the same at every call and in every process, and can be read without those before it. For one
-    that cannot be used, UnusableProduct is raised.
+    that cannot be used, UnusableProduct is raised. Two methods may save it work: `entry` returns a sample in
+    words, `address` a key of all that its canvas depends on (see ProductFiles).
     """
 
     def __len__(self) -> int: ...
@@ -40,35 +44,129 @@ class SampleDataset(Protocol):
     def __getitem__(self, index: int, /) -> Sample: ...
 
 
-def read_samples(source: str, selection: Selection, skipped: list[Skipped] | None = None) -> list[Sample]:
-    """Read all samples that a source names.
+class Samples(Sequence[Sample]):
+    """The samples of a source, each of them read when it is asked for, and always the same.
 
-    skipped: is given the products that cannot be used; None: the first of them is an error. Raises UserError.
+    Where products that cannot be used are skipped, the next one that can be used takes the place of one that
+    cannot: which sample a number stands for follows from the data alone.
     """
-    dataset = open_dataset(source, selection)
-    samples: list[Sample] = []
-    unusable: dict[str, Skipped] = {}
-    for index in range(len(dataset)):
+
+    def __init__(self, dataset: SampleDataset, source: str, skipped: list[Skipped] | None = None) -> None:
+        """Read the first LOOK samples, and keep none; see read_samples()."""
+        self.dataset, self.source, self.skips = dataset, source, skipped is not None
+        self.on_skip: Callable[[Skipped], object] = lambda product: None  # called for those found later
+        self._lock = Lock()
+        self._unusable: dict[str, Skipped] = {}
+        looked = min(LOOK, len(dataset))
+        self._good = self._look(looked)
+        self._removed = looked - len(self._good)
+        if skipped is not None:
+            skipped += self._unusable.values()
+
+    def _look(self, count: int) -> list[int]:
+        known: set[str] = set()
+        good = []
+        for index in range(count):
+            try:
+                name = self.dataset[index].id
+            except UnusableProduct as error:
+                if not self.skips:
+                    raise
+                self._unusable[error.product] = Skipped(error.product, str(error))
+                continue
+            require(name not in known, f"{self.source}: two samples are called {name!r}; ids must be unique")
+            known.add(name)
+            good.append(index)
+        if not good:
+            reasons = [product.reason for product in self._unusable.values()] or ["there are none"]
+            which = "first " * (count < len(self.dataset))
+            raise UserError(
+                f"{self.source}: none of the {which}{len(self._unusable)} products can be used: {reasons[0]}"
+            )
+        return good
+
+    def __len__(self) -> int:
+        return len(self.dataset) - self._removed
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        return self.read(range(len(self))[index], self.dataset.__getitem__)
+
+    def read(self, number: int, how: Callable[[int], T]) -> T:
+        """Return how(i) of the data set's item i that is this sample; raises UnusableProduct or UserError.
+
+        `how` raises UnusableProduct for an item that cannot be used.
+        """
+        for step in range(len(self)):
+            index = self._index((number + step) % len(self))
+            try:
+                return how(index)
+            except UnusableProduct as error:
+                if not self.skips:
+                    raise
+                self._skip(error)
+        raise UserError(f"{self.source}: none of the {len(self)} samples can be used")
+
+    def problem(self, number: int) -> Skipped | None:
+        """Return why a sample cannot be used, if it cannot; its picture is read."""
         try:
-            samples.append(dataset[index])
+            self.dataset[self._index(number)]
         except UnusableProduct as error:
-            if skipped is None:
-                raise
-            unusable[error.product] = Skipped(error.product, str(error))
-    if skipped is not None:
-        skipped += unusable.values()
-    _require_distinct(samples, source)
-    if not samples:
-        reasons = [product.reason for product in unusable.values()] or ["there are none"]
-        raise UserError(f"{source}: none of the {len(unusable)} products can be used: {reasons[0]}")
-    return samples
+            return Skipped(error.product, str(error))
+        return None
+
+    def entry(self, number: int) -> Entry:
+        """Return a sample in words; without its picture being read where the data set can tell."""
+        return self.entry_of(self._index(number))
+
+    def entry_of(self, index: int) -> Entry:
+        """Return the same for an item of the data set."""
+        told = getattr(self.dataset, "entry", None)
+        return self.dataset[index].entry if told is None else told(index)
+
+    def products(self) -> int | None:
+        """Return how many products there are; None where all samples would have to be read to tell."""
+        if isinstance(self.dataset, ProductFiles):
+            return len(self.dataset.products) - len(self._unusable)
+        if len(self.dataset) > LOOK and not self.in_memory:
+            return None
+        return len({self.entry(i).product for i in range(len(self))})
+
+    def agreed(self) -> list[str]:
+        """Return texts that are equal in all processes if these read the same samples."""
+        if isinstance(self.dataset, ProductFiles):
+            return [str(len(self)), self.dataset.products.digest]
+        return [str(len(self)), *(self.entry(i).id for i in range(min(LOOK, len(self))))]
+
+    @property
+    def in_memory(self) -> bool:
+        """Say whether reading a sample takes no time."""
+        return self.source.partition(":")[0] in KNOWN
+
+    def _index(self, number: int) -> int:
+        return self._good[number] if number < len(self._good) else number + self._removed
+
+    def _skip(self, error: UnusableProduct) -> None:
+        with self._lock:
+            if error.product not in self._unusable:
+                self._unusable[error.product] = Skipped(error.product, str(error))
+                self.on_skip(self._unusable[error.product])
 
 
-def _require_distinct(samples: Sequence[Sample], source: str) -> None:
-    known: set[str] = set()
-    for sample in samples:
-        require(sample.id not in known, f"{source}: two samples are called {sample.id!r}; ids must be unique")
-        known.add(sample.id)
+def read_samples(source: str, selection: Selection, skipped: list[Skipped] | None = None) -> Samples:
+    """Return the samples that a source names, after a look at the first ones.
+
+    skipped: is given those of their products that cannot be used; None: any is an error, be it found now or
+    later. Raises UserError.
+    """
+    return Samples(open_dataset(source, selection), source, skipped)
 
 
 def open_dataset(source: str, selection: Selection) -> SampleDataset:

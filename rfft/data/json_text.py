@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,27 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
         raise UserError(f"{path}: not a UTF-8 text file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_lines(path: Path, longest: int) -> Iterator[bytes]:
+    """Yield the lines of a regular file, of `longest` bytes at most each; raises UserError for others."""
+    try:
+        refuse_unreadable(path, path.stat())
+        with path.open("rb") as file:
+            while line := file.readline(longest + 1):
+                if len(line) > longest:
+                    raise UserError(f"{path}: a line of more than {longest:,} bytes")
+                yield line
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def refuse_unreadable(path: Path, found: os.stat_result, most: int | None = None) -> None:
+    """Raise UserError for what is no regular file, as a device or a pipe may never end, or is too large."""
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path}: not a regular file")
+    if most is not None and found.st_size > most:
+        raise UserError(f"{path}: more than {most:,} bytes")
 
 
 def parse_json(text: str, file: Path, line: int = 1) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rfft.data.cutout import Pixels, open_upright
 from rfft.data.matting import Edge, Saliency, cut_out
-from rfft.data.products import Product, read_products
+from rfft.data.products import Product, ProductList, read_products
 from rfft.errors import UserError
 from rfft.rewards.maps import load_saliency
 from rfft.utils import contact_sheet
@@ -52,7 +52,7 @@ def cut_out_folder(folder: Path, out: Path, edge: Edge, max_pixels: int) -> list
     return missed
 
 
-def _cut_all(photos: list[Product], folder: Path, edge: Edge, max_pixels: int, console: Console) -> list[str]:
+def _cut_all(photos: ProductList, folder: Path, edge: Edge, max_pixels: int, console: Console) -> list[str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = load_saliency("u2netp").to(device)
     missed: list[str] = []
@@ -91,7 +91,7 @@ def _save(photo: Product, cutout: Pixels, folder: Path) -> None:
         shutil.copyfile(caption, folder / f"{photo.id}.txt")
 
 
-def _save_sheet(cells: list[Tensor], photos: list[Product], missed: list[str], folder: Path) -> None:
+def _save_sheet(cells: list[Tensor], photos: ProductList, missed: list[str], folder: Path) -> None:
     found = torch.tensor([photo.image.name not in missed for photo in photos])
     picture = contact_sheet.sheet(torch.stack(cells), found, min(COLUMNS, len(cells)))
     contact_sheet.save_png(folder / f"{len(list(folder.iterdir())) + 1}.png", picture)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
-from rfft.data.cutout import Pixels, load_cutout, place_on_canvas, refuse_sliver
-from rfft.data.products import Product, read_products
+from rfft.data.cutout import load_cutout, place_on_canvas, refuse_sliver
+from rfft.data.products import Product, ProductList, read_products
 from rfft.data.prompts import Prompt, read_prompts
-from rfft.data.samples import Sample, Selection, UnusableProduct
+from rfft.data.samples import Entry, Sample, Selection, UnusableProduct
 from rfft.data.splits import Split, none_in_split
+from rfft.data.store import key_of
 from rfft.errors import UserError
 
 
@@ -18,69 +19,82 @@ class ProductFiles:
     def __init__(self, source: str, split: Split | None, selection: Selection) -> None:
         """Read the lists of products (those of `split`; None: all) and prompts, but no picture yet."""
         self.framing, self.seed = selection.framing, selection.seed
-        self.products = _in_split(source, split)[: selection.count]
         self.prompts = None if selection.prompts is None else read_prompts(selection.prompts)
+        self.products = _listed(source, split, needs_prompts=self.prompts is None)[: selection.count]
         self.turns = 1 if self.prompts is None else min(selection.prompts_per_product, len(self.prompts))
-        self._last: tuple[int, Pixels] | None = None  # a product's samples mostly follow each other
-        if self.prompts is None:
-            _require_prompts(self.products, source)
 
     def __len__(self) -> int:
         return len(self.products) * self.turns
 
+    def entry(self, index: int) -> Entry:
+        """Return the sample in words, without a look at its picture."""
+        return self._entry(index, self._product(index))
+
+    def address(self, index: int) -> bytes:
+        """Return what the sample's canvas depends on, as a key: the picture's file, and its framing.
+
+        Raises UnusableProduct if the file cannot be read.
+        """
+        product = self._product(index)
+        try:
+            data = product.image.read_bytes()
+        except OSError as error:
+            raise UnusableProduct(product.id, f"{product.image}: {error.strerror}") from None
+        return key_of(data, repr((self.framing, self._scale(index, product), self._prompt(index).matting)))
+
     def __getitem__(self, index: int) -> Sample:
         """Return the sample; raises UnusableProduct if its picture cannot be used."""
-        number, turn = divmod(index, self.turns)
-        product = self.products[number]
+        product = self._product(index)
         try:
-            source = self._cutout(number)
+            source = load_cutout(product.image, self.framing.white_level, self.framing.max_pixels)
+            refuse_sliver(source, product.image)
         except UserError as error:
             raise UnusableProduct(product.id, str(error)) from None
-        prompt = self._prompt(product, index)
-        scale = self.framing.scale
-        scale = scale and (product.image_scale or prompt.image_scale or scale)
-        canvas, placement = place_on_canvas(source, self.framing.size, scale, prompt.matting)
-        name = product.id + f"-{turn}" * (self.turns > 1)
+        scale, matting = self._scale(index, product), self._prompt(index).matting
+        canvas, placement = place_on_canvas(source, self.framing.size, scale, matting)
+        entry = self._entry(index, product)
         return Sample(
-            id=name,
-            canvas=canvas,
-            caption=product.caption,
-            prompt=prompt.fill(random.Random(f"{self.seed}/{name}")),
-            negative=product.negative_prompt or prompt.negative,
+            entry.id,
+            canvas,
+            entry.caption,
+            entry.prompt,
+            entry.negative,
             source=source,
             placement=placement,
-            product=product.id,
+            product=entry.product,
         )
 
-    def _cutout(self, number: int) -> Pixels:
-        if self._last is None or self._last[0] != number:
-            path, framing = self.products[number].image, self.framing
-            source = load_cutout(path, framing.white_level, framing.max_pixels)
-            refuse_sliver(source, path)
-            self._last = number, source
-        return self._last[1]
+    def _product(self, index: int) -> Product:
+        return self.products[index // self.turns]
 
-    def _prompt(self, product: Product, index: int) -> Prompt:
-        """Return the product's own prompt, or the next one of the prompt file."""
-        return (
-            Prompt(product.prompt or "") if self.prompts is None else self.prompts[index % len(self.prompts)]
-        )
+    def _entry(self, index: int, product: Product) -> Entry:
+        prompt, name = self._prompt(index), product.id
+        if self.prompts is None:
+            prompt = Prompt(product.prompt or "")
+        if self.turns > 1:
+            name += f"-{index % self.turns}"
+        text = prompt.fill(random.Random(f"{self.seed}/{name}"))
+        return Entry(name, product.caption, text, product.negative_prompt or prompt.negative, {}, product.id)
 
+    def _scale(self, index: int, product: Product) -> float | None:
+        scale = self.framing.scale
+        return scale and (product.image_scale or self._prompt(index).image_scale or scale)
 
-def _in_split(source: str, split: Split | None) -> list[Product]:
-    products = read_products(source)
-    if split is None:
-        return products
-    chosen = [product for product in products if split.has(product.id)]
-    if not chosen:
-        raise none_in_split(source, split, len(products))
-    return chosen
+    def _prompt(self, index: int) -> Prompt:
+        """Return the next prompt of the prompt file; an empty one without a file."""
+        return Prompt("") if self.prompts is None else self.prompts[index % len(self.prompts)]
 
 
-def _require_prompts(products: list[Product], source: str) -> None:
-    for product in products:
-        if product.prompt is None:
+def _listed(source: str, split: Split | None, needs_prompts: bool) -> ProductList:
+    def require_prompt(product: Product) -> None:
+        if needs_prompts and product.prompt is None:
             raise UserError(
                 f"{source}: product {product.id!r} has no prompt; write one into the manifest, or give a "
                 "prompt file with data.prompts (evaluate.prompts, --prompts)"
             )
+
+    products = read_products(source, (lambda _: True) if split is None else split.has, require_prompt)
+    if not len(products):
+        assert split is not None
+        raise none_in_split(source, split, products.total)
+    return products

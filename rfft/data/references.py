@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,15 +16,21 @@ from rfft.utils.registry import resolve
 KEY = "evaluate.reference"
 KNOWN = {"adworld": "rfft.adworld.products:reference_images"}
 FEWEST = 4  # pictures that KID needs
+BATCH = 32  # pictures in memory
 
 
-def reference_images(source: str, size: int, max_pixels: int) -> Tensor:
-    """Return available pictures uint8 [M,3,size,size], of a folder; adworld:SPLIT has AdWorld's size."""
+def reference_images(source: str, size: int, max_pixels: int) -> Iterator[Tensor]:
+    """Yield available pictures uint8 [B,3,size,size] of a folder, BATCH or fewer at a time.
+
+    adworld:SPLIT has AdWorld's size. Raises UserError for too few of them, and for one that cannot be read.
+    """
     known = source.partition(":")[0]
     if known in KNOWN:
         pictures: Tensor = resolve(KEY, known, KNOWN)(source)
-        return pictures
+        yield from pictures.split(BATCH)
+        return
     files = sorted(file for file in Path(source).glob("*") if file.suffix.lower() in SUFFIXES)
     if len(files) < FEWEST:
         raise UserError(f"{KEY}: {source} must be a folder of {FEWEST} pictures at least, or null for no KID")
-    return torch.stack([read_square(file, size, max_pixels) for file in files])
+    for first in range(0, len(files), BATCH):
+        yield torch.stack([read_square(file, size, max_pixels) for file in files[first : first + BATCH]])

@@ -37,6 +37,22 @@ class Sample:
     def __post_init__(self) -> None:
         object.__setattr__(self, "product", self.product or self.id)
 
+    @property
+    def entry(self) -> Entry:
+        return Entry(self.id, self.caption, self.prompt, self.negative, self.attributes, self.product)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A sample in words: all of it but its pictures."""
+
+    id: str
+    caption: str
+    prompt: str
+    negative: str
+    attributes: Mapping[str, str]
+    product: str
+
 
 @dataclass(frozen=True)
 class Framing:

@@ -6,6 +6,8 @@ Shapes: N products and prompts, S seeds, P = N S pictures, K outputs of a networ
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,16 +19,28 @@ from rfft.config.schema import Config, EvaluateConfig
 from rfft.data.references import reference_images
 from rfft.errors import UserError, require
 from rfft.evaluation import summary
-from rfft.evaluation.networks import Networks, Verdicts, in_batches, load_networks
+from rfft.evaluation.measures import (
+    BACKGROUND,
+    COLOUR,
+    EMBEDDING,
+    FEATURES,
+    READ,
+    SCORE,
+    SHOWN,
+    Measures,
+    Values,
+    joined,
+    named,
+)
+from rfft.evaluation.networks import Networks, Verdicts, load_networks
 from rfft.evaluation.painter import Painted, Painter, Report
-from rfft.evaluation.scorers import Scorers, score_metrics
-from rfft.metrics.colour import colourfulness
-from rfft.metrics.features import fill_product, image_features
+from rfft.evaluation.picture_file import PictureFile
+from rfft.evaluation.scorers import fid_metrics, score_metrics
+from rfft.metrics.features import image_features
 from rfft.metrics.library import torchmetrics
 from rfft.metrics.verdict import NOT_FINITE, is_accepted, verdicts_of
 from rfft.models.bundle import Bundle
 from rfft.rewards.availability import RFNetWithMaps
-from rfft.utils.contact_sheet import to_bytes
 
 SPECIAL = ("quality_words", "negative_prompt", "only_accepted")
 
@@ -36,7 +50,7 @@ class Evaluation:
     """One model state on the grid."""
 
     estimates: summary.Estimates  # by metric
-    images: Tensor  # uint8 [N,S,3,H,W]
+    pictures: PictureFile | None  # [N S,...]; in the first process
     probabilities: dict[str, Tensor]  # [N,S,K] by network, "rfnet" and "judge"; NaN where not finite
     scores: dict[str, Tensor]  # [N,S] by "clip_score", "pickscore", "product_psnr", "product_ssim", if wanted
     facts: dict[str, Any] = field(default_factory=dict)  # pictures, those not finite, how they were painted
@@ -45,6 +59,13 @@ class Evaluation:
     def metrics(self) -> dict[str, dict[str, float]]:
         """The metrics as summary.json has them: value, low and high."""
         return summary.as_json(self.estimates)
+
+    @property
+    def images(self) -> Tensor:
+        """All pictures, uint8 [N,S,3,H,W], from the disk."""
+        assert self.pictures is not None
+        shape = next(iter(self.probabilities.values())).shape[:2]
+        return self.pictures.all().unflatten(0, shape)
 
 
 class Evaluator:
@@ -60,43 +81,55 @@ class Evaluator:
             rfnet is not None or not settings.only_accepted,
             "evaluate.only_accepted asks for RFNet's verdict: name a reward.rfnet, or set it to false",
         )
-        self.samples = build.build_samples(config, "evaluate")
+        self.data = build.build_samples(config, "evaluate")
+        self.samples = [self.data.entry(i) for i in range(len(self.data))]
         self.products = summary.number_products([sample.product for sample in self.samples])
-        conditions = build.build_conditions(config, bundle, build.engineered(config, self.samples))
-        self.canvases = conditions.product
         self.networks = networks or load_networks(config, rfnet, self.device)
-        self.painter = Painter(config, bundle, conditions, Verdicts(self.networks))
-        self.probe = self.networks.probe if self.samples[0].attributes else None
-        held_out = self._held_out()
+        source = build.reference_source(config)
         require(
-            settings.fid == "none" or held_out is not None,
+            settings.fid == "none" or source is not None,
             "evaluate.fid compares with held-out pictures: name a folder of them with evaluate.reference",
         )
-        features = self.networks.features
-        self.reference = None if held_out is None else image_features(features, held_out)
-        space = None if settings.fid == "none" else settings.fid
-        self.scorers = Scorers(self.networks.scorers, space, features, held_out, settings.batch_size)
-        if settings.fidelity:
-            torchmetrics("functional.image")  # missing? Say so before painting.
+        probe = self.networks.probe if self.samples[0].attributes else None
+        self.space = None if settings.fid == "none" else settings.fid
+        self.measures = Measures(self.networks, probe, source is not None, self.space)
+        for missing in ("image.fid" if self.space else "", "functional.image" if settings.fidelity else ""):
+            if missing:
+                torchmetrics(missing)  # not there? Say so before hours of painting.
+        self.reference = {} if source is None else self._measure_reference(source)
+        conditions = build.build_conditions(config, bundle, self.data, partial(build.engineered, config))
+        verdicts = Verdicts(self.networks)
+        self.painter = Painter(config, bundle, conditions, verdicts, self._measure)
 
-    def _held_out(self) -> Tensor | None:
-        source, data = build.reference_source(self.config), self.config.data
-        if source is None:
-            return None
-        return reference_images(source, data.image_size, data.max_pixels).float() / 255
+    def _measure_reference(self, source: str) -> Values:
+        """Return features [M,D] of the held-out pictures, by FEATURES and EMBEDDING."""
+        data, parts = self.config.data, []
+        for pictures in reference_images(source, data.image_size, data.max_pixels):
+            images = pictures.float() / 255
+            found = {FEATURES: image_features(self.networks.features, images)}
+            if self.space is not None:
+                found[EMBEDDING] = self.measures.embed(images)
+            parts.append(found)
+        return joined(parts)
+
+    def _measure(self, images: Tensor, product: Tensor, numbers: list[int]) -> Values:
+        return self.measures(images, product, [self.samples[i].prompt for i in numbers])
 
     @property
     def shape(self) -> tuple[int, int]:
         return len(self.samples), self.settings.seeds
 
     @torch.no_grad()
-    def __call__(self, reference: bool = False, report: Report | None = None) -> Evaluation:
+    def __call__(
+        self, reference: bool = False, report: Report | None = None, folder: Path | None = None
+    ) -> Evaluation:
         """Evaluate the bundle as it is, in all processes together; `reference`: the model before training.
 
-        A UserError says so where not one picture is finite.
+        folder: has room for all pictures while they are painted; None: where temporary files lie. A UserError
+        says so where not one picture is finite.
         """
         grid = [(i, seed) for i in range(self.shape[0]) for seed in range(self.shape[1])]
-        painted = self.painter.paint(grid, reference, report, self.settings.fidelity)
+        painted = self.painter.paint_grid(grid, reference, report, folder)
         accepted: Tensor | None = None
         if "rfnet" in painted.logits:
             accepted = is_accepted(painted.logits["rfnet"]).unflatten(0, self.shape)
@@ -107,48 +140,44 @@ class Evaluator:
         if accepted is not None:
             tried = self.painter.attempts(accepted, reference, report)
             estimates |= summary.attempt_metrics(tried, self.products)
-        shown = painted.images.isfinite().flatten(1).all(1)
-        images = painted.images.nan_to_num(0, 0, 0)
-        estimates |= self._picture_metrics(images, shown)
-        prompts = [self.samples[i].prompt for i, _ in grid]
-        scores = painted.scores | self.scorers.scores(images, prompts)
-        scores = {name: s.where(shown, torch.nan).unflatten(0, self.shape) for name, s in scores.items()}
-        estimates |= score_metrics(scores, self.products) | self.scorers.fid_metrics(images[shown])
+        estimates |= self._picture_metrics(painted.values)
+        scores = self._group(painted.values, SCORE)
+        estimates |= score_metrics(scores, self.products)
+        if self.space is not None:
+            shown = painted.values[EMBEDDING][painted.values[SHOWN]]
+            estimates |= fid_metrics(shown, self.reference[EMBEDDING])
         probabilities = {name: x.softmax(-1).unflatten(0, self.shape) for name, x in painted.logits.items()}
         facts = {"images": len(grid), "not_finite": int((~finite).sum())} | self._special()
-        facts |= {"fid_space": self.scorers.space} if "fid" in estimates else {}
-        return Evaluation(estimates, to_bytes(images).unflatten(0, self.shape), probabilities, scores, facts)
+        facts |= {"fid_space": self.space} if "fid" in estimates else {}
+        return Evaluation(estimates, painted.pictures, probabilities, scores, facts)
 
     def _verdict_metrics(self, painted: Painted) -> summary.Estimates:
         verdicts = {name: verdicts_of(x).unflatten(0, self.shape) for name, x in painted.logits.items()}
         outputs = {name: x.shape[-1] for name, x in painted.logits.items()}
         return summary.verdict_metrics(verdicts, self.products, outputs)
 
-    def _picture_metrics(self, images: Tensor, shown: Tensor) -> summary.Estimates:
-        """Measure pictures [P,3,H,W] themselves; those that are not `shown` [P] do not count."""
+    def _gridded(self, values: Values, name: str, blank: float = torch.nan) -> Tensor:
+        """Return what was measured [P,...] as [N,S,...], blank for pictures that are not shown."""
+        found = values[name]
+        shown = values[SHOWN].reshape(-1, *[1] * (found.dim() - 1))
+        return found.where(shown, blank).unflatten(0, self.shape)
 
-        def gridded(values: Tensor) -> Tensor:
-            blank = shown.reshape(-1, *[1] * (values.dim() - 1))
-            return values.where(blank, torch.nan).unflatten(0, self.shape)
+    def _group(self, values: Values, group: str, blank: float = torch.nan) -> Values:
+        return {name: self._gridded(values, group + name, blank) for name in named(values, group)}
 
-        canvases = self.canvases.repeat_interleave(self.shape[1], dim=0)
-        alpha, features = canvases[:, 3:], self.networks.features
+    def _picture_metrics(self, values: Values) -> summary.Estimates:
+        """Return what was measured of the pictures themselves; those that are not shown do not count."""
         found: summary.Estimates = {}
-        if self.probe is not None:
-            read = in_batches(self.probe, images, canvases, self.settings.batch_size, self.device)
-            chosen = {
-                name: logits.argmax(-1).where(shown, NOT_FINITE).unflatten(0, self.shape)
-                for name, logits in read.items()
-            }
+        if self.measures.probe is not None:
+            chosen = self._group(values, READ, NOT_FINITE)
             asked = [sample.attributes for sample in self.samples]
-            found |= summary.alignment_metrics(chosen, asked, self.probe.config.classes, self.products)
-        backgrounds = gridded(image_features(features, fill_product(images, alpha)))
-        found |= summary.diversity_metrics(backgrounds, self.products)
-        found |= summary.mean_metrics("colourfulness", gridded(colourfulness(images, alpha)), self.products)
-        if self.reference is not None:
-            found |= summary.kid_metrics(
-                gridded(image_features(features, images)), self.products, self.reference
-            )
+            classes = self.measures.probe.config.classes
+            found |= summary.alignment_metrics(chosen, asked, classes, self.products)
+        found |= summary.diversity_metrics(self._gridded(values, BACKGROUND), self.products)
+        found |= summary.mean_metrics(COLOUR, self._gridded(values, COLOUR), self.products)
+        if self.reference:
+            features = self._gridded(values, FEATURES)
+            found |= summary.kid_metrics(features, self.products, self.reference[FEATURES])
         return found
 
     def _special(self) -> dict[str, Any]:
@@ -175,7 +204,7 @@ class Evaluator:
 
 def finite_pictures(painted: Painted, state: str) -> Tensor:
     """Return which pictures [P] are finite, with all verdicts on them; a UserError if none is."""
-    finite = painted.images.isfinite().flatten(1).all(1)
+    finite = painted.values[SHOWN].clone()
     for logits in painted.logits.values():
         finite &= logits.isfinite().all(1)
     if not finite.any():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rfft import build
 from rfft.config.schema import Config
@@ -74,12 +74,3 @@ class Verdicts:
             judge = self.judge
             logits["judge"] = reward_logits(lambda x: judge(x, batch.product, *tokens), images).cpu()
         return logits
-
-
-def in_batches(
-    network: nn.Module, images: Tensor, products: Tensor, size: int, device: torch.device
-) -> dict[str, Tensor]:
-    """Return a network's outputs by name for many pictures, on the CPU."""
-    parts = zip(images.split(size), products.split(size), strict=True)
-    found = [network(image.to(device), product.to(device)) for image, product in parts]
-    return {name: torch.cat([part[name] for part in found]).cpu() for name in found[0]}

@@ -7,87 +7,130 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from rfft.config.schema import Config
 from rfft.data.conditions import noise_for
+from rfft.data.encoded import EncodedSamples
 from rfft.diffusion.compositing import paste
+from rfft.evaluation.measures import LOGITS, SCORE, Values, joined, named
 from rfft.evaluation.networks import Verdicts
+from rfft.evaluation.picture_file import PictureFile
 from rfft.generation.sample import Outcome, autocast, improves, paint_bare, recur
 from rfft.metrics.fidelity import product_fidelity
 from rfft.metrics.verdict import is_accepted
 from rfft.models.bundle import Bundle
 from rfft.types import Batch
-from rfft.utils.processes import spread
+from rfft.utils.contact_sheet import to_bytes
+from rfft.utils.processes import count, rank, spread
 
 NOISE_SEED = 24080418  # seed s of the grid is NOISE_SEED + s: no run trains on this noise
-FIDELITY = ("product_psnr", "product_ssim")
+FIDELITY = (f"{SCORE}product_psnr", f"{SCORE}product_ssim")
 
 Cells = list[tuple[int, int]]  # (sample, attempt)
 # Takes pictures done and pictures in all; called in all processes, may end the evaluation by raising.
 Report = Callable[[int, int], object]
+Measure = Callable[[Tensor, Tensor, list[int]], Values]  # pictures, products, samples
+Keep = Callable[[int, Tensor], object]
+
+
+def _forget(place: int, picture: Tensor) -> None:
+    """Keep no picture."""
 
 
 @dataclass
 class Painted:
-    """Pictures on the CPU, and what was said of them."""
+    """What was measured of the pictures of P cells, and the pictures themselves in the first process."""
 
-    images: Tensor  # [P,3,H,W] in [0,1]
-    logits: dict[str, Tensor]  # [P,K] by network
-    scores: dict[str, Tensor]  # [P] by name: the product's fidelity, if wanted
+    values: Values  # [P,...], see measures.py
+    pictures: PictureFile | None
 
-    def keep(self, kept: list[int], new: Painted, chosen: list[int]) -> None:
-        """Put the chosen ones of the new pictures in place of the kept ones of these."""
-        self.images[kept] = new.images[chosen]
-        for own, found in ((self.logits, new.logits), (self.scores, new.scores)):
-            for name, values in found.items():
-                own[name][kept] = values[chosen]
+    @property
+    def logits(self) -> Values:
+        """Each network's logits [P,K]."""
+        return named(self.values, LOGITS)
+
+    def keep(self, kept: list[int], new: Values, chosen: list[int]) -> None:
+        """Put the chosen ones of the new pictures' values in place of the kept ones of these."""
+        for name, values in new.items():
+            self.values[name][kept] = values[chosen]
 
 
 class Painter:
     """Paints cells of one grid with a bundle as it is."""
 
-    def __init__(self, config: Config, bundle: Bundle, conditions: Batch, verdicts: Verdicts) -> None:
-        """conditions: of the grid's N samples."""
+    def __init__(
+        self, config: Config, bundle: Bundle, conditions: EncodedSamples, verdicts: Verdicts, measure: Measure
+    ) -> None:
+        """conditions: of the grid's N samples; measure: what is measured of the pictures of some samples."""
         self.config, self.settings, self.bundle = config, config.evaluate, bundle
-        self.conditions, self.verdicts = conditions, verdicts
+        self.conditions, self.verdicts, self.measure = conditions, verdicts, measure
         self.schedule = bundle.schedule(config.rollout.steps)
 
-    def paint(self, cells: Cells, reference: bool, report: Report | None, fidelity: bool) -> Painted:
-        """Paint every cell; `reference`: by the model before training; `fidelity`: measure the product's."""
+    def paint(
+        self,
+        cells: Cells,
+        reference: bool,
+        report: Report | None,
+        measures: bool = True,
+        keep: Keep = _forget,
+    ) -> Values:
+        """Paint every cell and return what was measured, [P,...] each, in all processes.
+
+        reference: by the model before training; measures: not only verdicts; keep: is given each picture's
+        place among the cells, and the picture uint8 [3,H,W], in the first process.
+        """
         size = self.settings.batch_size
 
-        def paint_part(number: int) -> Painted:
-            part = cells[number * size : (number + 1) * size]
-            return self._paint_batch(self._batch(part), reference, fidelity)
+        def cells_of(number: int) -> Cells:
+            return cells[number * size : (number + 1) * size]
+
+        def paint_part(number: int) -> tuple[Values, Tensor]:
+            part = cells_of(number)
+            batch = self._batch(part)
+            self.conditions.prefetch([_samples(cells_of(number + count()))])
+            return self._paint_batch(part, batch, reference, measures)
 
         def tell(parts: int) -> None:
             if report is not None:
                 report(min(parts * size, len(cells)), len(cells))
 
-        parts = spread(paint_part, -(-len(cells) // size), tell)
-        logits = {name: torch.cat([part.logits[name] for part in parts]) for name in parts[0].logits}
-        scores = {name: torch.cat([part.scores[name] for part in parts]) for name in parts[0].scores}
-        return Painted(torch.cat([part.images for part in parts]), logits, scores)
+        def deliver(number: int, pictures: Tensor) -> None:
+            for place, picture in enumerate(pictures, start=number * size):
+                keep(place, picture)
 
-    def _paint_batch(self, batch: Batch, reference: bool, fidelity: bool) -> Painted:
+        return joined(spread(paint_part, -(-len(cells) // size), tell, deliver))
+
+    def _paint_batch(
+        self, cells: Cells, batch: Batch, reference: bool, measures: bool
+    ) -> tuple[Values, Tensor]:
         with autocast(self.bundle.device, self.config.trainer.mixed_precision):
             scale = self.config.rollout.guidance_scale
             bare = paint_bare(self.bundle, batch, self.schedule, scale, reference)
         image = paste(bare, batch.product)
-        scores: dict[str, Tensor] = {}
-        if fidelity:
+        values = {LOGITS + name: logits for name, logits in self.verdicts(image, batch).items()}
+        if measures:
+            values |= self.measure(image, batch.product, _samples(cells))
+        if measures and self.settings.fidelity:
             found = product_fidelity(bare.cpu(), image.cpu(), batch.product[:, 3:].cpu())
-            scores = dict(zip(FIDELITY, found, strict=True))
-        return Painted(image.cpu(), self.verdicts(image, batch), scores)
+            values |= dict(zip(FIDELITY, found, strict=True))
+        return values, to_bytes(image)
 
     def _batch(self, cells: Cells) -> Batch:
         """Return the cells' conditions, with noise that depends on nothing but sample and attempt."""
-        shape = tuple(self.conditions.noise.shape[1:])
+        chosen = self.conditions.index(_samples(cells))
+        shape = tuple(chosen.x_o.shape[1:])
         noise = torch.cat([noise_for(NOISE_SEED + attempt, [i], shape) for i, attempt in cells])
-        return replace(self.conditions.index([i for i, _ in cells]), noise=noise).to(self.bundle.device)
+        return replace(chosen, noise=noise).to(self.bundle.device)
+
+    def paint_grid(self, grid: Cells, reference: bool, report: Report | None, folder: Path | None) -> Painted:
+        """Paint the whole grid; the pictures go to a file in the folder, None: where temporary ones lie."""
+        pictures = PictureFile(len(grid), folder) if rank() == 0 else None
+        keep = _forget if pictures is None else pictures.write
+        return Painted(self.paint(grid, reference, report, keep=keep), pictures)
 
     def paint_anew(self, painted: Painted, grid: Cells, reference: bool, report: Report | None) -> None:
         """Paint every refused cell of the grid again, each time with new noise: recurrent generation."""
@@ -97,10 +140,14 @@ class Painter:
             if attempt == 0:
                 return first
             cells = [(grid[i][0], grid[i][1] + attempt * self.settings.seeds) for i in waiting]
-            new = self.paint(cells, reference, report, self.settings.fidelity)
-            probabilities = new.logits["rfnet"].softmax(-1)
+            fresh = PictureFile(len(cells)) if painted.pictures is not None else None
+            new = self.paint(cells, reference, report, keep=_forget if fresh is None else fresh.write)
+            probabilities = new[LOGITS + "rfnet"].softmax(-1)
             better = [j for j, i in enumerate(waiting) if improves(probabilities[j], best[i])]
             painted.keep([waiting[j] for j in better], new, better)
+            if fresh is not None and painted.pictures is not None:
+                for j in better:
+                    painted.pictures.write(waiting[j], fresh.read(j, 1)[0])
             return probabilities
 
         recur(attempt_all, len(grid), self.settings.max_attempts)
@@ -117,6 +164,10 @@ class Painter:
             pending = [i for i in range(count) if not tried[i].any()]
             if not pending:
                 break
-            found = self.paint([(i, attempt) for i in pending], reference, report, fidelity=False)
-            tried[pending, attempt] = is_accepted(found.logits["rfnet"])
+            found = self.paint([(i, attempt) for i in pending], reference, report, measures=False)
+            tried[pending, attempt] = is_accepted(found[LOGITS + "rfnet"])
         return tried[:, : self.settings.max_attempts]
+
+
+def _samples(cells: Cells) -> list[int]:
+    return [i for i, _ in cells]

@@ -103,7 +103,7 @@ def groups(run: Path, states: Sequence[str]) -> list[Group]:
     if not evaluation.keys() >= set(states):
         return []
     try:
-        pictures = {state: store.load_pictures(run, state) for state in states}
+        pictures = {state: store.pictures(run, state) for state in states}
     except FileNotFoundError:
         return []
     cells = evaluation["cells"]

@@ -120,7 +120,7 @@ def _evaluate(
     """Evaluate one state: all processes paint, the first one writes."""
     with Progress(console=console) as progress:
         task = progress.add_task(f"{state} model", total=None)
-        found = evaluator(reference=state == "base", report=partial(show, progress, task))
+        found = evaluator(state == "base", partial(show, progress, task), folder)
     if rank() == 0:
         store.record(folder, state, describe_grid(evaluator), found, checkpoint)
 

@@ -3,7 +3,7 @@
 evaluation.json          grid and cells; metrics, probabilities and scores of each state
 summary.json             metrics of both states, their paired differences, the run's counters
 replicates/base.safetensors, tuned.safetensors     each metric on resampled products
-samples/base.png, tuned.png, before_after.png
+samples/base.png, tuned.png (and base-2.png, ..., if they are many), before_after.png
 
 Shapes: N products and prompts, S seeds, H W pixels, R resamples. A model state is called "base" or "tuned".
 """
@@ -11,7 +11,7 @@ Shapes: N products and prompts, S seeds, H W pixels, R resamples. A model state 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from rfft.errors import UserError
+from rfft.evaluation.sheets import Sheets, save_sheets
 from rfft.evaluation.summary import Estimates, as_json
 from rfft.evaluation.verdicts import changes_by_network, recorded_verdicts, verdict_name
 from rfft.metrics.estimate import Estimate
@@ -56,7 +57,8 @@ def record(
     entry["probabilities"] = {name: _rows(p) for name, p in evaluation.probabilities.items()}
     entry["scores"] = {name: found.flatten().tolist() for name, found in evaluation.scores.items()}
     # Metrics last: where they are, a run that was cut off takes the rest for granted.
-    save_pictures(run, state, evaluation.images)
+    if evaluation.pictures is not None:
+        save_sheets(run, state, evaluation.pictures, _seeds(grid["cells"]))
     save_estimates(run, state, evaluation.estimates)
     write_json(run / EVALUATION, known | grid | {state: entry})
 
@@ -97,21 +99,14 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def save_pictures(run: Path, state: str, images: Tensor) -> None:
-    """Write pictures [N,S,3,H,W] as one plain sheet: a row of seeds for each product and prompt."""
-    (run / "samples").mkdir(exist_ok=True)
-    contact_sheet.save_png(_pictures(run, state), contact_sheet.tile(images.flatten(0, 1), images.shape[1]))
-
-
-def load_pictures(run: Path, state: str) -> Tensor:
-    """Read the pictures [N*S,3,H,W] that save_pictures() wrote."""
+def pictures(run: Path, state: str) -> Sheets:
+    """Return the pictures [N*S] of a state, by their numbers; raises FileNotFoundError if there are none."""
     cells = read_json(run / EVALUATION)["cells"]
-    seeds = 1 + max(cell["seed"] for cell in cells)
-    return contact_sheet.untile(contact_sheet.read_png(_pictures(run, state)), seeds, len(cells))
+    return Sheets(run, state, _seeds(cells), len(cells))
 
 
-def _pictures(run: Path, state: str) -> Path:
-    return run / "samples" / f"{state}.png"
+def _seeds(cells: Sequence[Mapping[str, Any]]) -> int:
+    return 1 + max(cell["seed"] for cell in cells)
 
 
 def save_estimates(run: Path, state: str, estimates: Estimates) -> None:
@@ -180,7 +175,7 @@ def save_comparison(run: Path, said: Mapping[str, Mapping[str, Tensor]]) -> None
     network = next(iter(said["base"]), None)
     rows = {}
     for state in STATES:
-        cells = load_pictures(run, state)[:COMPARED]
+        cells = pictures(run, state).first(COMPARED)
         found = None if network is None else said[state][network][: len(cells)]
         names = [""] * len(cells)
         if found is not None and network is not None:

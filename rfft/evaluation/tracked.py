@@ -18,6 +18,7 @@ COLUMNS = (
     *(f"change_{network}" for network in NETWORKS),
     *(f"available_{state}_{network}" for network in NETWORKS for state in store.STATES),
 )
+SHOWN = 1000  # rows of the table that have their pictures: it is made in memory
 CHANGES = {(False, True): "fixed", (True, False): "broken"}  # available before, available after
 
 
@@ -33,12 +34,12 @@ def picture_table(run: Path) -> PictureTable:
     """Lay a run's evaluated pictures side by side, base and tuned, with the verdicts of both networks.
 
     `key` tells product, prompt and seed and is the same in every run of the same grid, so that tables of two
-    runs can be joined by it. `available_*` are probabilities of the label available, `change_*` fixed, broken
-    or same.
+    runs can be joined by it; the first SHOWN rows have their pictures. `available_*` are probabilities of the
+    label available, `change_*` fixed, broken or same.
     """
     evaluation = store.read_json(run / store.EVALUATION)
     there = [state for state in store.STATES if state in evaluation]
-    pictures = {state: store.load_pictures(run, state).permute(0, 2, 3, 1).numpy() for state in there}
+    pictures = {state: store.pictures(run, state) for state in there}
     verdicts = {state: evaluation[state]["probabilities"] for state in there}
     rows = []
     for i, cell in enumerate(evaluation.get("cells", [])):
@@ -48,7 +49,8 @@ def picture_table(run: Path) -> PictureTable:
             "prompt": cell["prompt"],
             "seed": cell["seed"],
         }
-        row |= {state: pictures[state][i] for state in there}
+        if i < SHOWN:
+            row |= {state: pictures[state][i].permute(1, 2, 0).numpy() for state in there}
         for network in NETWORKS:
             row |= _verdicts(network, {s: v[network][i] for s, v in verdicts.items() if network in v})
         rows.append([row.get(column) for column in COLUMNS])

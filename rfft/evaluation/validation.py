@@ -52,7 +52,7 @@ class Validation:
         self.settings = config.evaluate
         self.evaluator = Evaluator(validation_config(config), bundle, test.networks.rfnet, test.networks)
         self.grid = describe_grid(self.evaluator)
-        if shared := shared_products(test.samples, self.evaluator.samples):
+        if shared := shared_products(test.data, self.evaluator.data):
             warn(
                 f"{shared} of the products of evaluate.validation.products are among those of "
                 "evaluate.products: the best checkpoint is chosen on what is reported; set data.holdout=0.2, "

@@ -1,6 +1,6 @@
 """The folder that `rfft generate` writes: pictures and products at full size, manifest and contact sheet.
 
-Shapes: S the side of the canvas, N kept pictures.
+Shapes: S the side of the canvas.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from rfft.data.cutout import paste_back, product_layer
-from rfft.data.samples import Sample
+from rfft.data.samples import Entry, Sample
 from rfft.generation.sample import Outcome
 from rfft.metrics.verdict import Verdict
 from rfft.utils import contact_sheet
-from rfft.utils.processes import broadcast, count
 
 MANIFEST, SHEET = "manifest.jsonl", "contact_sheet.png"
 THUMBNAIL, SHEET_COLUMNS, SHEET_ROWS = 128, 8, 12
@@ -75,47 +74,31 @@ def read_generated(folder: Path, in_memory: bool) -> list[GeneratedImage]:
     return found
 
 
-class KeptPictures:
-    """Keeps this process's pictures: at full size in a folder, small ones for the contact sheet."""
+def keep_picture(folder: Path, sample: Sample, image: Tensor, first: bool, max_pixels: int) -> None:
+    """Write a sample's picture [3,S,S] over that of an earlier attempt; what is NaN becomes black.
 
-    def __init__(self, folder: Path, samples: list[Sample], max_pixels: int) -> None:
-        self.folder, self.samples, self.max_pixels = folder, samples, max_pixels
-        self.small: dict[int, tuple[int, Tensor]] = {}  # sample -> attempt, uint8 [3,128,128]
+    first: no attempt was earlier, so that the product is written, too.
+    """
+    if first:
+        contact_sheet.save_png(folder / f"products/{sample.id}.png", _product(sample, max_pixels))
+    picture = full_size(sample, image.nan_to_num(0.0), max_pixels)
+    contact_sheet.save_png(folder / f"images/{sample.id}.png", picture)
 
-    def keep(self, i: int, image: Tensor, attempt: int) -> None:
-        """Write sample i's picture [3,S,S] over that of an earlier attempt; what is NaN becomes black."""
-        sample, image = self.samples[i], image.nan_to_num(0.0)
-        if attempt == 0:
-            contact_sheet.save_png(
-                self.folder / f"products/{sample.id}.png", _product(sample, self.max_pixels)
-            )
-        contact_sheet.save_png(
-            self.folder / f"images/{sample.id}.png", full_size(sample, image, self.max_pixels)
+
+def write_sheet(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the contact sheet of the pictures of some rows of the manifest."""
+    cells = []
+    for row in rows:
+        small = Image.fromarray(contact_sheet.read_png(folder / row["image"])).resize(
+            (THUMBNAIL, THUMBNAIL), Image.Resampling.BOX
         )
-        if i < SHEET_COLUMNS * SHEET_ROWS:
-            small = F.interpolate(image[None], (THUMBNAIL, THUMBNAIL), mode="area")[0]
-            self.small[i] = attempt, contact_sheet.to_bytes(small)
-
-    def thumbnails(self) -> Tensor:
-        """Return the small pictures of all processes, uint8 [N,3,128,128]."""
-        latest: dict[int, tuple[int, Tensor]] = {}
-        for process in range(count()):
-            for i, found in broadcast(self.small, source=process).items():
-                latest[i] = max(latest.get(i, found), found, key=lambda kept: kept[0])
-        return torch.stack([latest[i][1] for i in sorted(latest)])
+        cells.append(torch.from_numpy(np.array(small)).permute(2, 0, 1))
+    verdicts = torch.tensor([row["accepted"] for row in rows])
+    columns = min(SHEET_COLUMNS, len(cells))
+    contact_sheet.save_png(folder / SHEET, contact_sheet.sheet(torch.stack(cells), verdicts, columns))
 
 
-def write_lists(folder: Path, rows: list[dict[str, Any]], cells: Tensor) -> None:
-    """Write the manifest, a JSON object a line, and the contact sheet of cells uint8 [N,3,128,128]."""
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
-    verdicts = torch.tensor([row["accepted"] for row in rows[: len(cells)]])
-    contact_sheet.save_png(
-        folder / SHEET, contact_sheet.sheet(cells, verdicts, min(SHEET_COLUMNS, len(cells)))
-    )
-
-
-def manifest_row(sample: Sample, outcome: Outcome, seed: int) -> dict[str, Any]:
+def manifest_row(sample: Entry, outcome: Outcome, seed: int) -> dict[str, Any]:
     """Return what the manifest says of a sample's picture; `seed` is that of the first attempt."""
     verdict = Verdict.of(outcome.probabilities)
     row = {

@@ -5,8 +5,8 @@ Shapes: B batch, H W pixels, K classes, W products that wait for their next atte
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -86,19 +86,32 @@ class Outcome:
 Attempt = Callable[[list[int], int, dict[int, Outcome]], Tensor]
 
 
-def recur(attempt_all: Attempt, count: int, max_attempts: int) -> dict[int, Outcome]:
-    """Attempt each of `count` products until its picture is accepted, `max_attempts` times at most."""
-    best: dict[int, Outcome] = {}
-    waiting = list(range(count))
+def recur(
+    attempt_all: Attempt, count: int, max_attempts: int, begun: Mapping[int, Outcome] | None = None
+) -> dict[int, Outcome]:
+    """Attempt each of `count` products until its picture is accepted, `max_attempts` times at most.
+
+    begun: what came of earlier attempts at some of them, which go on from there.
+    """
+    best = dict(begun or {})
     for attempt in range(max_attempts):
-        for i, p in zip(waiting, attempt_all(waiting, attempt, best), strict=True):
-            if improves(p, best.get(i)):
-                best[i] = Outcome(p, attempt, attempt + 1)
-            best[i].attempts = attempt + 1
-        waiting = [i for i in waiting if not best[i].accepted]
+        waiting = [i for i in range(count) if _waits(best.get(i), attempt)]
         if not waiting:
-            break
+            continue
+        for i, p in zip(waiting, attempt_all(waiting, attempt, best), strict=True):
+            best[i] = after(p, attempt, best.get(i))
     return best
+
+
+def _waits(best: Outcome | None, attempt: int) -> bool:
+    return attempt == 0 if best is None else best.attempts == attempt and not best.accepted
+
+
+def after(probabilities: Tensor, attempt: int, best: Outcome | None) -> Outcome:
+    """Return the outcome after one more attempt, which gave a picture of these probabilities [K]."""
+    if best is None or improves(probabilities, best):
+        return Outcome(probabilities, attempt, attempt + 1)
+    return replace(best, attempts=attempt + 1)
 
 
 def improves(probabilities: Tensor, best: Outcome | None) -> bool:

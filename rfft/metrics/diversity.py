@@ -29,5 +29,7 @@ def vendi_score(features: Tensor) -> float:
     It is exp of the entropy of the eigenvalues of the cosine kernel / N (Friedman and Dieng, arXiv
     2210.02410).
     """
-    eigenvalues = torch.linalg.eigvalsh(cosine_similarity(features) / len(features)).clamp_min(0)
+    unit = F.normalize(features.double(), dim=1)
+    kernel = unit @ unit.T if len(unit) <= unit.shape[1] else unit.T @ unit  # but for zeros of one spectrum
+    eigenvalues = torch.linalg.eigvalsh(kernel / len(unit)).clamp_min(0)
     return float(torch.exp(torch.special.entr(eigenvalues).sum()))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rfft import build
 from rfft.config.schema import Config
+from rfft.data.dataset import Samples
 from rfft.data.overlap import describe_samples, overlap_warnings
-from rfft.data.samples import Sample
 from rfft.utils.log import messages, warn
 
 
-def announce_data(config: Config, trained: Sequence[Sample], evaluated: Sequence[Sample] | None) -> None:
+def announce_data(config: Config, trained: Samples, evaluated: Samples | None) -> None:
     """Say what is trained on and what is evaluated on (None: nothing), and warn where these do not fit."""
     console, source = messages(), build.trained_products(config)
     console.print(f"training on {describe_samples(trained, source)}", highlight=False, soft_wrap=True)

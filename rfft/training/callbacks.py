@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rfft.data.conditions import noise_for
-from rfft.data.samples import Sample
+from rfft.data.samples import Entry
 from rfft.evaluation import store
 from rfft.evaluation.guardrails import show_result
 from rfft.evaluation.report import write_report
@@ -36,7 +36,7 @@ class SampleSheets(Callback):
     They come after their step's checkpoint, as they may take long; a resumed run makes up for a missing one.
     """
 
-    def __init__(self, run: Path, learner: RFFTLearner, recorder: Recorder, samples: list[Sample]) -> None:
+    def __init__(self, run: Path, learner: RFFTLearner, recorder: Recorder, samples: list[Entry]) -> None:
         """Paint `samples`, which are the first of the learner's conditions."""
         self.folder, self.learner, self.recorder, self.samples = run / "samples", learner, recorder, samples
 
@@ -49,15 +49,14 @@ class SampleSheets(Callback):
         if not self.learner.due(self.learner.config.trainer.sample_every):
             return
         with self.learner.averaged():
-            images, logits = paint_samples(self.learner)
-        if self.learner.accelerator.is_main_process:
-            self._write(images, logits)
+            cells, logits = paint_samples(self.learner)
+        if cells is not None:
+            self._write(cells, logits)
 
     def _sheet(self) -> Path:
         return self.folder / f"step-{self.learner.counters.step:06}.png"
 
-    def _write(self, images: Tensor, logits: Tensor | None) -> None:
-        cells = contact_sheet.to_bytes(images)
+    def _write(self, cells: Tensor, logits: Tensor | None) -> None:
         zoom, columns = max(1, 128 // cells.shape[-1]), min(SAMPLE_COLUMNS, len(cells))
         accepted = None if logits is None else is_accepted(logits)
         sheet = contact_sheet.sheet(cells, accepted, columns, zoom)
@@ -104,14 +103,16 @@ class ExportAndReport(Callback):
 
 
 @torch.no_grad()
-def paint_samples(learner: RFFTLearner) -> tuple[Tensor, Tensor | None]:
-    """Return pictures [P,3,H,W] of the first P samples and RFNet's logits [P,K], if there is an RFNet.
+def paint_samples(learner: RFFTLearner) -> tuple[Tensor | None, Tensor | None]:
+    """Return pictures uint8 [P,3,H,W] of the first P samples and RFNet's logits [P,K], if there is an RFNet.
 
-    The processes share the work.
+    The processes share the work; the first one has the pictures.
     """
     picks, size = range(min(SAMPLES, len(learner.conditions))), learner.config.evaluate.batch_size
 
-    def paint_part(number: int) -> tuple[Tensor, Tensor | None]:
+    painted: list[Tensor] = []  # in the first process
+
+    def paint_part(number: int) -> tuple[Tensor | None, Tensor]:
         part = list(picks[number * size : (number + 1) * size])
         chosen = learner.conditions.index(part)
         noise = noise_for(SAMPLE_SEED, part, tuple(chosen.x_o.shape[1:]))
@@ -120,8 +121,13 @@ def paint_samples(learner: RFFTLearner) -> tuple[Tensor, Tensor | None]:
             images = paint(learner.bundle, batch, learner.schedule, learner.config.rollout.guidance_scale)
         rfnet = learner.rfnet
         logits = None if rfnet is None else reward_logits(lambda x: rfnet(x, batch), images).cpu()
-        return images.cpu(), logits
+        return logits, contact_sheet.to_bytes(images)
 
-    parts = spread(paint_part, -(-len(picks) // size), lambda _: learner.raise_if_stopped())
-    judged = [logits for _, logits in parts if logits is not None]
-    return torch.cat([images for images, _ in parts]), torch.cat(judged) if judged else None
+    judged = spread(
+        paint_part,
+        -(-len(picks) // size),
+        lambda _: learner.raise_if_stopped(),
+        lambda _, cells: painted.append(cells),
+    )
+    found = [logits for logits in judged if logits is not None]
+    return torch.cat(painted) if painted else None, torch.cat(found) if found else None

@@ -56,7 +56,7 @@ class Evaluations(Callback):
             store.finish(self.run, run_counters(self.learner), checkpoint)
 
     def _record(self, state: str, checkpoint: int | None = None) -> None:
-        found = evaluate(self.learner, self.evaluator, "test", state, self.recorder)
+        found = evaluate(self.learner, self.evaluator, "test", state, self.recorder, self.run)
         if self.main:
             store.record(self.run, state, describe_grid(self.evaluator), found, checkpoint)
 
@@ -117,9 +117,17 @@ class Validations(Callback):
 
 
 def evaluate(
-    learner: RFFTLearner, evaluator: Evaluator, grid: str, state: str, recorder: Recorder
+    learner: RFFTLearner,
+    evaluator: Evaluator,
+    grid: str,
+    state: str,
+    recorder: Recorder,
+    folder: Path | None = None,
 ) -> Evaluation:
-    """Evaluate the model as it is ("tuned") or as it was ("base"), in all processes together."""
+    """Evaluate the model as it is ("tuned") or as it was ("base"), in all processes together.
+
+    folder: see Evaluator.
+    """
     console = recorder.console
     with Progress(console=console, disable=console.quiet) as progress, learner.averaged():
         task = progress.add_task(f"evaluating the {state} model ({grid})", total=None)
@@ -128,7 +136,7 @@ def evaluate(
             show(progress, task, done, total)
             learner.raise_if_stopped()
 
-        return evaluator(reference=state == "base", report=report)
+        return evaluator(state == "base", report, folder)
 
 
 def write_evaluation(recorder: Recorder, grid: str, step: int, state: store.State | None) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from rfft import build
 from rfft.config.schema import Config
 from rfft.data.conditions import noise_for, product_for
+from rfft.data.encoded import EncodedSamples
 from rfft.errors import UserError
 from rfft.generation.sample import autocast
 from rfft.models.bundle import Bundle
@@ -31,6 +32,7 @@ from rfft.training.step import Learner
 from rfft.types import Batch, Reward, StepOutput
 
 log = logging.getLogger(__name__)
+AHEAD = 2  # micro-batches that are read while one is computed
 TERMS = {"f_ac": "F_AC", "l_cc": "L_CC", "l_kl": "L_KL"}  # of the loss, by the names of their scalars
 
 
@@ -57,9 +59,12 @@ class RFFTLearner(Learner[StepOutput]):
         bundle: Bundle,
         reward: Reward,
         rfnet: RFNetWithMaps | None,
-        conditions: Batch,
+        conditions: EncodedSamples | Batch,
     ) -> None:
-        """Take the objective's `reward`, and the RFNet that judges samples, if there is one."""
+        """Take the objective's `reward`, and the RFNet that judges samples, if there is one.
+
+        conditions: the samples, on the way or in memory.
+        """
         super().__init__(accelerator)
         self.config, trainer = config, config.trainer
         self.bundle, self.reward, self.rfnet, self.conditions = bundle, reward, rfnet, conditions
@@ -135,17 +140,26 @@ class RFFTLearner(Learner[StepOutput]):
 
     def batch(self, micro: int) -> Batch:
         """Return this process's samples; their place in the order of all samples decides product and
-        noise.
+        noise. What comes next is read meanwhile.
         """
+        positions = self._positions(micro)
+        chosen = self.conditions.index(self._products(micro))
+        if isinstance(self.conditions, EncodedSamples):
+            ahead = range(micro + 1, micro + 1 + AHEAD)  # beyond the step's last ones are those of the next
+            self.conditions.prefetch(self._products(later) for later in ahead)
+        seed = self.config.run.seed
+        return replace(chosen, noise=noise_for(seed, list(positions), tuple(chosen.x_o.shape[1:])))
+
+    def _products(self, micro: int) -> list[int]:
+        """Return the numbers of this process's samples in a micro-batch, counted from this step's first."""
+        seed, count = self.config.run.seed, len(self.conditions)
+        return [product_for(seed, position, count) for position in self._positions(micro)]
+
+    def _positions(self, micro: int) -> range:
         trainer, processes = self.config.trainer, self.accelerator.num_processes
         part = micro * processes + self.accelerator.process_index
         first = self.counters.position + part * trainer.batch_size
-        positions = range(first, first + trainer.batch_size)
-        seed = self.config.run.seed
-        chosen = self.conditions.index(
-            [product_for(seed, position, len(self.conditions)) for position in positions]
-        )
-        return replace(chosen, noise=noise_for(seed, list(positions), tuple(chosen.x_o.shape[1:])))
+        return range(first, first + trainer.batch_size)
 
     def scalars(self, outputs: Sequence[StepOutput]) -> dict[str, Tensor]:
         """Return the means over this process's micro-batches."""

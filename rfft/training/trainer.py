@@ -57,17 +57,18 @@ def _train(config: Config, lock: FolderLock, signals: StopSignals) -> None:
     open_job(lock, to_yaml(config), MAY_CHANGE, accelerator)
     if accelerator.is_main_process:
         write_skipped(run, [asdict(product) for product in skipped])
-        announce_data(config, samples, None if evaluator is None else evaluator.samples)
+        announce_data(config, samples, None if evaluator is None else evaluator.data)
 
     checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)
     resume(run, learner, checkpoints)
-    require_agreement(accelerator, run, learner.counters.step, [sample.id for sample in samples])
+    require_agreement(accelerator, run, learner.counters.step, samples.agreed())
     learner.signals = signals
     tracker = Tracker(config.tracker.kind, run, asdict(config), accelerator.is_main_process)
     with Recorder(run, learner, tracker) as recorder:
         saver = CheckpointSaver(learner, checkpoints, config.trainer.checkpoint_every, recorder)
         callbacks: list[Callback] = [recorder, saver]
-        callbacks.append(SampleSheets(run, learner, recorder, samples[:SAMPLES]))
+        shown = [samples.entry(i) for i in range(min(SAMPLES, len(samples)))]
+        callbacks.append(SampleSheets(run, learner, recorder, shown))
         if evaluator is not None:
             callbacks.append(Evaluations(run, learner, evaluator, recorder, saver))
         if validation is not None:

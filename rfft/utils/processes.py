@@ -43,20 +43,37 @@ def count() -> int:
 
 
 def spread(
-    work: Callable[[int], T], pieces: int, after: Callable[[int], object] = lambda done: None
+    work: Callable[[int], tuple[T, Any]],
+    pieces: int,
+    after: Callable[[int], object] = lambda done: None,
+    keep: Callable[[int, Any], object] = lambda piece, delivered: None,
 ) -> list[T]:
-    """Return work(i) for every i below `pieces`, in all processes; each piece is done by one of them.
+    """Return what work(i) shares for every i below `pieces`, in all processes; one of them does each piece.
 
-    What comes out does not depend on the number of processes if work(i) depends on nothing but i. `after` is
-    called in all processes together, whenever each has done one more piece, with the number of pieces that
-    are done.
+    work(i) returns what it shares, which should be small, and what it delivers: that goes to the first
+    process alone, by keep(i, delivered), as soon as each process has done one more piece. What comes out does
+    not depend on the number of processes if work(i) depends on nothing but i. `after` is called in all
+    processes together at the same times, with the number of pieces that are done.
     """
     found = {}
     for first in range(0, pieces, count()):
-        if (own := first + rank()) < pieces:
-            found[own] = work(own)
+        own, delivered = first + rank(), None
+        if own < pieces:
+            found[own], delivered = work(own)
+        for piece, other in enumerate(gather(delivered), start=first):
+            if piece < pieces:
+                keep(piece, other)
         after(min(first + count(), pieces))
     return [broadcast(found.get(i), source=i % count()) for i in range(pieces)]
+
+
+def gather(value: Any) -> list[Any]:
+    """Return the values of all processes in the first one, and nothing in the others."""
+    if count() == 1:
+        return [value]
+    box: list[Any] | None = [None] * count() if rank() == 0 else None
+    dist.gather_object(value, box)
+    return box or []
 
 
 def broadcast(value: Any, source: int = 0) -> Any:

@@ -228,7 +228,7 @@ def test_evaluate_command(
     assert counts["available_before"] + counts["fixed"] - counts["broken"] == pytest.approx(
         12 * summary["tuned"]["metrics"]["available_rate_rfnet"]["value"]
     )
-    images = {state: store.load_pictures(run, state) for state in STATES}
+    images = {state: store.pictures(run, state).first(12) for state in STATES}
     assert images["base"].shape == (12, 3, 64, 64)
     assert not torch.equal(images["base"], images["tuned"])
     with Image.open(run / "samples/before_after.png") as grid:
@@ -446,16 +446,19 @@ def test_validation_shares_nothing_with_the_report(
 
 
 def test_references_of_a_folder(tmp_path: Path) -> None:
+    def read(source: object, size: int, max_pixels: int) -> torch.Tensor:
+        return torch.cat([*reference_images(str(source), size, max_pixels)])
+
     for i in range(4):
         Image.new("RGB", (40, 30 + i), (i, 0, 0)).save(tmp_path / f"{i}.png")
-    assert reference_images(str(tmp_path), 16, 1320).shape == (4, 3, 16, 16)
+    assert read(tmp_path, 16, 1320).shape == (4, 3, 16, 16)
     with pytest.raises(UserError, match=r"3\.png: 40 x 33 pixels are more than max_pixels=1319"):
-        reference_images(str(tmp_path), 16, 1319)
+        read(tmp_path, 16, 1319)
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png", format="EPS")  # Pillow would start Ghostscript for it
     with pytest.raises(UserError, match=r"0\.png: not a readable image"):
-        reference_images(str(tmp_path), 16, 1320)
+        read(tmp_path, 16, 1320)
     (tmp_path / "0.png").unlink()
     with pytest.raises(UserError, match="4 pictures at least"):
-        reference_images(str(tmp_path), 16, 1320)
+        read(tmp_path, 16, 1320)
     with pytest.raises(UserError, match="adworld:nope: no such split; give adworld:train"):
-        reference_images("adworld:nope", 64, 1320)
+        read("adworld:nope", 64, 1320)
