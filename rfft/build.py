@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from rfft.data.encoded import EncodedSamples
 from rfft.data.encoder import Encoder
 from rfft.data.samples import Entry, Framing, Selection, Skipped
 from rfft.data.splits import parse_source
-from rfft.data.store import Store, default_folder, open_store
+from rfft.data.store import find_store
 from rfft.errors import require
 from rfft.models.bundle import Bundle
 from rfft.models.families import KNOWN as KNOWN_FAMILIES
@@ -118,16 +117,6 @@ def build_scorers(config: Config, device: torch.device | str) -> dict[str, TextM
     if settings.pickscore is not None:
         scorers["pickscore"] = PickScore(settings.pickscore)
     return {name: scorer.requires_grad_(False).eval().to(device) for name, scorer in scorers.items()}
-
-
-def engineered(config: Config, entry: Entry) -> Entry:
-    """Return a sample with the prompts that are painted in an evaluation."""
-    settings = config.evaluate
-    return replace(
-        entry,
-        prompt=", ".join(part for part in (entry.prompt, settings.quality_words) if part),
-        negative=entry.negative if settings.negative_prompt is None else settings.negative_prompt,
-    )
 
 
 def load_tokenizer(network: str) -> Any:
@@ -250,17 +239,8 @@ def build_conditions(
     return EncodedSamples(
         samples,
         Encoder(bundle, data.image_size),
-        build_store(config),
+        find_store(data.cache, data.cache_gb),
         (data.canny_low, data.canny_high),
         0 if samples.in_memory else data.workers,
         change or (lambda entry: entry),
     )
-
-
-def build_store(config: Config) -> Store | None:
-    """Return where encoded products and prompts are kept."""
-    data = config.data
-    if data.cache is None:
-        return None
-    folder = default_folder() if data.cache == "auto" else Path(data.cache)
-    return open_store(folder.resolve(), int(data.cache_gb * 1e9))

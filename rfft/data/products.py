@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias, overload
 
@@ -29,6 +28,7 @@ from rfft.data.json_text import (
     refuse_unreadable,
     required_text,
 )
+from rfft.data.paths import inside
 from rfft.errors import UserError
 
 SUFFIXES = (".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -161,7 +161,8 @@ def read_products(
     """List the products of a folder of pictures or of a JSON-lines manifest, in a fixed order.
 
     wanted: says by its id whether a product is; check: is given the wanted ones of a manifest, or the first
-    one of a folder, to refuse it with a UserError. Raises UserError for what is no such source, and where it has no product at all.
+    one of a folder, to refuse it with a UserError. Raises UserError for what is no such source, and where it
+    has no product at all.
     """
     source = Path(source)
     if source.is_dir():
@@ -212,30 +213,6 @@ def _row(line: bytes, manifest: Path, number: int) -> Product:
         negative_prompt=optional_text(row, "negative_prompt", where),
         image_scale=image_scale(row, where),
     )
-
-
-def inside(folder: Path, name: str, where: str) -> Path:
-    """Return the path of a picture below a folder; raises UserError if `..` or a link leads out of it."""
-    path = folder / name
-    try:
-        plain = not os.path.islink(path)  # then it lies where its folder does, which was looked up before
-        real = _real(path.parent) / path.name if plain else path.resolve()
-        within = not Path(name).is_absolute() and path.name != ".." and real.is_relative_to(_real(folder))
-        exists = path.is_file()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, links in a circle
-        within, exists = True, False
-    if not within:
-        raise UserError(
-            f"{where}: image {name!r} leads out of the manifest's folder; put the picture inside it"
-        )
-    if not exists:
-        raise UserError(f"{where}: image {name!r} does not exist below {folder}")
-    return path
-
-
-@lru_cache(maxsize=4096)
-def _real(folder: Path) -> Path:
-    return folder.resolve()
 
 
 def _stem(name: str) -> str:

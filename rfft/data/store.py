@@ -48,6 +48,14 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rfft"
 
 
+def find_store(cache: str | None, gigabytes: float) -> Store | None:
+    """Return the store that data.cache names, if any: a folder, or "auto" for the default one."""
+    if cache is None:
+        return None
+    folder = default_folder() if cache == "auto" else Path(cache)
+    return open_store(folder.resolve(), int(gigabytes * 1e9))
+
+
 @lru_cache
 def open_store(folder: Path, most_bytes: int) -> Store:
     """Return the store in a folder, the same object each time: a process must not open an LMDB twice."""

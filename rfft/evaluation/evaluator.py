@@ -5,7 +5,7 @@ Shapes: N products and prompts, S seeds, P = N S pictures, K outputs of a networ
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 from rfft import build
 from rfft.config.schema import Config, EvaluateConfig
 from rfft.data.references import reference_images
+from rfft.data.samples import Entry
 from rfft.errors import UserError, require
 from rfft.evaluation import summary
 from rfft.evaluation.measures import (
@@ -97,7 +98,7 @@ class Evaluator:
             if missing:
                 torchmetrics(missing)  # not there? Say so before hours of painting.
         self.reference = {} if source is None else self._measure_reference(source)
-        conditions = build.build_conditions(config, bundle, self.data, partial(build.engineered, config))
+        conditions = build.build_conditions(config, bundle, self.data, partial(engineered, config))
         verdicts = Verdicts(self.networks)
         self.painter = Painter(config, bundle, conditions, verdicts, self._measure)
 
@@ -218,3 +219,13 @@ def finite_pictures(painted: Painted, state: str) -> Tensor:
 def show(progress: Progress, task: TaskID, done: int, total: int) -> None:
     """Move a progress bar on."""
     progress.update(task, completed=done, total=total)
+
+
+def engineered(config: Config, entry: Entry) -> Entry:
+    """Return a sample with the prompts that are painted in an evaluation."""
+    settings = config.evaluate
+    return replace(
+        entry,
+        prompt=", ".join(part for part in (entry.prompt, settings.quality_words) if part),
+        negative=entry.negative if settings.negative_prompt is None else settings.negative_prompt,
+    )

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rfft.data.products import inside
+from rfft.data.paths import inside
 from rfft.errors import UserError
 from rfft.feedback.folder import CODE_OF_CLASS, LABEL_FILE, PROMPT_FILE, UNSUITABLE, class_of
 from rfft.feedback.rf1m_index import split_label

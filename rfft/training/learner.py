@@ -202,6 +202,10 @@ class RFFTLearner(Learner[StepOutput]):
             parts.append(f"available {scalars['train/available']:4.0%}")
         return "  ".join(parts)
 
+    def data_seconds(self) -> float:
+        conditions = self.conditions
+        return conditions.waited + conditions.encoded if isinstance(conditions, EncodedSamples) else 0.0
+
     def count(self, outputs: Sequence[StepOutput]) -> None:
         """Count samples, pictures and denoiser calls of all processes."""
         counters, processes = self.counters, self.accelerator.num_processes

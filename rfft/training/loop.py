@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rfft.data.samples import UnusableProduct
 from rfft.errors import Interrupted
 from rfft.training.job import leave
 from rfft.training.step import Learner
@@ -36,7 +37,8 @@ def run_loop(learner: Learner[Any], callbacks: Sequence[Callback]) -> None:
     """Train from wherever the learner is until it is finished; every process of the job calls this.
 
     Raises Interrupted after a signal, when the callbacks have kept what was done, and a UserError where
-    gradients are not finite for too long.
+    gradients are not finite for too long, or where a product cannot be used: one process alone keeps what was
+    done then, too.
     """
     learner.signals.deferred = True  # from here on there is something to save
     try:
@@ -58,6 +60,11 @@ def run_loop(learner: Learner[Any], callbacks: Sequence[Callback]) -> None:
         for callback in callbacks:
             callback.on_stop()
         leave(learner.accelerator)
+        raise
+    except UnusableProduct:  # in one process: the others would be waited for in vain
+        if learner.accelerator.num_processes == 1:
+            for callback in callbacks:
+                callback.on_stop()
         raise
     leave(learner.accelerator)
 

@@ -79,6 +79,10 @@ class Learner(ABC, Generic[Output]):
         """
         return {}
 
+    def data_seconds(self) -> float:
+        """Return for how long this process has waited for data so far, encoding them included."""
+        return 0.0
+
     def count(self, outputs: Sequence[Output]) -> None:
         """Count what a step has done beside itself."""
 
@@ -90,6 +94,7 @@ class Learner(ABC, Generic[Output]):
         that is interrupted has not happened.
         """
         began, lr = time.monotonic(), float(self.lr_schedule.get_last_lr()[0])
+        waited = self.data_seconds()
         buffers = [(buffer, buffer.clone()) for buffer in self.engine.buffers]
         try:
             outputs = self._micro_batches()
@@ -112,7 +117,9 @@ class Learner(ABC, Generic[Output]):
             self.ema.update()
         self.counters.count(finite, means["seconds"])
         self.count(outputs)
-        return self._named(means, self.details(outputs) if finite else {}, finite, lr)
+        seconds_of_data = self.data_seconds() - waited
+        named = self._named(means, self.details(outputs) if finite else {}, finite, lr)
+        return named | {"perf/data_share": seconds_of_data / max(named["perf/step_seconds"], 1e-9)}
 
     def _micro_batches(self) -> list[Output]:
         self.engine.begin(self.accumulation * self.passes)

@@ -26,7 +26,7 @@ from rfft.training.tracking import Tracker
 from rfft.utils.checkpoint import Checkpoints
 from rfft.utils.faults import explained, require_agreement
 from rfft.utils.lock import FolderLock
-from rfft.utils.log import write_skipped
+from rfft.utils.log import append_skipped, write_skipped
 from rfft.utils.signals import StopSignals
 
 
@@ -57,6 +57,7 @@ def _train(config: Config, lock: FolderLock, signals: StopSignals) -> None:
     open_job(lock, to_yaml(config), MAY_CHANGE, accelerator)
     if accelerator.is_main_process:
         write_skipped(run, [asdict(product) for product in skipped])
+        samples.on_skip = lambda product: append_skipped(run, asdict(product))
         announce_data(config, samples, None if evaluator is None else evaluator.data)
 
     checkpoints = Checkpoints(run / "checkpoints", config.trainer.keep)

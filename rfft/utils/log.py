@@ -128,6 +128,16 @@ def write_skipped(folder: Path, skipped: Sequence[dict[str, str]]) -> None:
         warn(f"products left out: {len(skipped)}, listed in {file.name}; first: {first}")
 
 
+def append_skipped(folder: Path, product: dict[str, str]) -> None:
+    """Add a product that was left out later on to skipped.jsonl, and warn if it is the first one there."""
+    file = folder / "skipped.jsonl"
+    first = not file.exists() or not file.stat().st_size
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(product, ensure_ascii=False) + "\n")
+    if first:
+        warn(f"a product is left out, listed in {file.name} as will be others: {product['reason']}")
+
+
 class MetricsFile:
     """The file metrics.jsonl, to which every row is written at once as a JSON object."""
 
