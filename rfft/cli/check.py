@@ -18,6 +18,7 @@ from rfft.data.dataset import Samples
 from rfft.data.overlap import describe_samples, overlap_warnings
 from rfft.data.references import reference_images
 from rfft.data.samples import Skipped
+from rfft.data.store import find_store
 from rfft.evaluation.validation import validation_config
 from rfft.rfnet.check import describe as describe_rfnet
 from rfft.rfnet.config import load_config as load_rfnet_config
@@ -72,6 +73,7 @@ def describe(config: Config, warnings: list[str]) -> dict[str, str]:
     facts = {
         "run folder": str(Path(config.run.out) / config.run.name),
         "training": describe_samples(samples, build.trained_products(config)) + _left_out(skipped),
+        "data": _reading(config, samples),
         "evaluation": _evaluation(config, samples, warnings) if evaluate.enabled else "none",
         "validation": _validation(config) if evaluate.enabled and evaluate.every else "",
         "networks": ", ".join(_networks(config)),
@@ -82,6 +84,16 @@ def describe(config: Config, warnings: list[str]) -> dict[str, str]:
         "processes": _processes(config),
     }
     return {name: fact for name, fact in facts.items() if fact}
+
+
+def _reading(config: Config, samples: Samples) -> str:
+    """Say when products are read, and where what is made of them is kept."""
+    store, data = find_store(config.data.cache, config.data.cache_gb), config.data
+    if store is None:
+        return "products are encoded whenever they are needed: data.cache is null"
+    used = f"{store.used() / 1e9:,.1f} of {data.cache_gb:g} GB used"
+    told = f"products are encoded when first needed and kept in {store.folder} ({used})"
+    return told if samples.in_memory else f"{told}; read by {data.workers} threads"
 
 
 def _left_out(skipped: list[Skipped]) -> str:

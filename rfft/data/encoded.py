@@ -26,6 +26,7 @@ from rfft.diffusion.compositing import latent_mask
 from rfft.types import Batch, Conditioning
 
 RECENT = 64  # prompts whose features are kept in memory: the negative one, and those of the last batches
+AHEAD = 2  # batches that are read while one is trained on
 CANVAS, LATENT = "canvas", "x_o"  # names of a picture's tensors in the store
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rfft import build
 from rfft.config.schema import Config
-from rfft.data.conditions import encoded_at_once
+from rfft.data.encoded import AHEAD
 from rfft.models.bundle import Bundle
 from rfft.models.load import load_skeleton, skeleton_batch
 from rfft.models.lora import merged_bytes
@@ -117,6 +117,7 @@ def costs(config: Config) -> Costs:
         "denoiser forwards per micro-batch": str(forwards),
         "trained": f"{', '.join(model.train)}: {sum(sizes):,} parameters in {len(sizes)} tensors",
         "parameters in all": f"{sum(p.numel() for p in {*_parameters([*bundle.modules, *rewards])}):,}",
+        "data in memory": f"{_data_bytes(config, bundle) / 2**20:,.1f} MiB, however many products there are",
         "per optimizer step and process": f"{trainer.accumulation * flops / 1e12:,.2f} TFLOP",
     }
     if not complete:
@@ -181,12 +182,24 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
 
 
 def _encoder_peak(config: Config, bundle: Bundle) -> int:
-    """Return the bytes that encoding the products takes beside the weights, before the first step."""
+    """Return the bytes that encoding a product takes beside the weights; at first it is for an evaluation."""
     size = config.data.image_size
     with fake():
         imagine(bundle.modules)
-        pictures = torch.zeros(encoded_at_once(size), 3, size, size)
+        pictures = torch.zeros(1, 3, size, size)  # one by one, see data/encoder.py
         return peak_bytes(lambda: bundle.encode_image(pictures), _parameters(bundle.modules))
+
+
+def _data_bytes(config: Config, bundle: Bundle) -> int:
+    """Return the bytes of the batch that is trained on, and of those that are read meanwhile."""
+    with fake():
+        batch = skeleton_batch(bundle, config.data.image_size, config.trainer.batch_size)
+        both = batch.null.cat(batch.z)
+    texts = [both.hidden, *both.added.values()]
+    canvases = batch.product.numel()  # uint8, beside those in [0, 1]
+    tensors = [*texts, batch.edges, batch.product, batch.x_o, batch.mask, batch.noise]
+    ahead = AHEAD if config.data.workers else 0
+    return (1 + ahead) * (canvases + sum(tensor.nbytes for tensor in tensors))
 
 
 def _parameters(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from rfft import build
 from rfft.config.schema import Config
 from rfft.data.conditions import noise_for, product_for
-from rfft.data.encoded import EncodedSamples
+from rfft.data.encoded import AHEAD, EncodedSamples
 from rfft.errors import UserError
 from rfft.generation.sample import autocast
 from rfft.models.bundle import Bundle
@@ -32,7 +32,6 @@ from rfft.training.step import Learner
 from rfft.types import Batch, Reward, StepOutput
 
 log = logging.getLogger(__name__)
-AHEAD = 2  # micro-batches that are read while one is computed
 TERMS = {"f_ac": "F_AC", "l_cc": "L_CC", "l_kl": "L_KL"}  # of the loss, by the names of their scalars
 
 

@@ -19,6 +19,7 @@ from rfft.config.load import load_config, to_yaml
 from rfft.evaluation import store, summary
 from rfft.evaluation.charts import smooth
 from rfft.evaluation.evaluator import Evaluation
+from rfft.evaluation.picture_file import PictureFile
 from rfft.evaluation.report import write_report
 from rfft.utils.log import MetricsFile, write_environment
 
@@ -46,7 +47,10 @@ def evaluation(accepted: list[bool], generator: torch.Generator) -> Evaluation:
     estimates |= summary.mean_metrics("diversity", 0.3 + 0.1 * noise, products)
     estimates |= summary.mean_metrics("kid", 0.01 + 0.02 * noise, products)
     facts = {"images": n, "not_finite": 0, "max_attempts": SEEDS}
-    return Evaluation(estimates, images.unflatten(0, (COUNT, SEEDS)), probabilities, {}, facts)
+    pictures = PictureFile(n)
+    for i, image in enumerate(images):
+        pictures.write(i, image)
+    return Evaluation(estimates, pictures, probabilities, {}, facts)
 
 
 @pytest.fixture

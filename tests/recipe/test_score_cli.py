@@ -48,7 +48,8 @@ def rows_of(file: Path) -> list[dict[str, str]]:
 def test_a_picture_gets_the_verdict_that_training_and_generation_give_it(world: Path) -> None:
     config = load_config(world / "config.yaml", ["data.count=3"])
     samples = build.build_samples(config, "train")
-    batch = build.build_conditions(config, build.build_bundle(config, "cpu", trained=False), samples)
+    bundle = build.build_bundle(config, "cpu", trained=False)
+    batch = build.build_conditions(config, bundle, samples).index([0, 1, 2])
     rfnet = build.build_rfnet(config, "cpu")
     assert rfnet is not None
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
