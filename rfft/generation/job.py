@@ -67,7 +67,7 @@ class Job:
                 ids = {i: self.samples.entry(i).id for i in numbers}
                 pending = [i for i in numbers if ids[i] not in self.generation.done]
                 self._turn(self._usable(pending), ids, show)
-        if not self.finite and not self.generation.finite:
+        if not self.finite and not self.generation.has_finite:
             self._require_finite(torch.full((len(self.samples), 1), torch.nan))
         if rank() == 0:
             write_skipped(self.generation.out, [asdict(product) for product in self.skipped])

@@ -46,7 +46,8 @@ class Generation:
         self.made = not out.exists()
         self.done: set[str] = set()
         self.refused: dict[str, Outcome] = {}
-        self.accepted = self.attempts = self.finite = 0
+        self.accepted = self.attempts = 0
+        self.has_finite = False  # pictures, accepted or not
         self.broken: list[str] = []  # ids of pictures that are not finite
         self._lock = FolderLock(out)
         self._files: list[IO[str]] = []
@@ -73,7 +74,7 @@ class Generation:
         for file in self._files:
             file.close()
         self._lock.release()
-        if error is not None and not self.finite and not self.began:
+        if error is not None and not self.has_finite and not self.began:
             shutil.rmtree(self.out, ignore_errors=True)
             if not self.made:
                 self.out.mkdir()
@@ -89,6 +90,7 @@ class Generation:
         """Remember what came of attempts at products that are not done."""
         for name, outcome in outcomes.items():
             p = outcome.probabilities
+            self.has_finite |= bool(p.isfinite().all())
             probabilities = {"values": p.nan_to_num(0, 0, 0).tolist(), "finite": bool(p.isfinite().all())}
             row = {"id": name, "attempt": outcome.attempt, "attempts": outcome.attempts}
             self._files[1].write(json.dumps(row | {"probabilities": probabilities}) + "\n")
@@ -114,7 +116,7 @@ class Generation:
         if row.get("not_finite"):
             self.broken.append(row["id"])
         else:
-            self.finite += 1
+            self.has_finite = True
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

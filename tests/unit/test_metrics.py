@@ -143,6 +143,11 @@ def test_vendi_score() -> None:
     features = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])  # eigenvalues 2/3 and 1/3
     entropy = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
     assert vendi_score(features) == pytest.approx(math.exp(entropy))
+    many = torch.randn(60, 7, generator=torch.Generator().manual_seed(0))
+    unit = torch.nn.functional.normalize(many.double(), dim=1)
+    eigenvalues = torch.linalg.eigvalsh(unit @ unit.T / 60).clamp_min(1e-30)
+    expected = math.exp(-(eigenvalues * eigenvalues.log()).sum())
+    assert vendi_score(many) == pytest.approx(expected)  # from the smaller of the two Gram matrices
 
 
 def test_kid_by_hand() -> None:
