@@ -7,6 +7,7 @@ Boxes are (left, top, right, bottom).
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from rfft.data.members import Source
 from rfft.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")  # Pillow knows more, and runs Ghostscript for one of them
@@ -50,7 +52,7 @@ class Placement:
     size: int
 
 
-def load_cutout(path: Path, white_level: int | None, max_pixels: int) -> Pixels:
+def load_cutout(path: Source, white_level: int | None, max_pixels: int) -> Pixels:
     """Read a picture as RGBA [H,W,4]; raises UserError if it cannot be used.
 
     `white_level` is the official rule for pictures without alpha, or with one that is opaque throughout:
@@ -73,24 +75,25 @@ def load_cutout(path: Path, white_level: int | None, max_pixels: int) -> Pixels:
     return source
 
 
-def _as(image: Image.Image, mode: str, path: Path) -> Pixels:
+def _as(image: Image.Image, mode: str, path: Source) -> Pixels:
     try:
         return np.asarray(image.convert(mode))
     except ValueError as error:  # CIE Lab, for example
         raise UserError(f"{path}: {error}; save the picture as {mode}") from None
 
 
-def open_upright(path: Path, max_pixels: int) -> Image.Image:
+def open_upright(path: Source, max_pixels: int) -> Image.Image:
     """Decode a picture and turn it upright; nothing is decoded before its size is known to be sane.
 
     Raises UserError for what is no single picture of `max_pixels` at most.
     """
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if isinstance(path, Path) and not path.is_file():  # a pipe would be waited for
             raise FileNotFoundError
+        file = path if isinstance(path, Path) else io.BytesIO(path.read_bytes())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-            image = Image.open(path, formats=FORMATS)
+            image = Image.open(file, formats=FORMATS)
         width, height = image.size
         if width * height > max_pixels:
             raise UserError(f"{path}: {width} x {height} pixels are more than max_pixels={max_pixels}")
@@ -111,7 +114,7 @@ def frame_count(image: Image.Image) -> int:
     return 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
 
 
-def refuse_sliver(source: Pixels, path: Path) -> None:
+def refuse_sliver(source: Pixels, path: Source) -> None:
     """Raise UserError if the visible part of a product [H,W,4] is too small or too thin to be shown."""
     left, top, right, bottom = bounds(source[..., 3] > 127)
     width, height = right - left, bottom - top

@@ -71,8 +71,8 @@ class Encoder:
 def conditioning(items: Sequence[Item]) -> Conditioning:
     """Return the prompts' features [B,L,D] in float32, on the CPU."""
     names = [name.removeprefix(ADDED) for name in items[0] if name.startswith(ADDED)]
-    added = {name: torch.cat([item[ADDED + name].float() for item in items]) for name in names}
-    return Conditioning(torch.cat([item[HIDDEN].float() for item in items]), added)
+    added = {name: torch.cat([item[ADDED + name] for item in items]) for name in names}
+    return Conditioning(torch.cat([item[HIDDEN] for item in items]), added).to("cpu", torch.float32)
 
 
 def fingerprint(bundle: Bundle) -> bytes:

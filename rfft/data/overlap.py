@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rfft.data.dataset import KNOWN, Samples
+from rfft.data.members import Source
 from rfft.data.product_files import ProductFiles
 from rfft.data.splits import parse_source
 
@@ -32,15 +33,15 @@ def _shared_files(trained: ProductFiles, evaluated: ProductFiles) -> int:
     return sum(_digest(file) in known for file in asked if _size(file) is not None)
 
 
-def _size(file: Path) -> int | None:
-    """Return a file's size in bytes; None where there is none that could be read."""
+def _size(file: Source) -> int | None:
+    """Return a picture's size in bytes; None where there is none that could be read."""
     try:
-        return file.stat().st_size
+        return file.stat().st_size if isinstance(file, Path) else file.size
     except OSError:
         return None
 
 
-def _digest(file: Path) -> bytes:
+def _digest(file: Source) -> bytes:
     return hashlib.sha256(file.read_bytes()).digest()
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from rfft.data.cutout import Pixels, open_upright
 from rfft.data.matting import Edge, Saliency, cut_out
 from rfft.data.products import Product, ProductList, read_products
-from rfft.errors import UserError
+from rfft.errors import UserError, require
 from rfft.rewards.maps import load_saliency
 from rfft.utils import contact_sheet
 from rfft.utils.atomic_io import new_folder, refuse_existing
@@ -41,6 +41,7 @@ def cut_out_folder(folder: Path, out: Path, edge: Edge, max_pixels: int) -> list
     refuse_existing(out)
     photos = read_products(folder)
     for photo in photos:
+        require(isinstance(photo.image, Path), f"{photo.image}: in an archive; unpack it")
         open_upright(photo.image, max_pixels)  # a broken one is better found now than in the end
     console = messages()
     with new_folder(out) as draft:
@@ -86,8 +87,8 @@ def cut(image: Image.Image, saliency: Saliency, edge: Edge) -> Pixels:
 
 def _save(photo: Product, cutout: Pixels, folder: Path) -> None:
     contact_sheet.save_png(folder / f"{photo.id}.png", cutout)
-    caption = photo.image.with_suffix(".txt")
-    if caption.is_file():
+    caption = Path(photo.image).with_suffix(".txt") if isinstance(photo.image, Path) else None
+    if caption is not None and caption.is_file():
         shutil.copyfile(caption, folder / f"{photo.id}.txt")
 
 

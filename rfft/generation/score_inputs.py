@@ -53,6 +53,8 @@ def find_questions(pictures: Sequence[Path], products: Path) -> list[Question]:
 def _question(file: Path, known: dict[str, Product], captions: dict[str, str]) -> Question:
     if (product := known.get(file.stem)) is None:
         return Question(file, problem=f"{file}: no product of the name {file.stem!r} is there")
+    if not isinstance(product.image, Path):
+        return Question(file, problem=f"{product.image}: in an archive; unpack it")
     return Question(file, product.image, captions.get(file.stem, product.caption))
 
 

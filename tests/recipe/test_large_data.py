@@ -1,4 +1,4 @@
-"""Data that does not live in memory: what comes out does not depend on where it is kept and how it is read."""
+"""Data that does not live in memory: what comes out does not depend on where it is kept or how it is read."""
 
 from __future__ import annotations
 
