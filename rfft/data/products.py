@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from rich.markup import escape
 
 from rfft.data.checked import LONGEST_ID
 from rfft.data.json_text import (
@@ -41,6 +43,8 @@ from rfft.data.product_list import (
 )
 from rfft.data.product_shards import Shards
 from rfft.errors import UserError
+from rfft.utils.log import messages
+from rfft.utils.processes import rank
 
 KEYS = ("id", "image", "caption", "prompt", "negative_prompt", "image_scale")
 
@@ -105,6 +109,15 @@ class Manifest(ProductList):
         self.total, self.digest = len(places), digest.hexdigest()
         refuse_equal_hashes(self, np.array(ids, np.int64))
 
+    def images(self) -> Iterator[Source]:
+        """Yield where each product's picture lies, by one more walk through the file."""
+        following = iter(self.chosen)
+        wanted = next(following, None)
+        for number, (_, _, line) in enumerate(manifest_lines(self.source)):
+            if number == wanted:
+                yield self.source.parent / json.loads(line)["image"]
+                wanted = next(following, None)
+
     def read(self, number: int) -> Product:
         with self.source.open("rb") as file:
             file.seek(self.places[number])
@@ -122,6 +135,11 @@ def read_products(
     product at all.
     """
     source = Path(source)
+    with messages(quiet=rank() > 0).status(f"listing {escape(str(source))}"):
+        return _listed(source, wanted, check)
+
+
+def _listed(source: Path, wanted: Wanted, check: Check) -> ProductList:
     if source.is_dir():
         folder: ProductList = Folder(source, wanted, check)
         if not folder.total and any(source.glob("*.tar")):

@@ -152,6 +152,7 @@ def test_a_manifest_takes_little_memory(tmp_path: Path) -> None:
         ("é9999", "9999"),
     ]
     assert [product.id for product in products[5:8]] == ["é5", "é6", "é7"]
+    assert list(products[5:8].images()) == [tmp_path / "a.png"] * 3
 
 
 def test_many_pictures_lie_in_several_sheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
