@@ -193,13 +193,13 @@ def _encoder_peak(config: Config, bundle: Bundle) -> int:
 def _data_bytes(config: Config, bundle: Bundle) -> int:
     """Return the bytes of the batch that is trained on, and of those that are read meanwhile."""
     with fake():
-        batch = skeleton_batch(bundle, config.data.image_size, config.trainer.batch_size)
+        batch = skeleton_batch(bundle, config.data.image_size, 1)
         both = batch.null.cat(batch.z)
     texts = [both.hidden, *both.added.values()]
     canvases = batch.product.numel()  # uint8, beside those in [0, 1]
     tensors = [*texts, batch.edges, batch.product, batch.x_o, batch.mask, batch.noise]
     ahead = AHEAD if config.data.workers else 0
-    return (1 + ahead) * (canvases + sum(tensor.nbytes for tensor in tensors))
+    return (1 + ahead) * config.trainer.batch_size * (canvases + sum(tensor.nbytes for tensor in tensors))
 
 
 def _parameters(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
