@@ -3,6 +3,7 @@
     python tools/data_bench.py start FOLDER [--products 100000] [--steps 3]   rfft train configs/tiny.yaml
     python tools/data_bench.py encode FOLDER [--products 1000] [--real 12]    SD 1.5's VAE and text at 512 px
     python tools/data_bench.py manifest FOLDER [--products 1000000]           the listing of a manifest
+    python tools/data_bench.py pictures FOLDER [--products 2000]              an evaluation's pictures of 512 px
 
 FOLDER is filled once, and used again by the next call: its second start has a warm cache.
 """
@@ -37,19 +38,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["start", "encode", "manifest"])
+    parser.add_argument("what", choices=["start", "encode", "manifest", "pictures"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--products", type=int)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--real", type=int, default=12)
     chosen = parser.parse_args()
-    count = chosen.products or {"start": 100_000, "encode": 1000, "manifest": 1_000_000}[chosen.what]
+    usual = {"start": 100_000, "encode": 1000, "manifest": 1_000_000, "pictures": 2000}
+    count = chosen.products or usual[chosen.what]
     chosen.folder.mkdir(parents=True, exist_ok=True)
     os.environ["RFFT_CACHE"] = str(chosen.folder / "cache")
     if chosen.what == "start":
         found = start(chosen.folder, count, chosen.steps)
     elif chosen.what == "encode":
         found = encode(chosen.folder, count, chosen.real)
+    elif chosen.what == "pictures":
+        found = pictures(chosen.folder, count)
     else:
         found = manifest(chosen.folder, count)
     where = {
@@ -191,6 +195,33 @@ def manifest(folder: Path, count: int) -> dict[str, Any]:
     seconds = time.time() - began
     assert products[count - 1].caption == f"oak stool number {count - 1}"
     return {"seconds": round(seconds, 1), "MB": round((peak_memory() - before) / 1e6)}
+
+
+# ---- the pictures of an evaluation ----
+
+
+def pictures(folder: Path, count: int) -> dict[str, Any]:
+    """Keep pictures as an evaluation paints them, and write their sheets; memory beyond the imports."""
+    sys.path.insert(0, str(ROOT))
+    import torch
+
+    from rfft.evaluation.picture_file import PictureFile
+    from rfft.evaluation.sheets import save_sheets
+
+    rng = torch.Generator().manual_seed(0)
+    small = torch.rand(16, 3, 8, 8, generator=rng)
+    drawn = torch.nn.functional.interpolate(small, 512, mode="bicubic").clamp(0, 1).mul(255).byte()
+    before, began = peak_memory(), time.time()
+    kept = PictureFile(count, folder)
+    for i in range(count):
+        kept.write(i, drawn[i % 16])
+    written = time.time()
+    save_sheets(folder, "base", kept, columns=2)
+    return {
+        "ms a picture to keep": round(1000 * (written - began) / count, 1),
+        "ms a picture in sheets": round(1000 * (time.time() - written) / count, 1),
+        "MB": round((peak_memory() - before) / 1e6),
+    }
 
 
 # ---- what they have in common ----

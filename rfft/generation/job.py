@@ -44,6 +44,7 @@ class Job:
         self.config, self.draw, self.samples = config, draw, samples
         self.generation, self.skipped = generation, skipped
         self.size, self.most = config.evaluate.batch_size, config.evaluate.max_attempts
+        self.before = frozenset(generation.done)  # in all processes, as `done` grows in the first one alone
         self.finite = False  # has any verdict been so?
 
     def run(self, console: Console) -> None:
@@ -65,7 +66,7 @@ class Job:
             for first in range(0, len(self.samples), TURN * self.size):
                 numbers = range(len(self.samples))[first : first + TURN * self.size]
                 ids = {i: self.samples.entry(i).id for i in numbers}
-                pending = [i for i in numbers if ids[i] not in self.generation.done]
+                pending = [i for i in numbers if ids[i] not in self.before]
                 self._turn(self._usable(pending), ids, show)
         if not self.finite and not self.generation.has_finite:
             self._require_finite(torch.full((len(self.samples), 1), torch.nan))

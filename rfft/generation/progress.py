@@ -21,7 +21,7 @@ from rfft.errors import UserError
 from rfft.generation.generated import MANIFEST, SHEET, SHEET_COLUMNS, SHEET_ROWS, write_sheet
 from rfft.generation.sample import Outcome
 from rfft.utils.atomic_io import new_file, refuse_existing
-from rfft.utils.lock import FolderLock
+from rfft.utils.lock import NAME, FolderLock
 from rfft.utils.log import write_atomically
 
 SETTINGS, REFUSED = "generation.json", ".refused.jsonl"
@@ -108,6 +108,7 @@ class Generation:
         (self.out / REFUSED).unlink(missing_ok=True)
         first = [row for row, _ in zip(_rows(manifest), range(SHEET_COLUMNS * SHEET_ROWS), strict=False)]
         write_sheet(self.out, first)
+        (self.out / NAME).unlink(missing_ok=True)  # a finished folder is refused anyway
 
     def _count(self, row: Row) -> None:
         self.done.add(row["id"])

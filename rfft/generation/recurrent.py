@@ -62,8 +62,8 @@ def generate(config: Config, lora: Path | None, out: Path) -> None:
         draw = painter(config, load_generator(config, lora, device), samples, device)
         with _opened(generation):
             Job(config, draw, samples, generation, skipped).run(console)
-    if rank() == 0:
-        _summarize(generation, console)
+        if rank() == 0:
+            _summarize(generation, console)
 
 
 def _decides(name: str) -> bool:
@@ -75,11 +75,11 @@ def _decides(name: str) -> bool:
 def _opened(generation: Generation) -> Iterator[None]:
     """Open the folder in the first process, and tell the others what is done there."""
     if rank() > 0:
-        generation.done, generation.refused = broadcast(None)
+        generation.done, generation.refused, generation.has_finite = broadcast(None)
         yield
         return
     with generation:
-        broadcast((generation.done, generation.refused))
+        broadcast((generation.done, generation.refused, generation.has_finite))
         yield
 
 

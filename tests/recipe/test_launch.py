@@ -307,6 +307,6 @@ def test_two_processes_generate_what_one_does(world: Path, tmp_path: Path) -> No
         launch(tmp_path, *launcher, *command, "--out", out, "data.count=5", "evaluate.batch_size=2")
     one, two = tmp_path / "one", tmp_path / "two"
     files = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
-    assert len(files) == 12 and {path.relative_to(two) for path in two.rglob("*") if path.is_file()} == files
+    assert len(files) == 13 and {path.relative_to(two) for path in two.rglob("*") if path.is_file()} == files
     for file in files:
         assert (one / file).read_bytes() == (two / file).read_bytes(), file
