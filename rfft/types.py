@@ -70,7 +70,8 @@ class Batch(TensorFields):
 
     z: Conditioning  # the prompt
     null: Conditioning  # the empty or negative prompt
-    edges: Tensor  # [B,3,H,W] c: Canny edges of the product, three equal channels
+    # c: Canny edges of the product [B,3,H,W], three equal channels, or what the family makes of them.
+    edges: Tensor
     product: Tensor  # [B,4,H,W] RGBA, straight alpha, already placed on the canvas
     x_o: Tensor  # [B,C,h,w] the product's latent
     mask: Tensor  # [B,1,h,w] M, 1 inside the product

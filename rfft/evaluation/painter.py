@@ -53,7 +53,7 @@ class Painter:
         """conditions: of the grid's N samples."""
         self.config, self.settings, self.bundle = config, config.evaluate, bundle
         self.conditions, self.verdicts = conditions, verdicts
-        self.schedule = bundle.schedule(config.rollout.steps)
+        self.schedule = bundle.schedule(config.rollout.steps, config.data.image_size)
 
     def paint(self, cells: Cells, reference: bool, report: Report | None, fidelity: bool) -> Painted:
         """Paint every cell; `reference`: by the model before training; `fidelity`: measure the product's."""

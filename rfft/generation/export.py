@@ -84,7 +84,7 @@ def _save_peft(bundle: Bundle, out: Path) -> None:
         raise UserError("PEFT's form is for LoRA; this run has none: use --format diffusers")
     for mode in modes:
         module = bundle.trained_module(mode)
-        folder = out / (bundle.family.part if mode == LORA else "controlnet")
+        folder = out / bundle.part_of(mode)
         module.peft_config["default"].save_pretrained(folder, inference_mode=True)
         layers = {f"base_model.model.{k}": v for k, v in get_peft_model_state_dict(module).items()}
         save_file(_plain(layers), folder / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -58,7 +58,8 @@ def usage(format: str, config: dict[str, Any], bundle: Bundle) -> list[str]:
     if bundle.pipe is None:
         return ["# no diffusers pipeline knows this base: RFFT itself loads it, by model.family"]
     pipeline = type(bundle.pipe).__name__
-    no_checker = [] if "XL" in pipeline else ["safety_checker=None"]
+    no_checker = ["safety_checker=None"] if "safety_checker" in bundle.pipe.config else []
+    controlnet_kind = type(bundle.unwrapped.controlnet).__name__
     if format == "merged":
         here = '"."'
         return [
@@ -69,19 +70,19 @@ def usage(format: str, config: dict[str, Any], bundle: Bundle) -> list[str]:
     whole = "controlnet" in modes or ("controlnet_lora" in modes and format != "peft")
     embedded = base == EMBEDDED
     arguments = [f'source_of("{base}")' if embedded else f'"{base}"', *no_checker]
-    lines = [f"from diffusers import ControlNetModel, {pipeline}"]
+    lines = [f"from diffusers import {controlnet_kind}, {pipeline}"]
     lines += ["from peft import PeftModel"] * (format == "peft")
     lines += ["from rfft.models.load import source_of  # it comes with RFFT"] * embedded
     if whole or controlnet is not None:
         lines.append(
-            f'controlnet = ControlNetModel.from_pretrained("{"controlnet" if whole else controlnet}")'
+            f'controlnet = {controlnet_kind}.from_pretrained("{"controlnet" if whole else controlnet}")'
         )
         arguments.append("controlnet=controlnet")
     lines += [f"pipe = {pipeline}.from_pretrained(", *(f"    {a}," for a in arguments), ")"]
     if format == "peft":
-        names = {"denoiser_lora": bundle.family.part, "controlnet_lora": "controlnet"}
-        adapters = [names[mode] for mode in modes if mode in names]
-        lines += [f'pipe.{name} = PeftModel.from_pretrained(pipe.{name}, "{name}")' for name in adapters]
+        adapters = [bundle.part_of(mode) for mode in modes if mode.endswith("_lora")]
+        # The pipeline keeps its own network, whose class some of them ask for: PEFT puts adapters into it.
+        lines += [f'PeftModel.from_pretrained(pipe.{name}, "{name}")' for name in adapters]
     elif "denoiser_lora" in modes:
         name = "pytorch_lora_weights" if format == "diffusers" else config["run"]["name"]
         lines.append(f'pipe.load_lora_weights(".", weight_name="{name}.safetensors")')

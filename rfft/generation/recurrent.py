@@ -95,7 +95,8 @@ def painter(config: Config, bundle: Bundle, samples: list[Sample], device: torch
             "reward.rfnet is null, and recurrent generation asks RFNet: name one with reward.rfnet"
         )
     conditions = build.build_conditions(config, bundle, samples)
-    schedule, scale = bundle.schedule(config.rollout.steps), config.rollout.guidance_scale
+    schedule = bundle.schedule(config.rollout.steps, config.data.image_size)
+    scale = config.rollout.guidance_scale
     shape = tuple(conditions.noise.shape[1:])
 
     @torch.no_grad()

@@ -30,9 +30,9 @@ class Bundle:
         """Freeze all networks of a loaded base."""
         self.family = family
         self.modules = family.networks()
-        for module in self.modules:
-            module.requires_grad_(False).eval()
         self.unwrapped = family.denoiser
+        for module in (*self.modules, self.unwrapped):
+            module.requires_grad_(False).eval()
         self.denoiser: Denoise = self.unwrapped
         self.frozen_controlnet: nn.Module | None = None
         self.tiny_vae: AutoencoderTiny | None = None
@@ -58,9 +58,12 @@ class Bundle:
                 module.to(device)
         return self
 
-    def schedule(self, steps: int) -> Schedule:
-        """Return the sampling steps that diffusers would make, on this bundle's device."""
-        return self.family.schedule(steps).to(self.device)
+    def schedule(self, steps: int, size: int | None = None) -> Schedule:
+        """Return the sampling steps that diffusers would make, on this bundle's device.
+
+        `size`: the pictures' side in pixels, on which some families' noise levels depend.
+        """
+        return self.family.schedule(steps, size).to(self.device)
 
     # ---- encoders ----
 
@@ -71,6 +74,10 @@ class Bundle:
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Return the latent [B,C,h,w] of pixels [B,3,H,W]; without noise, so always the same."""
         return self.family.encode_image(pixels)
+
+    def encode_control(self, edges: Tensor, product: Tensor) -> Tensor:
+        """Return what the ControlNet takes, made of edges [B,3,H,W] and the product [B,4,H,W]."""
+        return self.family.encode_control(edges, product)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Return pixels [B,3,H,W], not clamped, of latent [B,C,h,w]."""
@@ -99,9 +106,13 @@ class Bundle:
 
     # ---- training ----
 
+    def part_of(self, mode: str) -> str:
+        """Return what the network is called that a mode of model.train is about."""
+        return self.family.part if mode == "denoiser_lora" else "controlnet"
+
     def trained_module(self, mode: str) -> Any:
         """Return the network that a mode of model.train is about."""
-        part = self.family.part if mode == "denoiser_lora" else "controlnet"
+        part = self.part_of(mode)
         if not hasattr(self.unwrapped, part):
             raise UserError(f"model.train {mode}: this base has no {part}")
         return getattr(self.unwrapped, part)
@@ -115,11 +126,14 @@ class Bundle:
         self.modes = list(modes)
         for mode in MODES[:2]:
             if mode in modes:
-                lora.attach(self.trained_module(mode), rank, alpha, target_modules)
+                idle = self.family.idle(self.part_of(mode))
+                lora.attach(self.trained_module(mode), rank, alpha, target_modules, idle)
         if "controlnet" in modes:
             controlnet = self.trained_module("controlnet")
             self.frozen_controlnet = copy.deepcopy(controlnet)
             controlnet.float().requires_grad_(True)
+            for name in self.family.idle("controlnet"):
+                controlnet.get_submodule(name).requires_grad_(False)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass: denoiser, ControlNet and decoder."""
@@ -159,8 +173,7 @@ class Bundle:
         for mode in self.modes:
             module = self.trained_module(mode)
             part = module.state_dict() if mode == "controlnet" else get_peft_model_state_dict(module)
-            name = self.family.part if mode == "denoiser_lora" else "controlnet"
-            state |= {f"{name}.{key}": tensor for key, tensor in part.items()}
+            state |= {f"{self.part_of(mode)}.{key}": tensor for key, tensor in part.items()}
         return state
 
     @torch.no_grad()

@@ -77,11 +77,12 @@ def skeleton_batch(bundle: Bundle, size: int, count: int) -> Batch:
     """Return an empty batch of `count` pictures of size x size pixels."""
     h, channels = size // bundle.latent_factor, bundle.family.latent_channels
     conditioning = bundle.family.blank_conditioning(count)
+    edges, product = torch.zeros(count, 3, size, size), torch.zeros(count, 4, size, size)
     return Batch(
         z=conditioning,
         null=conditioning,
-        edges=torch.zeros(count, 3, size, size),
-        product=torch.zeros(count, 4, size, size),
+        edges=bundle.encode_control(edges, product),
+        product=product,
         x_o=torch.zeros(count, channels, h, h),
         mask=torch.zeros(count, 1, h, h),
         noise=torch.zeros(count, channels, h, h),

@@ -85,7 +85,7 @@ def costs(config: Config) -> Costs:
     bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
     if model.gradient_checkpointing:
         bundle.enable_gradient_checkpointing()
-    bundle.schedule(config.rollout.steps)  # or it is refused
+    bundle.schedule(config.rollout.steps, config.data.image_size)  # or it is refused
     rfnet = build.build_rfnet(config, "cpu")
     reward = build.build_reward(config, rfnet, "cpu")
     rewards = [reward] if rfnet is None else [reward, rfnet]
@@ -148,7 +148,7 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
     judged = min(trainer.decode_batch or trainer.batch_size, trainer.batch_size)
     counted, rows = (min(count, COUNTED) for count in (trainer.batch_size, judged))
     frozen = [*bundle.modules, reward]
-    schedule = bundle.schedule(config.rollout.steps)
+    schedule = bundle.schedule(config.rollout.steps, config.data.image_size)
     positions = counted * (config.data.image_size // bundle.latent_factor) ** 2
     small = positions * sum(p.numel() for p in bundle.unwrapped.parameters()) < COMPUTED
     with nullcontext() if small else fake():

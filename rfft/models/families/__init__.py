@@ -2,7 +2,8 @@
 
 from rfft.models.families.base import Family
 from rfft.models.families.sd import StableDiffusion
+from rfft.models.families.sd3 import StableDiffusion3
 from rfft.models.families.sdxl import StableDiffusionXL
 
 # In the order in which they are asked whether a base is theirs.
-KNOWN: dict[str, type[Family]] = {"sdxl": StableDiffusionXL, "sd": StableDiffusion}
+KNOWN: dict[str, type[Family]] = {"sd3": StableDiffusion3, "sdxl": StableDiffusionXL, "sd": StableDiffusion}

@@ -12,7 +12,8 @@ from diffusers import StableDiffusionXLControlNetInpaintPipeline
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from rfft.models.families.sd import TOKENS, StableDiffusion, tokenize
+from rfft.models.families.pipeline import tokenize
+from rfft.models.families.sd import TOKENS, StableDiffusion
 from rfft.models.families.sgm_names import sgm_name
 from rfft.types import Conditioning
 
@@ -21,7 +22,7 @@ class StableDiffusionXL(StableDiffusion):
     """A base that StableDiffusionXLControlNetInpaintPipeline loads."""
 
     pipeline = StableDiffusionXLControlNetInpaintPipeline
-    components = (*StableDiffusion.components, "text_encoder_2", "tokenizer_2")
+    required = (*StableDiffusion.required, "text_encoder_2", "tokenizer_2")
     options = {}
     text_encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 

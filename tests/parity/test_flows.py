@@ -1,0 +1,242 @@
+"""Flow bases: the stock pipelines' rollouts and prompts, gradients, a step in each mode, weights loaded back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import StableDiffusion3ControlNetInpaintingPipeline, StableDiffusion3InpaintPipeline
+from torch import Tensor
+from torch.testing import assert_close
+
+from rfft.config.load import config_from
+from rfft.diffusion.sampling import rollout
+from rfft.errors import UserError
+from rfft.generation.export import export_bundle
+from rfft.generation.model_card import usage
+from rfft.models.bundle import Bundle
+from rfft.models.load import load_bundle, load_skeleton
+from rfft.objectives.base import ObjectiveSettings, predict
+from rfft.objectives.regularizers import ConsistentCondition
+from rfft.objectives.x0_hat import X0Hat
+from rfft.types import Batch, Reward
+from tests import flows
+from tests.conftest import draw_products
+from tests.stock_flows import keep_product, sd3_arguments, stock_flow
+
+MakeBatch = Callable[..., Batch]
+MODES = ["denoiser_lora", "controlnet_lora", "controlnet"]
+TARGETS = ["to_q", "to_v", "to_out.0", "add_q_proj", "to_add_out", "ff.net.2", "ff_context.net.2"]
+ATOL = 1e-4
+CANNY = ["sd3", "sd35_large"]
+ALL = [*CANNY, "sd3_inpaint"]
+# Whose kohya names diffusers reads back.
+READ_BACK: set[str] = set()
+# Features of texts that are zero for this ControlNet.
+ZERO = {"controlnet.time_text_embed.text_embedder.linear_1.weight"}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {}
+    for name in ALL:
+        made[name] = tmp_path_factory.mktemp(name)
+        flows.pipeline(name).save_pretrained(made[name])
+    return made
+
+
+def moved(folder: Path, *modes: str) -> Bundle:
+    """A bundle to train, moved off its reference."""
+    bundle = load_bundle(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        bundle.train(list(modes), rank=2, alpha=4, target_modules=TARGETS)
+        for parameter in bundle.trainable().values():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    return bundle
+
+
+@pytest.fixture(autouse=True)
+def without_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipelines draw latents of pictures from the VAE's posterior: the mean, as RFFT takes it."""
+    posterior = "diffusers.models.autoencoders.vae.DiagonalGaussianDistribution"
+    monkeypatch.setattr(f"{posterior}.sample", lambda self, generator=None: self.mode())
+
+
+def control_of(name: str) -> Tensor:
+    """The edges of make_batch's products as the base's ControlNet wants them, in [-1,1]."""
+    _, edges = draw_products(2, torch.Generator().manual_seed(3))
+    return 255 * edges * 0.5 + 0.5 if name == "sd35_large" else 2 * edges - 1
+
+
+@pytest.mark.parametrize("name", CANNY)
+def test_rollout_is_the_pipelines(folders: dict[str, Path], make_batch: MakeBatch, name: str) -> None:
+    bundle = load_bundle(folders[name])
+    batch = make_batch(bundle)
+    ours = rollout(bundle.denoiser, batch, bundle.schedule(20, 32), guidance_scale=4.0)
+    theirs = stock_flow(flows.pipeline(name), batch, control_of(name), 20, 4.0)
+    assert_close(ours, theirs, rtol=0, atol=ATOL)
+    assert not torch.allclose(ours, stock_flow(flows.pipeline(name), batch, -control_of(name), 20, 4.0))
+
+
+def test_an_inpainting_controlnet_sees_the_product(folders: dict[str, Path], make_batch: MakeBatch) -> None:
+    """Without latent inpainting, so that its own input alone tells of the product."""
+    bundle = load_bundle(folders["sd3_inpaint"])
+    batch = make_batch(bundle)
+    batch = replace(batch, mask=torch.zeros_like(batch.mask))
+    ours = rollout(bundle.denoiser, batch, bundle.schedule(8, 32), guidance_scale=4.0)
+    pipe = StableDiffusion3ControlNetInpaintingPipeline(**flows.pipeline("sd3_inpaint").components)
+    control, mask = 2 * batch.product[:, :3] - 1, 1 - batch.product[:, 3:]
+    theirs = stock_flow(pipe, batch, control, 8, 4.0, control_mask=mask, height=32, width=32)
+    assert_close(ours, theirs, rtol=0, atol=ATOL)
+
+
+def test_latent_inpainting_is_the_pipelines(folders: dict[str, Path], make_batch: MakeBatch) -> None:
+    """diffusers' own pipeline for it knows no ControlNet: one that says nothing."""
+    bundle = load_bundle(folders["sd3"])
+    batch = make_batch(bundle)
+    for block in bundle.pipe.controlnet.controlnet_blocks:
+        block.requires_grad_(False).weight.zero_()
+        block.bias.zero_()
+    ours = rollout(bundle.denoiser, batch, bundle.schedule(8, 32), guidance_scale=4.0)
+    parts = flows.pipeline("sd3").components
+    del parts["controlnet"]
+    pipe = StableDiffusion3InpaintPipeline(**parts)
+    pipe.set_progress_bar_config(disable=True)
+    theirs = pipe(
+        **sd3_arguments(batch),
+        image=batch.product[:, :3] * batch.product[:, 3:],
+        mask_image=F.interpolate(1 - batch.mask, (32, 32)),
+        height=32,
+        width=32,
+        num_inference_steps=8,
+        guidance_scale=4.0,
+        strength=1.0,
+        output_type="latent",
+    ).images
+    assert_close(ours, theirs, rtol=0, atol=ATOL)
+
+
+def test_prompts_are_the_pipelines(folders: dict[str, Path]) -> None:
+    bundle, pipe = load_bundle(folders["sd3"]), flows.pipeline("sd3")
+    said, cut = bundle.encode_prompts(["a park", "light " * 100], 32)
+    theirs = pipe.encode_prompt(
+        ["a park", "light " * 100], None, None, device="cpu", do_classifier_free_guidance=False
+    )
+    assert_close(said.hidden, theirs[0])
+    assert_close(said.added["pooled"], theirs[2])
+    assert cut[0] == "" and cut[1].strip().endswith("light") and len(cut[1]) > 300  # T5 reads 256 tokens
+
+
+def test_t5_may_be_missing(folders: dict[str, Path], tmp_path: Path) -> None:
+    pipe = flows.pipeline("sd3")
+    pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
+    pipe.save_pretrained(tmp_path)
+    bundle = load_bundle(tmp_path)
+    said, cut = bundle.encode_prompts(["a park", "light " * 100], 32)
+    assert not said.hidden[:, -256:].any() and said.hidden[:, :-256].any()
+    assert len(cut[1]) > 500  # CLIP reads but 24 tokens here
+    assert len(load_skeleton(str(tmp_path)).modules) == len(bundle.modules) == 5
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ALL)
+def test_a_step_trains_what_it_should(
+    folders: dict[str, Path], make_batch: MakeBatch, reward: Reward, name: str, mode: str
+) -> None:
+    """All that is trained, and nothing else, has a gradient; with checkpointing it is the same one."""
+    objective, gradients = X0Hat(ObjectiveSettings(3.0, ConsistentCondition(), 0.1)), []
+    for checkpointing in (False, True):
+        bundle = moved(folders[name], mode)
+        if checkpointing:
+            bundle.enable_gradient_checkpointing()
+        batch, trained = make_batch(bundle), bundle.trainable()
+        output = objective.step(bundle, reward, batch, bundle.schedule(8, 32), [6], Tensor.backward)
+        assert output.loss.isfinite() and output.reg > 0
+        assert all(p.grad is not None for p in trained.values())
+        assert {key for key, p in trained.items() if not p.grad.any()} <= ZERO
+        prefix = "controlnet." if mode != "denoiser_lora" else f"{bundle.family.part}."
+        assert all(key.startswith(prefix) for key in trained)
+        every = [p for module in [*bundle.modules, bundle.unwrapped] for p in module.parameters()]
+        assert len({id(p) for p in every if p.grad is not None}) == len(trained)
+        gradients.append({key: p.grad for key, p in trained.items()})
+    assert_close(*gradients)
+
+
+@pytest.mark.parametrize("name", CANNY)
+def test_the_gradient_is_that_of_a_loop_with_diffusers_scheduler(
+    folders: dict[str, Path], make_batch: MakeBatch, name: str
+) -> None:
+    """A reward of x0_hat at step 6 of 8, with the pipeline's networks and nothing of ours."""
+    bundle = moved(folders[name], "denoiser_lora")
+    batch = make_batch(bundle)
+    wanted = torch.randn(batch.noise.shape, generator=torch.Generator().manual_seed(5))
+    x = rollout(bundle.denoiser, batch, bundle.schedule(8, 32), 3.0, stop=6)
+    theta = predict(bundle.denoiser, x, 6, batch, bundle.schedule(8, 32), 3.0)
+    (theta.guided.x0 * wanted).sum().backward()
+    ours = {key.partition(".")[2]: p.grad for key, p in bundle.trainable().items()}
+
+    pipe = flows.pipeline(name)
+    adapted = adapt_as(pipe.transformer, bundle.pipe.transformer)
+    before, found = [batch.noise], []
+
+    def judge(pipe: Any, i: int, t: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        kept = keep_product(batch)(pipe, i, t, values)["latents"]
+        if i == 6:
+            sigma, following = pipe.scheduler.sigmas[6:8]
+            velocity = (values["latents"] - before[-1]) / (following - sigma)  # of Euler's step
+            found.append(before[-1] - sigma * velocity)
+        before.append(kept.detach())
+        return {"latents": before[-1]}
+
+    stock_flow(pipe, batch, control_of(name), 8, 3.0, with_gradient=True, callback_on_step_end=judge)
+    (found[0] * wanted).sum().backward()
+    for key, parameter in adapted.items():
+        assert_close(ours[key], parameter.grad)
+
+
+def adapt_as(network: Any, other: Any) -> dict[str, torch.nn.Parameter]:
+    """Give a network the adapter of another one; returns its weights."""
+    network.requires_grad_(False).add_adapter(other.peft_config["default"])
+    adapters = {key: value for key, value in other.state_dict().items() if ".lora_" in key}
+    network.load_state_dict(network.state_dict() | adapters)
+    return {key: p for key, p in network.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("modes", [["denoiser_lora"], ["controlnet_lora"], ["denoiser_lora", "controlnet"]])
+@pytest.mark.parametrize("format", ["diffusers", "kohya", "peft", "merged"])
+@pytest.mark.parametrize("name", CANNY)
+def test_exported_weights_paint_the_trainers_picture(
+    folders: dict[str, Path],
+    tmp_path: Path,
+    make_batch: MakeBatch,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    format: str,
+    modes: list[str],
+) -> None:
+    """As the model card's own lines load them."""
+    trained = moved(folders[name], *modes)
+    if format == "kohya" and "denoiser_lora" not in modes:
+        with pytest.raises(UserError, match="use --format diffusers"):
+            export_bundle(trained, format, tmp_path, "lora")
+        return
+    export_bundle(trained, format, tmp_path, "lora")
+    if format == "kohya" and name not in READ_BACK:
+        return
+    batch = make_batch(trained)
+    ours = rollout(trained.denoiser, batch, trained.schedule(4, 32), 3.0)
+    with trained.reference():
+        assert (ours - rollout(trained.denoiser, batch, trained.schedule(4, 32), 3.0)).abs().max() > 0.01
+    config = config_from({"run": {"name": "lora"}, "model": {"bundle": str(folders[name]), "train": modes}})
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec("\n".join(usage(format, asdict(config), trained)), names)
+    assert type(names["pipe"]) is type(trained.pipe)
+    theirs = stock_flow(names["pipe"], batch, control_of(name), 4, 3.0)
+    assert_close(ours, theirs, rtol=0, atol=2e-4)
