@@ -71,7 +71,7 @@ def _assemble(shape: Shape, xl: bool) -> Any:
     awake(controlnet)
     words = tokenizer()
     parts = {
-        "vae": _vae(shape),
+        "vae": vae(shape),
         "unet": unet,
         "controlnet": controlnet,
         "tokenizer": words,
@@ -119,7 +119,8 @@ def _unet(shape: Shape, xl: bool) -> UNet2DConditionModel:
     )
 
 
-def _vae(shape: Shape) -> AutoencoderKL:
+def vae(shape: Shape) -> AutoencoderKL:
+    """The autoencoder of such a base."""
     levels = len(shape.vae_widths)
     return AutoencoderKL(
         block_out_channels=shape.vae_widths,

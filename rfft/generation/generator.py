@@ -46,9 +46,7 @@ def load_generator(config: Config, lora: Path | None, device: torch.device) -> B
             raise UserError(f"{file} is no LoRA for the bundle {model.bundle}: {reason}") from error
         denoiser = getattr(bundle.unwrapped, bundle.family.part)
         if not lora_layers(denoiser):
-            raise UserError(
-                f"{file} is no LoRA for the bundle {model.bundle}: nothing in it fits its denoiser"
-            )
+            raise UserError(f"{file} is no LoRA for the bundle {model.bundle}: nothing in it fits")
         weights = (p for layer in lora_layers(denoiser) for p in layer.parameters())
         if not all(weight.isfinite().all() for weight in weights):
             raise UserError(f"{file}: it holds weights that are NaN or infinite; export another checkpoint")

@@ -42,7 +42,8 @@ def load_bundle(
     """
     for library in (diffusers_logging, transformers_logging):  # bars for the parts of one small pipeline
         library.disable_progress_bar()
-    for module in ("models.modeling_utils", "loaders.peft"):  # what it logs there, it raises as well
+    # What it logs there, it raises as well; or it is a ControlNet beside a pipeline for text to image.
+    for module in ("models.modeling_utils", "loaders.peft", "configuration_utils"):
         diffusers_logging.get_logger(f"diffusers.{module}").setLevel(diffusers_logging.CRITICAL)
     with _explained(path_or_id):
         kind = family or _recognized(path_or_id)
@@ -113,6 +114,6 @@ def _recognized(path_or_id: str | Path) -> type[Family]:
 def _explained(name: str | Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (ImportError, OSError, ValueError, SafetensorError) as error:
         choices = f"give {EMBEDDED}, a diffusers pipeline folder or a hub id"
         raise UserError(f"bundle {name} cannot be loaded ({why(error)}); {choices}") from error

@@ -21,7 +21,8 @@ from rfft.models.pretrained import from_config, load_part, skeleton_part
 class PipelineFamily(Family):
     """A base whose networks are the components of a diffusers pipeline."""
 
-    pipeline: ClassVar[Any]  # its class; the base itself may name another one, for text to image
+    # Its class; the base itself may name another one, for text to image. It may have no ControlNet.
+    pipeline: ClassVar[Any]
     denoiser_kind: ClassVar[Any]  # of the component `part`
     controlnet_kind: ClassVar[Any] = ControlNetModel
     vae_kind: ClassVar[Any] = AutoencoderKL
@@ -31,9 +32,10 @@ class PipelineFamily(Family):
     optional: ClassVar[tuple[str, ...]] = ()  # components that it may lack, and its pipeline would miss
     options: ClassVar[dict[str, Any]] = {}  # of from_pretrained
 
-    def __init__(self, pipe: Any) -> None:
-        """Take the diffusers pipeline."""
+    def __init__(self, pipe: Any, controlnet: Any = None) -> None:
+        """Take the diffusers pipeline, and the ControlNet for one that has none."""
         self.pipe, self.vae = pipe, pipe.vae
+        self.controlnet = pipe.controlnet if controlnet is None else controlnet
         self.latent_factor = pipe.vae_scale_factor
         self.latent_channels = pipe.vae.config.latent_channels
         self.fp32_vae = False  # it overflows in half precision
@@ -45,9 +47,16 @@ class PipelineFamily(Family):
         there = cls._check_components(source, controlnet)
         options = cls.options | {"torch_dtype": dtype, "use_safetensors": True}
         options |= {name: None for name in cls.optional if name not in there}
+        network, own = None, "controlnet" in cls.pipeline._get_signature_types()
         if controlnet is not None:
-            options["controlnet"] = load_part("model.controlnet", cls.controlnet_kind, controlnet, dtype)
-        return cls(cls.pipeline.from_pretrained(source, **options))
+            network = load_part("model.controlnet", cls.controlnet_kind, controlnet, dtype)
+        elif not own:
+            network = cls.controlnet_kind.from_pretrained(
+                source, subfolder="controlnet", torch_dtype=dtype, use_safetensors=True
+            )
+        if own and network is not None:
+            options["controlnet"] = network
+        return cls(cls.pipeline.from_pretrained(source, **options), network)
 
     @classmethod
     def skeleton(cls, source: str, controlnet: str | None, dtype: torch.dtype) -> PipelineFamily:
@@ -69,12 +78,11 @@ class PipelineFamily(Family):
         for part in parts.values():
             if isinstance(part, nn.Module):
                 part.to(dtype)
-        missing = set(cls.pipeline._get_signature_types()) - set(parts)
+        taken = set(cls.pipeline._get_signature_types())
+        network = parts["controlnet"] if "controlnet" in taken else parts.pop("controlnet")
         index = DiffusionPipeline.load_config(source)
-        settings = {
-            name: value for name, value in index.items() if isinstance(value, bool) and name in missing
-        }
-        return cls(cls.pipeline(**parts, **(dict.fromkeys(missing) | settings)))
+        settings = {name: value for name, value in index.items() if isinstance(value, bool) and name in taken}
+        return cls(cls.pipeline(**(dict.fromkeys(taken) | settings | parts)), network)
 
     @classmethod
     def _check_components(cls, source: str, controlnet: str | None) -> set[str]:
@@ -97,7 +105,7 @@ class PipelineFamily(Family):
 
     def networks(self) -> list[nn.Module]:
         texts = (getattr(self.pipe, name) for name in self.text_encoders)
-        own = (getattr(self.pipe, self.part), self.pipe.controlnet, self.vae, *texts)
+        own = (getattr(self.pipe, self.part), self.controlnet, self.vae, *texts)
         return [network for network in own if network is not None]
 
     @torch.no_grad()
@@ -116,7 +124,7 @@ class PipelineFamily(Family):
         return pixels.to(latent.dtype) / 2 + 0.5
 
     def enable_gradient_checkpointing(self) -> None:
-        for module in (getattr(self.pipe, self.part), self.pipe.controlnet, self.vae):
+        for module in (getattr(self.pipe, self.part), self.controlnet, self.vae):
             module.enable_gradient_checkpointing()
 
     def _vae_shift(self) -> float:

@@ -31,12 +31,12 @@ class StableDiffusion(PipelineFamily):
     required: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     options: ClassVar[dict[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, controlnet: Any = None) -> None:
         """Take the diffusers pipeline; its scheduler becomes a deterministic DDIM one."""
-        _check_shapes(pipe)
-        super().__init__(pipe)
+        super().__init__(pipe, controlnet)
+        _check_shapes(pipe, self.controlnet)
         pipe.scheduler = _ddim(pipe.scheduler)
-        self.denoiser = UNetDenoiser(pipe.unet, pipe.controlnet, pipe.scheduler.config.prediction_type)
+        self.denoiser = UNetDenoiser(pipe.unet, self.controlnet, pipe.scheduler.config.prediction_type)
 
     @classmethod
     def recognizes(cls, pipeline: str) -> bool:
@@ -66,7 +66,7 @@ class StableDiffusion(PipelineFamily):
         return Conditioning(torch.zeros(count, TOKENS, self.pipe.unet.config.cross_attention_dim))
 
 
-def _check_shapes(pipe: Any) -> None:
+def _check_shapes(pipe: Any, controlnet: Any) -> None:
     """Raise UserError unless U-Net, VAE and ControlNet belong together."""
     unet = pipe.unet.config
     if unet.in_channels != pipe.vae.config.latent_channels:
@@ -75,7 +75,7 @@ def _check_shapes(pipe: Any) -> None:
             f"U-Net takes {pipe.vae.config.latent_channels}"
         )
     same = ("cross_attention_dim", "text features"), ("block_out_channels", "channels")
-    check_fit(unet, pipe.controlnet.config, same)
+    check_fit(unet, controlnet.config, same)
 
 
 def _ddim(scheduler: Any) -> DDIMScheduler:

@@ -81,14 +81,14 @@ class StableDiffusion3(PipelineFamily):
     optional = ("text_encoder_3", "tokenizer_3")
     encodes_control = True
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, controlnet: Any = None) -> None:
         """Take the diffusers pipeline."""
+        super().__init__(pipe, controlnet)
         _check_shapes(pipe)
-        super().__init__(pipe)
         pipe.scheduler = euler(pipe.scheduler)
-        if not pipe.controlnet.config.use_pos_embed:
-            pipe.controlnet.pos_embed = None  # the pipeline's copy; the denoiser has one that is not trained
-        self.denoiser = SD3Denoiser(pipe.transformer, pipe.controlnet)
+        if not self.controlnet.config.use_pos_embed:
+            self.controlnet.pos_embed = None  # the pipeline's copy; the denoiser has one that is not trained
+        self.denoiser = SD3Denoiser(pipe.transformer, self.controlnet)
         # It says in its own way what of the prompts is cut off.
         logging.get_logger(type(pipe).__module__).setLevel(logging.ERROR)
 
@@ -144,7 +144,7 @@ class StableDiffusion3(PipelineFamily):
 
         As in StableDiffusion3ControlNetPipeline and StableDiffusion3ControlNetInpaintingPipeline.
         """
-        config = self.pipe.controlnet.config
+        config = self.controlnet.config
         if config.extra_conditioning_channels:
             return self._encode_kept(product)
         if not config.use_pos_embed:

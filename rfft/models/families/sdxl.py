@@ -26,8 +26,8 @@ class StableDiffusionXL(StableDiffusion):
     options = {}
     text_encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 
-    def __init__(self, pipe: Any) -> None:
-        super().__init__(pipe)
+    def __init__(self, pipe: Any, controlnet: Any = None) -> None:
+        super().__init__(pipe, controlnet)
         # SDXL's autoencoder overflows in fp16, as its config says (that of SD 1.5 says so and does not).
         self.fp32_vae = bool(pipe.vae.config.force_upcast)
         if self.fp32_vae:
@@ -54,7 +54,7 @@ class StableDiffusionXL(StableDiffusion):
         if pipe.config.force_zeros_for_empty_prompt:
             not_empty = torch.tensor([bool(prompt) for prompt in prompts], device=device).to(hidden.dtype)
             hidden, pooled = hidden * not_empty[:, None, None], pooled * not_empty[:, None]
-        added = {"text_embeds": pooled, "time_ids": _time_ids(size, len(prompts)).to(hidden)}
+        added = {"text_embeds": pooled, "time_ids": time_ids(size, hidden)}
         return Conditioning(hidden, added), cut
 
     def blank_conditioning(self, count: int) -> Conditioning:
@@ -68,6 +68,9 @@ class StableDiffusionXL(StableDiffusion):
         return sgm_name(module, self.pipe.unet.config.layers_per_block)
 
 
-def _time_ids(size: int, count: int) -> Tensor:
-    """Return SDXL's micro-conditioning [B,6] (arXiv 2307.01952, 2.2): original size, corner, target size."""
-    return torch.tensor([size, size, 0, 0, size, size]).repeat(count, 1)
+def time_ids(size: int, like: Tensor) -> Tensor:
+    """Return SDXL's micro-conditioning [B,6] (arXiv 2307.01952, 2.2): original size, corner, target size.
+
+    Batch size, type and device are those of `like`.
+    """
+    return torch.tensor([size, size, 0, 0, size, size]).repeat(len(like), 1).to(like)

@@ -1,4 +1,4 @@
-"""Flow bases: the stock pipelines' rollouts and prompts, gradients, a step in each mode, weights loaded back."""
+"""Flow bases: stock rollouts and prompts, gradients, a step in each mode, weights loaded back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from rfft.config.load import config_from
-from rfft.diffusion.sampling import rollout
+from rfft.diffusion.sampling import advance, rollout
 from rfft.errors import UserError
 from rfft.generation.export import export_bundle
 from rfft.generation.model_card import usage
@@ -25,18 +25,18 @@ from rfft.objectives.base import ObjectiveSettings, predict
 from rfft.objectives.regularizers import ConsistentCondition
 from rfft.objectives.x0_hat import X0Hat
 from rfft.types import Batch, Reward
-from tests import flows
+from tests import bases
 from tests.conftest import draw_products
-from tests.stock_flows import keep_product, sd3_arguments, stock_flow
+from tests.stock_bases import inpainting, sd3_arguments, stock_latent
 
 MakeBatch = Callable[..., Batch]
 MODES = ["denoiser_lora", "controlnet_lora", "controlnet"]
-TARGETS = ["to_q", "to_v", "to_out.0", "add_q_proj", "to_add_out", "ff.net.2", "ff_context.net.2"]
+TARGETS = ["to_q", "to_v", "to_out.0", "add_q_proj", "to_add_out", "ff.net.2", "ff_context.net.2", "conv1"]
 ATOL = 1e-4
-CANNY = ["sd3", "sd35_large"]
+CANNY = ["sd3", "sd35_large", "kolors"]
 ALL = [*CANNY, "sd3_inpaint"]
 # Whose kohya names diffusers reads back.
-READ_BACK: set[str] = set()
+READ_BACK = {"kolors"}
 # Features of texts that are zero for this ControlNet.
 ZERO = {"controlnet.time_text_embed.text_embedder.linear_1.weight"}
 
@@ -46,7 +46,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {}
     for name in ALL:
         made[name] = tmp_path_factory.mktemp(name)
-        flows.pipeline(name).save_pretrained(made[name])
+        bases.save(name, made[name])
     return made
 
 
@@ -69,9 +69,16 @@ def without_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def control_of(name: str) -> Tensor:
-    """The edges of make_batch's products as the base's ControlNet wants them, in [-1,1]."""
+    """The edges of make_batch's products as the base's ControlNet wants them."""
     _, edges = draw_products(2, torch.Generator().manual_seed(3))
+    if name == "kolors":
+        return edges
     return 255 * edges * 0.5 + 0.5 if name == "sd35_large" else 2 * edges - 1
+
+
+def stock(name: str) -> Any:
+    """diffusers' pipeline of fresh networks."""
+    return inpainting(bases.pipeline(name), bases.controlnet(name))
 
 
 @pytest.mark.parametrize("name", CANNY)
@@ -79,9 +86,9 @@ def test_rollout_is_the_pipelines(folders: dict[str, Path], make_batch: MakeBatc
     bundle = load_bundle(folders[name])
     batch = make_batch(bundle)
     ours = rollout(bundle.denoiser, batch, bundle.schedule(20, 32), guidance_scale=4.0)
-    theirs = stock_flow(flows.pipeline(name), batch, control_of(name), 20, 4.0)
+    theirs = stock_latent(stock(name), batch, control_of(name), 20, 4.0)
     assert_close(ours, theirs, rtol=0, atol=ATOL)
-    assert not torch.allclose(ours, stock_flow(flows.pipeline(name), batch, -control_of(name), 20, 4.0))
+    assert not torch.allclose(ours, stock_latent(stock(name), batch, -control_of(name), 20, 4.0))
 
 
 def test_an_inpainting_controlnet_sees_the_product(folders: dict[str, Path], make_batch: MakeBatch) -> None:
@@ -90,9 +97,9 @@ def test_an_inpainting_controlnet_sees_the_product(folders: dict[str, Path], mak
     batch = make_batch(bundle)
     batch = replace(batch, mask=torch.zeros_like(batch.mask))
     ours = rollout(bundle.denoiser, batch, bundle.schedule(8, 32), guidance_scale=4.0)
-    pipe = StableDiffusion3ControlNetInpaintingPipeline(**flows.pipeline("sd3_inpaint").components)
+    pipe = StableDiffusion3ControlNetInpaintingPipeline(**bases.pipeline("sd3_inpaint").components)
     control, mask = 2 * batch.product[:, :3] - 1, 1 - batch.product[:, 3:]
-    theirs = stock_flow(pipe, batch, control, 8, 4.0, control_mask=mask, height=32, width=32)
+    theirs = stock_latent(pipe, batch, control, 8, 4.0, control_mask=mask, height=32, width=32)
     assert_close(ours, theirs, rtol=0, atol=ATOL)
 
 
@@ -104,7 +111,7 @@ def test_latent_inpainting_is_the_pipelines(folders: dict[str, Path], make_batch
         block.requires_grad_(False).weight.zero_()
         block.bias.zero_()
     ours = rollout(bundle.denoiser, batch, bundle.schedule(8, 32), guidance_scale=4.0)
-    parts = flows.pipeline("sd3").components
+    parts = bases.pipeline("sd3").components
     del parts["controlnet"]
     pipe = StableDiffusion3InpaintPipeline(**parts)
     pipe.set_progress_bar_config(disable=True)
@@ -123,7 +130,7 @@ def test_latent_inpainting_is_the_pipelines(folders: dict[str, Path], make_batch
 
 
 def test_prompts_are_the_pipelines(folders: dict[str, Path]) -> None:
-    bundle, pipe = load_bundle(folders["sd3"]), flows.pipeline("sd3")
+    bundle, pipe = load_bundle(folders["sd3"]), bases.pipeline("sd3")
     said, cut = bundle.encode_prompts(["a park", "light " * 100], 32)
     theirs = pipe.encode_prompt(
         ["a park", "light " * 100], None, None, device="cpu", do_classifier_free_guidance=False
@@ -133,8 +140,19 @@ def test_prompts_are_the_pipelines(folders: dict[str, Path]) -> None:
     assert cut[0] == "" and cut[1].strip().endswith("light") and len(cut[1]) > 300  # T5 reads 256 tokens
 
 
+def test_kolors_reads_chinese(folders: dict[str, Path]) -> None:
+    bundle, pipe = load_bundle(folders["kolors"]), bases.pipeline("kolors")
+    prompts = ["公园里的书架", "木桌上的花瓶" * 60, ""]
+    said, cut = bundle.encode_prompts(prompts, 32)
+    theirs = pipe.encode_prompt(prompts, device="cpu", do_classifier_free_guidance=False)
+    assert_close(said.hidden, theirs[0])
+    assert_close(said.added["text_embeds"], theirs[2])
+    assert said.added["time_ids"].tolist() == [[32, 32, 0, 0, 32, 32]] * 3
+    assert cut[0] == cut[2] == "" and cut[1].endswith("木桌上的花瓶")  # it reads 256 tokens
+
+
 def test_t5_may_be_missing(folders: dict[str, Path], tmp_path: Path) -> None:
-    pipe = flows.pipeline("sd3")
+    pipe = bases.pipeline("sd3")
     pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
     pipe.save_pretrained(tmp_path)
     bundle = load_bundle(tmp_path)
@@ -172,30 +190,26 @@ def test_a_step_trains_what_it_should(
 def test_the_gradient_is_that_of_a_loop_with_diffusers_scheduler(
     folders: dict[str, Path], make_batch: MakeBatch, name: str
 ) -> None:
-    """A reward of x0_hat at step 6 of 8, with the pipeline's networks and nothing of ours."""
+    """What of step 6 of 8 a LoRA would change, in the pipeline's own loop."""
     bundle = moved(folders[name], "denoiser_lora")
     batch = make_batch(bundle)
     wanted = torch.randn(batch.noise.shape, generator=torch.Generator().manual_seed(5))
     x = rollout(bundle.denoiser, batch, bundle.schedule(8, 32), 3.0, stop=6)
     theta = predict(bundle.denoiser, x, 6, batch, bundle.schedule(8, 32), 3.0)
-    (theta.guided.x0 * wanted).sum().backward()
+    (advance(theta.guided, 6, batch, bundle.schedule(8, 32)) * wanted).sum().backward()
     ours = {key.partition(".")[2]: p.grad for key, p in bundle.trainable().items()}
 
-    pipe = flows.pipeline(name)
-    adapted = adapt_as(pipe.transformer, bundle.pipe.transformer)
-    before, found = [batch.noise], []
+    pipe, part = stock(name), bundle.family.part
+    adapted = adapt_as(getattr(pipe, part), getattr(bundle.pipe, part))
+    reached: list[Tensor] = []
 
-    def judge(pipe: Any, i: int, t: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        kept = keep_product(batch)(pipe, i, t, values)["latents"]
-        if i == 6:
-            sigma, following = pipe.scheduler.sigmas[6:8]
-            velocity = (values["latents"] - before[-1]) / (following - sigma)  # of Euler's step
-            found.append(before[-1] - sigma * velocity)
-        before.append(kept.detach())
-        return {"latents": before[-1]}
+    def after(i: int, latents: Tensor) -> Tensor:
+        reached.append(latents)
+        return latents.detach()
 
-    stock_flow(pipe, batch, control_of(name), 8, 3.0, with_gradient=True, callback_on_step_end=judge)
-    (found[0] * wanted).sum().backward()
+    stock_latent(pipe, batch, control_of(name), 8, 3.0, after)
+    (reached[6] * wanted).sum().backward()
+    assert adapted.keys() == ours.keys()
     for key, parameter in adapted.items():
         assert_close(ours[key], parameter.grad)
 
@@ -238,5 +252,6 @@ def test_exported_weights_paint_the_trainers_picture(
     names: dict[str, Any] = {}
     exec("\n".join(usage(format, asdict(config), trained)), names)
     assert type(names["pipe"]) is type(trained.pipe)
-    theirs = stock_flow(names["pipe"], batch, control_of(name), 4, 3.0)
+    pipe = inpainting(names["pipe"], names.get("controlnet"))
+    theirs = stock_latent(pipe, batch, control_of(name), 4, 3.0)
     assert_close(ours, theirs, rtol=0, atol=2e-4)
