@@ -15,6 +15,9 @@ from diffusers import (
     ControlNetModel,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxControlNetInpaintPipeline,
+    FluxControlNetModel,
+    FluxTransformer2DModel,
     KolorsPipeline,
     SD3ControlNetModel,
     SD3Transformer2DModel,
@@ -24,7 +27,7 @@ from diffusers import (
 from diffusers.pipelines.kolors import ChatGLMModel, ChatGLMTokenizer
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
 from sentencepiece import SentencePieceTrainer
-from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
 
 from tests.shapes import SMALL, awake, text_encoder, tokenizer, vae
 
@@ -172,6 +175,34 @@ def _sd3(**controlnet: Any) -> Any:
     )
 
 
+def _flux(**controlnet: Any) -> Any:
+    """FLUX.1-dev's distilled guidance, and InstantX's canny ControlNet unless said otherwise."""
+    shared = {
+        "in_channels": 4 * CHANNELS,
+        "num_layers": 2,
+        "num_single_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 32,
+        "pooled_projection_dim": 16,
+        "guidance_embeds": True,
+        "axes_dims_rope": (2, 2, 4),
+    }
+    control = FluxControlNetModel(**(shared | {"num_single_layers": 0} | controlnet))
+    awake(control)
+    words = tokenizer()
+    return FluxControlNetInpaintPipeline(
+        transformer=FluxTransformer2DModel(**shared),
+        controlnet=control,
+        vae=_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        text_encoder=text_encoder(16, words, CLIPTextModel),
+        text_encoder_2=_t5(32),
+        tokenizer=words,
+        tokenizer_2=_t5_tokenizer(),
+    )
+
+
 def _vae() -> AutoencoderKL:
     widths = (8, 8, 16)
     return AutoencoderKL(
@@ -203,6 +234,11 @@ def _t5_tokenizer() -> T5TokenizerFast:
 
 PIPELINES: dict[str, Callable[[], Any]] = {
     "kolors": _kolors,
+    "flux": _flux,
+    # Another one's sees one mode of ten, and more blocks than the base takes residuals of.
+    "flux_union": lambda: _flux(num_mode=10, num_layers=1, num_single_layers=3),
+    # XLabs' sees the edges themselves.
+    "flux_xlabs": lambda: _flux(conditioning_embedding_channels=4 * CHANNELS),
     "sd3": _sd3,
     # Of Stability's own ControlNets: single blocks without text, on the base's patch embedding.
     "sd35_large": lambda: _sd3(

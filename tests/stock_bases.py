@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler, StableDiffusionXLControlNetInpaintPipeline
 from torch import Tensor
 
+from rfft.models.families.flow import pack, unpack
+from rfft.models.families.flux import CANNY_MODE, FluxDenoiser
 from rfft.models.families.kolors import project_text
 from rfft.types import Batch
 
@@ -29,14 +31,21 @@ def stock_latent(
     """
     pipe.set_progress_bar_config(disable=True)
     arguments = PIPELINES[type(pipe).__name__](batch)
+    if getattr(pipe.controlnet, "union", False):
+        arguments["control_mode"] = [CANNY_MODE] * len(batch)
     call = type(pipe).__call__
     if after is not None:
         call = call.__wrapped__  # as it stands, but for its decorator torch.no_grad
         keep = arguments.get("callback_on_step_end", lambda pipe, i, t, values: values)
-        more["callback_on_step_end"] = lambda pipe, i, t, values: {
-            "latents": after(i, keep(pipe, i, t, values)["latents"])
-        }
-    return call(
+
+        def kept(pipe: Any, i: int, t: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
+            latents = keep(pipe, i, t, values)["latents"]
+            if latents.ndim == 3:
+                return {"latents": pack(after(i, unpack(latents, batch.noise)))}
+            return {"latents": after(i, latents)}
+
+        more["callback_on_step_end"] = kept
+    latents = call(
         pipe,
         **{
             "control_image": control,
@@ -47,16 +56,19 @@ def stock_latent(
             **more,
         },
     ).images
+    return unpack(latents, batch.noise) if latents.ndim == 3 else latents
 
 
 def keep_product(batch: Batch) -> Callable[..., dict[str, Tensor]]:
     """A callback for pipelines without inpainting: what StableDiffusion3InpaintPipeline does after steps."""
 
     def after_step(pipe: Any, i: int, t: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        kept, steps = batch.x_o, pipe.scheduler.timesteps
+        kept, steps, latents = batch.x_o, pipe.scheduler.timesteps, values["latents"]
         if i < len(steps) - 1:
             kept = pipe.scheduler.scale_noise(kept, steps[i + 1 : i + 2], batch.noise)
-        return {"latents": (1 - batch.mask) * values["latents"] + batch.mask * kept}
+        if latents.ndim == 4:
+            return {"latents": (1 - batch.mask) * latents + batch.mask * kept}
+        return {"latents": pack((1 - batch.mask) * unpack(latents, kept) + batch.mask * kept)}
 
     return after_step
 
@@ -91,6 +103,28 @@ def _sdxl(batch: Batch) -> dict[str, Any]:
     }
 
 
+def flux_arguments(batch: Batch) -> dict[str, Any]:
+    """Embeddings."""
+    size = batch.product.shape[-1]
+    return {
+        "prompt_embeds": batch.z.hidden,
+        "pooled_prompt_embeds": batch.z.added["pooled"],
+        "height": size,
+        "width": size,
+    }
+
+
+def _flux(batch: Batch) -> dict[str, Any]:
+    """The guidance that it is told; there is no second branch."""
+    return flux_arguments(batch) | {
+        "guidance_scale": FluxDenoiser.guidance,
+        "image": batch.product[:, :3] * batch.product[:, 3:],
+        "mask_image": F.interpolate(1 - batch.mask, batch.product.shape[-1]),
+        "latents": batch.noise,
+        "strength": 1.0,
+    }
+
+
 def inpainting(pipe: Any, controlnet: Any = None) -> Any:
     """A pipeline that inpaints with a ControlNet; for Kolors that of SDXL, which takes its embeddings.
 
@@ -113,6 +147,7 @@ def inpainting(pipe: Any, controlnet: Any = None) -> Any:
 
 
 PIPELINES: dict[str, Callable[[Batch], dict[str, Any]]] = {
+    "FluxControlNetInpaintPipeline": _flux,
     "StableDiffusion3ControlNetPipeline": _sd3,
     "StableDiffusion3ControlNetInpaintingPipeline": sd3_arguments,
     "StableDiffusionXLControlNetInpaintPipeline": _sdxl,

@@ -41,6 +41,7 @@ class ModelConfig:
     # sd, sdxl, or package.module:Name; null: what the bundle's model_index.json says.
     family: str | None = None
     controlnet: str | None = None  # folder or hub id, for a base model that comes without a ControlNet
+    embedded_guidance: float = setting(3.5, least=0)  # that FLUX.1-dev is told: its guidance is distilled
     tiny_vae: str | None = None  # small decoder, in the training step alone: madebyollin/taesd
     # Of the frozen weights, a trained ControlNet's frozen copy too; what is trained is float32 anyway.
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"

@@ -32,11 +32,12 @@ from tests.stock_bases import inpainting, sd3_arguments, stock_latent
 MakeBatch = Callable[..., Batch]
 MODES = ["denoiser_lora", "controlnet_lora", "controlnet"]
 TARGETS = ["to_q", "to_v", "to_out.0", "add_q_proj", "to_add_out", "ff.net.2", "ff_context.net.2", "conv1"]
+ATTENTION = ["to_q", "to_v", "to_out.0", "add_q_proj"]
 ATOL = 1e-4
-CANNY = ["sd3", "sd35_large", "kolors"]
+CANNY = ["sd3", "sd35_large", "kolors", "flux", "flux_union", "flux_xlabs"]
 ALL = [*CANNY, "sd3_inpaint"]
 # Whose kohya names diffusers reads back.
-READ_BACK = {"kolors"}
+READ_BACK = {"kolors", "flux"}
 # Features of texts that are zero for this ControlNet.
 ZERO = {"controlnet.time_text_embed.text_embedder.linear_1.weight"}
 
@@ -50,12 +51,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-def moved(folder: Path, *modes: str) -> Bundle:
+def moved(folder: Path, *modes: str, targets: list[str] = TARGETS) -> Bundle:
     """A bundle to train, moved off its reference."""
     bundle = load_bundle(folder)
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        bundle.train(list(modes), rank=2, alpha=4, target_modules=TARGETS)
+        bundle.train(list(modes), rank=2, alpha=4, target_modules=targets)
         for parameter in bundle.trainable().values():
             parameter.data += 0.05 * torch.randn_like(parameter)
     return bundle
@@ -76,6 +77,11 @@ def control_of(name: str) -> Tensor:
     return 255 * edges * 0.5 + 0.5 if name == "sd35_large" else 2 * edges - 1
 
 
+def scale_of(name: str) -> float:
+    """Guidance by a second branch, which FLUX has none of."""
+    return 1.0 if name.startswith("flux") else 4.0
+
+
 def stock(name: str) -> Any:
     """diffusers' pipeline of fresh networks."""
     return inpainting(bases.pipeline(name), bases.controlnet(name))
@@ -85,10 +91,12 @@ def stock(name: str) -> Any:
 def test_rollout_is_the_pipelines(folders: dict[str, Path], make_batch: MakeBatch, name: str) -> None:
     bundle = load_bundle(folders[name])
     batch = make_batch(bundle)
-    ours = rollout(bundle.denoiser, batch, bundle.schedule(20, 32), guidance_scale=4.0)
-    theirs = stock_latent(stock(name), batch, control_of(name), 20, 4.0)
+    scale = scale_of(name)
+    ours = rollout(bundle.denoiser, batch, bundle.schedule(20, 32), scale)
+    theirs = stock_latent(stock(name), batch, control_of(name), 20, scale)
     assert_close(ours, theirs, rtol=0, atol=ATOL)
-    assert not torch.allclose(ours, stock_latent(stock(name), batch, -control_of(name), 20, 4.0))
+    without = replace(batch, edges=-batch.edges)
+    assert not torch.allclose(ours, rollout(bundle.denoiser, without, bundle.schedule(20, 32), scale))
 
 
 def test_an_inpainting_controlnet_sees_the_product(folders: dict[str, Path], make_batch: MakeBatch) -> None:
@@ -192,10 +200,10 @@ def test_the_gradient_is_that_of_a_loop_with_diffusers_scheduler(
 ) -> None:
     """What of step 6 of 8 a LoRA would change, in the pipeline's own loop."""
     bundle = moved(folders[name], "denoiser_lora")
-    batch = make_batch(bundle)
+    batch, scale = make_batch(bundle), scale_of(name)
     wanted = torch.randn(batch.noise.shape, generator=torch.Generator().manual_seed(5))
-    x = rollout(bundle.denoiser, batch, bundle.schedule(8, 32), 3.0, stop=6)
-    theta = predict(bundle.denoiser, x, 6, batch, bundle.schedule(8, 32), 3.0)
+    x = rollout(bundle.denoiser, batch, bundle.schedule(8, 32), scale, stop=6)
+    theta = predict(bundle.denoiser, x, 6, batch, bundle.schedule(8, 32), scale)
     (advance(theta.guided, 6, batch, bundle.schedule(8, 32)) * wanted).sum().backward()
     ours = {key.partition(".")[2]: p.grad for key, p in bundle.trainable().items()}
 
@@ -207,7 +215,7 @@ def test_the_gradient_is_that_of_a_loop_with_diffusers_scheduler(
         reached.append(latents)
         return latents.detach()
 
-    stock_latent(pipe, batch, control_of(name), 8, 3.0, after)
+    stock_latent(pipe, batch, control_of(name), 8, scale, after)
     (reached[6] * wanted).sum().backward()
     assert adapted.keys() == ours.keys()
     for key, parameter in adapted.items():
@@ -235,7 +243,8 @@ def test_exported_weights_paint_the_trainers_picture(
     modes: list[str],
 ) -> None:
     """As the model card's own lines load them."""
-    trained = moved(folders[name], *modes)
+    # diffusers reads no more than FLUX's attention in the names that ComfyUI knows.
+    trained = moved(folders[name], *modes, targets=ATTENTION if format == "kohya" else TARGETS)
     if format == "kohya" and "denoiser_lora" not in modes:
         with pytest.raises(UserError, match="use --format diffusers"):
             export_bundle(trained, format, tmp_path, "lora")
@@ -243,15 +252,15 @@ def test_exported_weights_paint_the_trainers_picture(
     export_bundle(trained, format, tmp_path, "lora")
     if format == "kohya" and name not in READ_BACK:
         return
-    batch = make_batch(trained)
-    ours = rollout(trained.denoiser, batch, trained.schedule(4, 32), 3.0)
+    batch, scale = make_batch(trained), scale_of(name)
+    ours = rollout(trained.denoiser, batch, trained.schedule(4, 32), scale)
     with trained.reference():
-        assert (ours - rollout(trained.denoiser, batch, trained.schedule(4, 32), 3.0)).abs().max() > 0.01
+        assert (ours - rollout(trained.denoiser, batch, trained.schedule(4, 32), scale)).abs().max() > 0.01
     config = config_from({"run": {"name": "lora"}, "model": {"bundle": str(folders[name]), "train": modes}})
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec("\n".join(usage(format, asdict(config), trained)), names)
     assert type(names["pipe"]) is type(trained.pipe)
     pipe = inpainting(names["pipe"], names.get("controlnet"))
-    theirs = stock_latent(pipe, batch, control_of(name), 4, 3.0)
+    theirs = stock_latent(pipe, batch, control_of(name), 4, scale)
     assert_close(ours, theirs, rtol=0, atol=2e-4)

@@ -1,6 +1,7 @@
 """Families of bases: a file says how one is loaded, encodes text, lays out latents, is called, exported."""
 
 from rfft.models.families.base import Family
+from rfft.models.families.flux import Flux
 from rfft.models.families.kolors import Kolors
 from rfft.models.families.sd import StableDiffusion
 from rfft.models.families.sd3 import StableDiffusion3
@@ -8,6 +9,7 @@ from rfft.models.families.sdxl import StableDiffusionXL
 
 # In the order in which they are asked whether a base is theirs.
 KNOWN: dict[str, type[Family]] = {
+    "flux": Flux,
     "kolors": Kolors,
     "sd3": StableDiffusion3,
     "sdxl": StableDiffusionXL,

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DiffusionPipeline
+from diffusers.utils import logging
 from torch import Tensor, nn
 
 from rfft.errors import UserError
@@ -134,6 +135,11 @@ class PipelineFamily(Family):
         kind = device.type
         half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
         return torch.autocast(kind, enabled=False) if self.fp32_vae and half else nullcontext()
+
+
+def quiet(pipe: Any) -> None:
+    """Have a pipeline not say what of the prompts is cut off: RFFT counts it."""
+    logging.get_logger(type(pipe).__module__).setLevel(logging.ERROR)
 
 
 def tokenize(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, list[str]]:

@@ -11,20 +11,18 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from diffusers import (
-    FlowMatchEulerDiscreteScheduler,
     SD3ControlNetModel,
     SD3Transformer2DModel,
     StableDiffusion3ControlNetPipeline,
 )
-from diffusers.utils import logging
 from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
 from rfft.errors import UserError, require
-from rfft.models.families.flow import euler, flow_schedule
-from rfft.models.families.pipeline import PipelineFamily, check_fit, cut_off
+from rfft.models.families.flow import FlowFamily, unused
+from rfft.models.families.pipeline import check_fit, cut_off, quiet
 from rfft.models.parameterization import from_velocity
-from rfft.types import Conditioning, Denoised, NoiseLevel, Schedule
+from rfft.types import Conditioning, Denoised, NoiseLevel
 
 TOKENS = 256  # that T5 reads; CLIP's encoders read the first 77
 CLIP_TOKENS = 77
@@ -60,15 +58,13 @@ class SD3Denoiser(nn.Module):
         return from_velocity(x, velocity.to(x.dtype), level.s)
 
 
-class StableDiffusion3(PipelineFamily):
+class StableDiffusion3(FlowFamily):
     """A base that StableDiffusion3ControlNetPipeline loads; T5 may be missing."""
 
-    part = "transformer"
     units = ("JointTransformerBlock", "SD3SingleTransformerBlock")
     pipeline = StableDiffusion3ControlNetPipeline
     denoiser_kind = SD3Transformer2DModel
     controlnet_kind = SD3ControlNetModel
-    scheduler_kind = FlowMatchEulerDiscreteScheduler
     text_encoders: ClassVar[dict[str, Any]] = {
         "text_encoder": CLIPTextModelWithProjection,
         "text_encoder_2": CLIPTextModelWithProjection,
@@ -79,41 +75,31 @@ class StableDiffusion3(PipelineFamily):
         *("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
     )
     optional = ("text_encoder_3", "tokenizer_3")
-    encodes_control = True
 
     def __init__(self, pipe: Any, controlnet: Any = None) -> None:
         """Take the diffusers pipeline."""
         super().__init__(pipe, controlnet)
         _check_shapes(pipe)
-        pipe.scheduler = euler(pipe.scheduler)
         if not self.controlnet.config.use_pos_embed:
             self.controlnet.pos_embed = None  # the pipeline's copy; the denoiser has one that is not trained
         self.denoiser = SD3Denoiser(pipe.transformer, self.controlnet)
-        # It says in its own way what of the prompts is cut off.
-        logging.get_logger(type(pipe).__module__).setLevel(logging.ERROR)
+        quiet(pipe)
 
     def idle(self, name: str) -> list[str]:
         """Return what makes text features of which nothing is read, and blocks whose residuals nobody takes.
 
         The last block of the base has no use for text, and takes no residual.
         """
-        network, blocks = getattr(self.pipe, name), len(self.pipe.transformer.transformer_blocks)
-        count = last = len(network.transformer_blocks)
-        if name == "controlnet":  # as the transformer's forward deals out the residuals
-            last = 1 + max(int(i / (blocks / count)) for i in range(blocks - 1))
-        text = ("attn.add_q_proj", "attn.norm_added_q", "attn.to_add_out", "ff_context")
-        names = [f"transformer_blocks.{last - 1}.{module}" for module in text]
-        for i in range(last, count):
-            names += [f"transformer_blocks.{i}", f"controlnet_blocks.{i}"]
-        there = {module for module, _ in network.named_modules()}
-        return [module for module in names if module in there]
+        transformer, blocks = self.pipe.transformer, len(self.pipe.transformer.transformer_blocks)
+        if name == self.part:
+            return unused(transformer, blocks - 1)
+        # As the transformer's forward deals out the residuals.
+        each = blocks / len(self.controlnet.transformer_blocks)
+        return unused(self.controlnet, max(int(i / each) for i in range(blocks - 1)))
 
     @classmethod
     def recognizes(cls, pipeline: str) -> bool:
         return pipeline.startswith("StableDiffusion3")
-
-    def schedule(self, steps: int, size: int | None) -> Schedule:
-        return flow_schedule(self.pipe.scheduler, steps)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
