@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLQwenImage,
     ControlNetModel,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -19,6 +20,9 @@ from diffusers import (
     FluxControlNetModel,
     FluxTransformer2DModel,
     KolorsPipeline,
+    QwenImageControlNetModel,
+    QwenImageControlNetPipeline,
+    QwenImageTransformer2DModel,
     SD3ControlNetModel,
     SD3Transformer2DModel,
     StableDiffusion3ControlNetPipeline,
@@ -27,11 +31,22 @@ from diffusers import (
 from diffusers.pipelines.kolors import ChatGLMModel, ChatGLMTokenizer
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
 from sentencepiece import SentencePieceTrainer
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from tests.shapes import SMALL, awake, text_encoder, tokenizer, vae
 
 GLM_WIDTH = 16
+BYTES = ["<|endoftext|>", *sorted(ByteLevel.alphabet())]
 SENTENCES = ["a bookcase in a park", "soft light", "公园里的书架", "木桌上的花瓶，柔和的灯光"] * 20
 CHANNELS = 16  # of latents, which are four times smaller than pictures
 
@@ -203,6 +218,54 @@ def _flux(**controlnet: Any) -> Any:
     )
 
 
+def _qwen_image(**controlnet: Any) -> Any:
+    """With InstantX's ControlNet for edges unless said otherwise."""
+    shared = {
+        "in_channels": 4 * CHANNELS,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 32,
+        "axes_dims_rope": (2, 2, 4),
+    }
+    control = QwenImageControlNetModel(**shared, **({"num_layers": 2} | controlnet))
+    awake(control)
+    words = Qwen2Tokenizer(vocab={token: i for i, token in enumerate(BYTES)}, merges=[])
+    text = {
+        "vocab_size": len(words),
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4},
+        "bos_token_id": None,
+        "eos_token_id": 0,
+    }
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+    return QwenImageControlNetPipeline(
+        transformer=QwenImageTransformer2DModel(**shared, num_layers=3, out_channels=CHANNELS),
+        controlnet=control,
+        vae=AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=CHANNELS,
+            dim_mult=[1, 2, 2],
+            num_res_blocks=1,
+            temperal_downsample=[False, True],
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            use_dynamic_shifting=True,
+            base_shift=0.5,
+            max_shift=0.9,
+            max_image_seq_len=8192,
+            shift_terminal=0.02,
+        ),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+        ),
+        tokenizer=words,
+    )
+
+
 def _vae() -> AutoencoderKL:
     widths = (8, 8, 16)
     return AutoencoderKL(
@@ -239,6 +302,8 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "flux_union": lambda: _flux(num_mode=10, num_layers=1, num_single_layers=3),
     # XLabs' sees the edges themselves.
     "flux_xlabs": lambda: _flux(conditioning_embedding_channels=4 * CHANNELS),
+    "qwen_image": _qwen_image,
+    "qwen_image_inpaint": lambda: _qwen_image(extra_condition_channels=4),
     "sd3": _sd3,
     # Of Stability's own ControlNets: single blocks without text, on the base's patch embedding.
     "sd35_large": lambda: _sd3(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import torch.nn.functional as F
@@ -33,6 +34,8 @@ def stock_latent(
     arguments = PIPELINES[type(pipe).__name__](batch)
     if getattr(pipe.controlnet, "union", False):
         arguments["control_mode"] = [CANNY_MODE] * len(batch)
+    if "true_cfg_scale" in signature(type(pipe).__call__).parameters:
+        arguments["true_cfg_scale"] = guidance_scale
     call = type(pipe).__call__
     if after is not None:
         call = call.__wrapped__  # as it stands, but for its decorator torch.no_grad
@@ -125,6 +128,36 @@ def _flux(batch: Batch) -> dict[str, Any]:
     }
 
 
+def _flux_guided(batch: Batch) -> dict[str, Any]:
+    """With a second branch beside the guidance that it is told."""
+    return flux_arguments(batch) | {
+        "guidance_scale": FluxDenoiser.guidance,
+        "negative_prompt_embeds": batch.null.hidden,
+        "negative_pooled_prompt_embeds": batch.null.added["pooled"],
+        "latents": pack(batch.noise),
+        "callback_on_step_end": keep_product(batch),
+    }
+
+
+def qwen_arguments(batch: Batch) -> dict[str, Any]:
+    """Embeddings and noise."""
+    size = batch.product.shape[-1]
+    return {
+        "prompt_embeds": batch.z.hidden,
+        "prompt_embeds_mask": batch.z.added["mask"],
+        "negative_prompt_embeds": batch.null.hidden,
+        "negative_prompt_embeds_mask": batch.null.added["mask"],
+        "latents": pack(batch.noise),
+        "height": size,
+        "width": size,
+    }
+
+
+def _qwen(batch: Batch) -> dict[str, Any]:
+    """The canny pipeline has no latent inpainting."""
+    return qwen_arguments(batch) | {"callback_on_step_end": keep_product(batch)}
+
+
 def inpainting(pipe: Any, controlnet: Any = None) -> Any:
     """A pipeline that inpaints with a ControlNet; for Kolors that of SDXL, which takes its embeddings.
 
@@ -148,6 +181,9 @@ def inpainting(pipe: Any, controlnet: Any = None) -> Any:
 
 PIPELINES: dict[str, Callable[[Batch], dict[str, Any]]] = {
     "FluxControlNetInpaintPipeline": _flux,
+    "FluxControlNetPipeline": _flux_guided,
+    "QwenImageControlNetPipeline": _qwen,
+    "QwenImageControlNetInpaintPipeline": qwen_arguments,
     "StableDiffusion3ControlNetPipeline": _sd3,
     "StableDiffusion3ControlNetInpaintingPipeline": sd3_arguments,
     "StableDiffusionXLControlNetInpaintPipeline": _sdxl,

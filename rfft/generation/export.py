@@ -65,9 +65,10 @@ def _save_kohya(bundle: Bundle, file: Path) -> None:
             "kohya's form is for a LoRA of the denoiser; this run has none: use --format diffusers"
         )
     config = bundle.trained_module(LORA).peft_config["default"]
+    prefix = bundle.family.kohya_prefix or f"lora_{bundle.family.part}"
     layers = {}
     for module, down, up, _ in _lora_pairs(bundle, LORA):
-        key = f"lora_{bundle.family.part}_" + bundle.family.kohya_name(module).replace(".", "_")
+        key = f"{prefix}_" + bundle.family.kohya_name(module).replace(".", "_")
         layers[f"{key}.lora_down.weight"] = down
         layers[f"{key}.lora_up.weight"] = up
         layers[f"{key}.alpha"] = torch.tensor(float(config.lora_alpha))

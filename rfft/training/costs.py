@@ -20,7 +20,7 @@ from rfft.rewards.availability import Availability
 from rfft.rewards.judge import Judge
 from rfft.rewards.probe import Probe
 from rfft.rewards.weighted import WeightedRewards
-from rfft.types import NoiseLevel
+from rfft.types import Conditioning, NoiseLevel
 from rfft.utils.estimate import Cost, cost, fake, imagine, peak_bytes, weight_bytes
 
 COUNTED = 1024  # pictures at most; more of them cost in proportion
@@ -159,7 +159,7 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
         x = batch.noise.clone().requires_grad_(work.chained)
 
         def denoised() -> Tensor:
-            both = batch.null.cat(batch.z), torch.cat([batch.edges, batch.edges])
+            both = Conditioning.pair(batch.null, batch.z), torch.cat([batch.edges, batch.edges])
             return bundle.denoiser(torch.cat([x, x]), level, *both).x0
 
         with autocast_for(config.objective.precision, x.device):

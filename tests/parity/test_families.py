@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusion3ControlNetInpaintingPipeline, StableDiffusion3InpaintPipeline
+from diffusers import (
+    FluxControlNetPipeline,
+    QwenImageControlNetInpaintPipeline,
+    StableDiffusion3ControlNetInpaintingPipeline,
+    StableDiffusion3InpaintPipeline,
+)
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -31,13 +36,24 @@ from tests.stock_bases import inpainting, sd3_arguments, stock_latent
 
 MakeBatch = Callable[..., Batch]
 MODES = ["denoiser_lora", "controlnet_lora", "controlnet"]
-TARGETS = ["to_q", "to_v", "to_out.0", "add_q_proj", "to_add_out", "ff.net.2", "ff_context.net.2", "conv1"]
+TARGETS = [
+    "to_q",
+    "to_v",
+    "to_out.0",
+    "add_q_proj",
+    "to_add_out",
+    "ff.net.2",
+    "ff_context.net.2",
+    "conv1",
+    "img_mlp.net.2",
+    "txt_mlp.net.2",
+]
 ATTENTION = ["to_q", "to_v", "to_out.0", "add_q_proj"]
 ATOL = 1e-4
-CANNY = ["sd3", "sd35_large", "kolors", "flux", "flux_union", "flux_xlabs"]
-ALL = [*CANNY, "sd3_inpaint"]
+CANNY = ["sd3", "sd35_large", "kolors", "flux", "flux_union", "flux_xlabs", "qwen_image"]
+ALL = [*CANNY, "sd3_inpaint", "qwen_image_inpaint"]
 # Whose kohya names diffusers reads back.
-READ_BACK = {"kolors", "flux"}
+READ_BACK = {"kolors", "flux", "qwen_image"}
 # Features of texts that are zero for this ControlNet.
 ZERO = {"controlnet.time_text_embed.text_embedder.linear_1.weight"}
 
@@ -99,13 +115,30 @@ def test_rollout_is_the_pipelines(folders: dict[str, Path], make_batch: MakeBatc
     assert not torch.allclose(ours, rollout(bundle.denoiser, without, bundle.schedule(20, 32), scale))
 
 
-def test_an_inpainting_controlnet_sees_the_product(folders: dict[str, Path], make_batch: MakeBatch) -> None:
+def test_flux_may_be_guided_by_a_second_branch(folders: dict[str, Path], make_batch: MakeBatch) -> None:
+    bundle = load_bundle(folders["flux"])
+    batch = make_batch(bundle)
+    ours = rollout(bundle.denoiser, batch, bundle.schedule(8, 32), 4.0)
+    pipe = FluxControlNetPipeline(**bases.pipeline("flux").components)
+    assert_close(ours, stock_latent(pipe, batch, control_of("flux"), 8, 4.0), rtol=0, atol=ATOL)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("sd3_inpaint", StableDiffusion3ControlNetInpaintingPipeline),
+        ("qwen_image_inpaint", QwenImageControlNetInpaintPipeline),
+    ],
+)
+def test_an_inpainting_controlnet_sees_the_product(
+    folders: dict[str, Path], make_batch: MakeBatch, name: str, kind: Any
+) -> None:
     """Without latent inpainting, so that its own input alone tells of the product."""
-    bundle = load_bundle(folders["sd3_inpaint"])
+    bundle = load_bundle(folders[name])
     batch = make_batch(bundle)
     batch = replace(batch, mask=torch.zeros_like(batch.mask))
     ours = rollout(bundle.denoiser, batch, bundle.schedule(8, 32), guidance_scale=4.0)
-    pipe = StableDiffusion3ControlNetInpaintingPipeline(**bases.pipeline("sd3_inpaint").components)
+    pipe = kind(**bases.pipeline(name).components)
     control, mask = 2 * batch.product[:, :3] - 1, 1 - batch.product[:, 3:]
     theirs = stock_latent(pipe, batch, control, 8, 4.0, control_mask=mask, height=32, width=32)
     assert_close(ours, theirs, rtol=0, atol=ATOL)

@@ -3,6 +3,7 @@
 from rfft.models.families.base import Family
 from rfft.models.families.flux import Flux
 from rfft.models.families.kolors import Kolors
+from rfft.models.families.qwen_image import QwenImage
 from rfft.models.families.sd import StableDiffusion
 from rfft.models.families.sd3 import StableDiffusion3
 from rfft.models.families.sdxl import StableDiffusionXL
@@ -11,6 +12,7 @@ from rfft.models.families.sdxl import StableDiffusionXL
 KNOWN: dict[str, type[Family]] = {
     "flux": Flux,
     "kolors": Kolors,
+    "qwen_image": QwenImage,
     "sd3": StableDiffusion3,
     "sdxl": StableDiffusionXL,
     "sd": StableDiffusion,

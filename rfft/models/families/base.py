@@ -20,6 +20,7 @@ class Family(ABC):
     """A loaded base: its frozen networks and how they are called."""
 
     part: ClassVar[str]  # attribute of `denoiser` that its LoRA goes to, as LoRA files name it: unet
+    kohya_prefix: ClassVar[str] = ""  # of its modules in kohya's form; by default lora_ and the part
     units: ClassVar[tuple[str, ...]] = ()  # class names of the blocks that FSDP2 splits
     pipe: Any = None  # the diffusers pipeline that holds the networks, where there is one
     denoiser: nn.Module  # a types.Denoise with `part`, and `controlnet` if there is one, as submodules

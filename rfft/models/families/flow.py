@@ -6,7 +6,8 @@ Shapes: B batch, C latent channels, h w latent, S sampling steps, L = h w / 4 to
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from rfft.errors import UserError, require
 from rfft.models.families.pipeline import PipelineFamily
-from rfft.types import Schedule
+from rfft.types import Conditioning, Schedule
 
 # Of a joint block behind which no text is read: its query and what follows the attention.
 TEXT_PARTS = ("attn.add_q_proj", "attn.norm_added_q", "attn.to_add_out", "ff_context", "txt_mlp")
@@ -28,6 +29,7 @@ class FlowFamily(PipelineFamily):
     part = "transformer"
     scheduler_kind = FlowMatchEulerDiscreteScheduler
     encodes_control = True
+    keeps_norm: ClassVar[bool] = False  # see types.Schedule
 
     def __init__(self, pipe: Any, controlnet: Any = None) -> None:
         """Take the diffusers pipeline; its scheduler becomes a deterministic Euler one."""
@@ -43,13 +45,11 @@ class FlowFamily(PipelineFamily):
         )
         scheduler = self.pipe.scheduler
         known = scheduler.config.num_train_timesteps
-        require(
-            steps <= known, f"rollout.steps={steps}: the bundle knows {known} timesteps; set fewer steps"
-        )
+        require(steps <= known, f"rollout.steps={steps}: the bundle knows {known} timesteps; set fewer steps")
         scheduler.set_timesteps(steps, **self._levels(steps, None if size is None else (size // patch) ** 2))
         sigma = scheduler.sigmas.to(torch.float32)
         now, after = sigma[:-1], sigma[1:]
-        return Schedule(scheduler.timesteps, 1 - now, now, 1 - after, after)
+        return Schedule(scheduler.timesteps, 1 - now, now, 1 - after, after, self.keeps_norm)
 
     def _levels(self, steps: int, tokens: int | None) -> dict[str, Any]:
         """Return the options of the scheduler's set_timesteps, for pictures of so many tokens."""
@@ -91,6 +91,22 @@ def unpack(tokens: Tensor, like: Tensor) -> Tensor:
     b, c, h, w = like.shape
     patches = tokens.view(b, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return patches.reshape(b, c, h, w)
+
+
+def with_prompt(cond: Conditioning) -> tuple[slice, int]:
+    """Return the rows that the ControlNet sees, and how often its residuals are needed.
+
+    For both branches of guidance it reads the prompt, and runs once, as in diffusers' pipelines of FLUX and
+    Qwen-Image.
+    """
+    return (slice(len(cond.hidden) // 2, None), 2) if cond.paired else (slice(None), 1)
+
+
+def repeated(residuals: Sequence[Tensor] | None, times: int) -> list[Tensor] | None:
+    """Return residuals [B,...] for `times` as many rows."""
+    if residuals is None:
+        return None
+    return [torch.cat([residual] * times) for residual in residuals]
 
 
 def residuals_taken(blocks: int, residuals: int) -> int:

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, T5EncoderModel
 
 from rfft.errors import require
-from rfft.models.families.flow import FlowFamily, dynamic_levels, pack, residuals_taken, unpack, unused
+from rfft.models.families.flow import (
+    FlowFamily,
+    dynamic_levels,
+    pack,
+    repeated,
+    residuals_taken,
+    unpack,
+    unused,
+    with_prompt,
+)
 from rfft.models.families.pipeline import check_fit, cut_off, quiet
 from rfft.models.parameterization import from_velocity
 from rfft.types import Conditioning, Denoised, NoiseLevel
@@ -34,32 +43,32 @@ class FluxDenoiser(nn.Module):
         self.controlnet = controlnet
 
     def forward(self, x: Tensor, level: NoiseLevel, cond: Conditioning, edges: Tensor) -> Denoised:
-        named = {
+        rows, times = with_prompt(cond)
+        control = self._arguments(self.controlnet, x[rows], level, cond.index(rows))
+        if self.controlnet.union:
+            control["controlnet_mode"] = torch.full((len(x[rows]), 1), CANNY_MODE, device=x.device)
+        joint, single = self.controlnet(controlnet_cond=edges[rows], **control)
+        velocity = self.transformer(
+            controlnet_block_samples=repeated(joint, times),
+            controlnet_single_block_samples=repeated(single, times),
+            controlnet_blocks_repeat=self.controlnet.input_hint_block is not None,
+            **self._arguments(self.transformer, x, level, cond),
+        )[0]
+        return from_velocity(x, unpack(velocity.to(x.dtype), x), level.s)
+
+    def _arguments(self, network: Any, x: Tensor, level: NoiseLevel, cond: Conditioning) -> dict[str, Any]:
+        """Return what transformer and ControlNet are called with alike."""
+        told = network.config.guidance_embeds
+        return {
             "hidden_states": pack(x),
             "timestep": level.t.expand(len(x)) / 1000,
+            "guidance": torch.full((len(x),), self.guidance, device=x.device) if told else None,
             "pooled_projections": cond.added["pooled"],
             "encoder_hidden_states": cond.hidden,
             "txt_ids": x.new_zeros(cond.hidden.shape[1], 3),
             "img_ids": _places(x),
             "return_dict": False,
         }
-        guidance = torch.full((len(x),), self.guidance, device=x.device)
-
-        def told(network: Any) -> Tensor | None:
-            return guidance if network.config.guidance_embeds else None
-
-        mode = torch.full((len(x), 1), CANNY_MODE, device=x.device) if self.controlnet.union else None
-        joint, single = self.controlnet(
-            controlnet_cond=edges, controlnet_mode=mode, guidance=told(self.controlnet), **named
-        )
-        velocity = self.transformer(
-            controlnet_block_samples=joint,
-            controlnet_single_block_samples=single,
-            controlnet_blocks_repeat=self.controlnet.input_hint_block is not None,
-            guidance=told(self.transformer),
-            **named,
-        )[0]
-        return from_velocity(x, unpack(velocity.to(x.dtype), x), level.s)
 
 
 class Flux(FlowFamily):
@@ -69,7 +78,10 @@ class Flux(FlowFamily):
     pipeline = FluxControlNetInpaintPipeline
     denoiser_kind = FluxTransformer2DModel
     controlnet_kind = FluxControlNetModel
-    text_encoders: ClassVar[dict[str, Any]] = {"text_encoder": CLIPTextModel, "text_encoder_2": T5EncoderModel}
+    text_encoders: ClassVar[dict[str, Any]] = {
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": T5EncoderModel,
+    }
     required = (
         *("transformer", "vae", "scheduler"),
         *("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
@@ -131,7 +143,9 @@ def _places(x: Tensor) -> Tensor:
     """Return the place of each token of x [B,C,h,w] for its rotary embedding [L,3]: 0, row, column."""
     h, w = x.shape[-2] // 2, x.shape[-1] // 2
     rows, columns = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
-    place = torch.stack([torch.zeros(h, w, device=x.device), *torch.meshgrid(rows, columns, indexing="ij")], -1)
+    place = torch.stack(
+        [torch.zeros(h, w, device=x.device), *torch.meshgrid(rows, columns, indexing="ij")], -1
+    )
     return place.reshape(h * w, 3).to(x.dtype)
 
 

@@ -12,6 +12,7 @@ from diffusers import KolorsPipeline
 from diffusers.pipelines.kolors import ChatGLMModel
 from torch import Tensor
 
+from rfft.models.families.pipeline import cut_off
 from rfft.models.families.sdxl import StableDiffusionXL, time_ids
 from rfft.types import Conditioning
 
@@ -43,8 +44,8 @@ class Kolors(StableDiffusionXL):
             do_classifier_free_guidance=False,
             max_sequence_length=TOKENS,
         )
-        tokenizer = self.pipe.tokenizer  # it puts its special tokens in front, and none at the end
-        cut = [tokenizer.decode(ids[TOKENS:]) if ids[TOKENS:] else "" for ids in tokenizer(prompts).input_ids]
+        # Its special tokens are in front, none at the end.
+        cut = cut_off(self.pipe.tokenizer, prompts, TOKENS, ends=0)
         return Conditioning(hidden, {"text_embeds": pooled, "time_ids": time_ids(size, hidden)}), cut
 
     def blank_conditioning(self, count: int) -> Conditioning:

@@ -27,6 +27,7 @@ class PipelineFamily(Family):
     denoiser_kind: ClassVar[Any]  # of the component `part`
     controlnet_kind: ClassVar[Any] = ControlNetModel
     vae_kind: ClassVar[Any] = AutoencoderKL
+    channels_key: ClassVar[str] = "latent_channels"  # in the autoencoder's config
     scheduler_kind: ClassVar[Any]
     text_encoders: ClassVar[dict[str, Any]]  # by component; a base may lack those that `required` lacks
     required: ClassVar[tuple[str, ...]]  # components without which this is another kind of model
@@ -38,7 +39,7 @@ class PipelineFamily(Family):
         self.pipe, self.vae = pipe, pipe.vae
         self.controlnet = pipe.controlnet if controlnet is None else controlnet
         self.latent_factor = pipe.vae_scale_factor
-        self.latent_channels = pipe.vae.config.latent_channels
+        self.latent_channels = pipe.vae.config[self.channels_key]
         self.fp32_vae = False  # it overflows in half precision
 
     # ---- loading ----
@@ -126,7 +127,8 @@ class PipelineFamily(Family):
 
     def enable_gradient_checkpointing(self) -> None:
         for module in (getattr(self.pipe, self.part), self.controlnet, self.vae):
-            module.enable_gradient_checkpointing()
+            if module._supports_gradient_checkpointing:
+                module.enable_gradient_checkpointing()
 
     def _vae_shift(self) -> float:
         return float(self.vae.config.get("shift_factor") or 0.0)
@@ -151,11 +153,12 @@ def tokenize(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, list[str]]:
     return ids, cut_off(tokenizer, prompts, limit)
 
 
-def cut_off(tokenizer: Any, prompts: list[str], limit: int) -> list[str]:
-    """Return for each prompt the text for which `limit` tokens, with one for its end, leave no room."""
+def cut_off(tokenizer: Any, prompts: list[str], limit: int, ends: int = 1) -> list[str]:
+    """Return for each prompt the text for which `limit` tokens, with `ends` for its end, leave no room."""
     whole = tokenizer(prompts, verbose=False).input_ids
-    # The last place within the limit is the end token's, and so is the last one of the whole.
-    return [tokenizer.decode(tokens[limit - 1 : -1]) for tokens in whole]
+    # The last places within the limit are the end's, and so are the last ones of the whole.
+    rests = [tokens[limit - ends : len(tokens) - ends] for tokens in whole]
+    return [tokenizer.decode(rest) if rest else "" for rest in rests]
 
 
 def check_fit(base: Any, controlnet: Any, same: Sequence[tuple[str, str]]) -> None:
