@@ -38,7 +38,7 @@ class LoraConfig:
 @dataclass
 class ModelConfig:
     bundle: str = "rf-tiny"  # rf-tiny (embedded), a local folder, or a hub id
-    # sd, sdxl, or package.module:Name; null: what the bundle's model_index.json says.
+    # sd, sdxl, kolors, sd3, flux, qwen_image or package.module:Name; null: what the bundle's model_index.json says.
     family: str | None = None
     controlnet: str | None = None  # folder or hub id, for a base model that comes without a ControlNet
     embedded_guidance: float = setting(3.5, least=0)  # that FLUX.1-dev is told: its guidance is distilled

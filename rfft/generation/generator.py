@@ -36,7 +36,7 @@ def load_generator(config: Config, lora: Path | None, device: torch.device) -> B
                 "or kohya's form, for example RUN/export/diffusers; a merged export goes with --model"
             )
     bundle = load_bundle(model.bundle, getattr(torch, model.dtype), controlnet, build.family_of(config))
-    bundle.family.set_embedded_guidance(model.embedded_guidance)
+    bundle.set_embedded_guidance(model.embedded_guidance)
     if file is not None:
         try:
             bundle.pipe.load_lora_weights(file.parent, weight_name=file.name)

@@ -65,6 +65,11 @@ class Bundle:
         """
         return self.family.schedule(steps, size).to(self.device)
 
+    def set_embedded_guidance(self, scale: float) -> None:
+        """Tell the denoiser the guidance scale, where guidance is distilled into it; others know none."""
+        if hasattr(self.unwrapped, "guidance"):
+            self.unwrapped.guidance = scale
+
     # ---- encoders ----
 
     def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:

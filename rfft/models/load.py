@@ -40,11 +40,7 @@ def load_bundle(
     `controlnet`: a folder or id, where the base has none; `family`: what it is, where its
     model_index.json does not say. Raises UserError where it cannot be loaded.
     """
-    for library in (diffusers_logging, transformers_logging):  # bars for the parts of one small pipeline
-        library.disable_progress_bar()
-    # What it logs there, it raises as well; or it is a ControlNet beside a pipeline for text to image.
-    for module in ("models.modeling_utils", "loaders.peft", "configuration_utils"):
-        diffusers_logging.get_logger(f"diffusers.{module}").setLevel(diffusers_logging.CRITICAL)
+    _quiet()
     with _explained(path_or_id):
         kind = family or _recognized(path_or_id)
         return Bundle(
@@ -60,6 +56,7 @@ def load_skeleton(
     tiny_vae: str | None = None,
 ) -> Bundle:
     """Do as load_bundle, to count what a run costs: where the family can, config files alone are read."""
+    _quiet()
     with _explained(path_or_id):
         kind = family or _recognized(path_or_id)
         bundle = Bundle(kind.skeleton(source_of(path_or_id), controlnet, dtype))
@@ -91,6 +88,15 @@ def skeleton_batch(bundle: Bundle, size: int, count: int) -> Batch:
         captions=["bookcase, about 180 cm tall"] * count,
         prompts=["a bookcase in a park"] * count,
     )
+
+
+def _quiet() -> None:
+    """Switch off the libraries' bars for parts of a pipeline, and what they log without need."""
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+    # What it logs there, it raises as well; or it is a ControlNet beside a pipeline for text to image.
+    for module in ("models.modeling_utils", "loaders.peft", "configuration_utils"):
+        diffusers_logging.get_logger(f"diffusers.{module}").setLevel(diffusers_logging.CRITICAL)
 
 
 def _recognized(path_or_id: str | Path) -> type[Family]:

@@ -85,9 +85,6 @@ class Family(ABC):
         """Recompute the activations of denoiser and decoder in the backward pass."""
         raise UserError(f"{type(self).__name__} knows no gradient checkpointing: leave it out")
 
-    def set_embedded_guidance(self, scale: float) -> None:
-        """Tell the denoiser the guidance scale where guidance is distilled; most bases have none."""
-
     def idle(self, name: str) -> Sequence[str]:
         """Return the modules within the part, or "controlnet", whose weights no gradient can reach.
 

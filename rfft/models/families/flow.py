@@ -110,7 +110,7 @@ def repeated(residuals: Sequence[Tensor] | None, times: int) -> list[Tensor] | N
 
 
 def residuals_taken(blocks: int, residuals: int) -> int:
-    """Return how many of a ControlNet's residuals so many blocks of FLUX's or Qwen-Image's transformer take."""
+    """Return how many of a ControlNet's residuals the blocks of FLUX's or Qwen-Image's base take."""
     return math.ceil(blocks / math.ceil(blocks / residuals)) if residuals else 0
 
 

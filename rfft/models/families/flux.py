@@ -34,7 +34,7 @@ CANNY_MODE = 0  # of InstantX's union ControlNet
 class FluxDenoiser(nn.Module):
     """Transformer + ControlNet: x [B,C,h,w] at a noise level -> x0_hat and eps_hat, in x's precision."""
 
-    guidance = 3.5  # the scale that FLUX.1-dev is told, whose guidance is distilled
+    guidance = 3.5  # the scale that FLUX.1-dev is told: its guidance is distilled (model.embedded_guidance)
 
     def __init__(self, transformer: Any, controlnet: Any) -> None:
         """Take diffusers' FluxTransformer2DModel and FluxControlNetModel."""
@@ -98,9 +98,6 @@ class Flux(FlowFamily):
     def recognizes(cls, pipeline: str) -> bool:
         own = ("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint", "Fill")
         return pipeline in [f"Flux{kind}Pipeline" for kind in own]
-
-    def set_embedded_guidance(self, scale: float) -> None:
-        self.denoiser.guidance = scale
 
     def idle(self, name: str) -> list[str]:
         """Return what makes text features of which nothing is read, and residuals that nobody takes."""

@@ -84,7 +84,9 @@ class PipelineFamily(Family):
         network = parts["controlnet"] if "controlnet" in taken else parts.pop("controlnet")
         index = DiffusionPipeline.load_config(source)
         settings = {name: value for name, value in index.items() if isinstance(value, bool) and name in taken}
-        return cls(cls.pipeline(**(dict.fromkeys(taken) | settings | parts)), network)
+        with torch.device("meta"):  # SD 3.5's copies weights of one network to another
+            pipe = cls.pipeline(**(dict.fromkeys(taken) | settings | parts))
+        return cls(pipe, network)
 
     @classmethod
     def _check_components(cls, source: str, controlnet: str | None) -> set[str]:
