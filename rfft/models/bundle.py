@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rfft.errors import UserError
 from rfft.models import lora
 from rfft.models.families.base import Family
+from rfft.models.half import use_in_full
 from rfft.types import Conditioning, Denoise, Schedule
 
 MODES = ("denoiser_lora", "controlnet_lora", "controlnet")
@@ -27,12 +28,14 @@ class Bundle:
     """The generator. A trainer may replace `denoiser` by its wrapped form (DDP, compiled)."""
 
     def __init__(self, family: Family) -> None:
-        """Freeze all networks of a loaded base."""
+        """Freeze all networks of a loaded base; a denoiser in half precision is used in full."""
         self.family = family
         self.modules = family.networks()
         self.unwrapped = family.denoiser
         for module in (*self.modules, self.unwrapped):
             module.requires_grad_(False).eval()
+        if any(p.dtype in (torch.float16, torch.bfloat16) for p in self.unwrapped.parameters()):
+            use_in_full(self.unwrapped)
         self.denoiser: Denoise = self.unwrapped
         self.frozen_controlnet: nn.Module | None = None
         self.tiny_vae: AutoencoderTiny | None = None
@@ -67,8 +70,9 @@ class Bundle:
 
     def set_embedded_guidance(self, scale: float) -> None:
         """Tell the denoiser the guidance scale, where guidance is distilled into it; others know none."""
-        if hasattr(self.unwrapped, "guidance"):
-            self.unwrapped.guidance = scale
+        denoiser: Any = self.unwrapped
+        if hasattr(denoiser, "guidance"):
+            denoiser.guidance = scale
 
     # ---- encoders ----
 

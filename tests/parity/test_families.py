@@ -21,7 +21,6 @@ from torch.testing import assert_close
 
 from rfft.config.load import config_from
 from rfft.diffusion.sampling import advance, rollout
-from rfft.errors import UserError
 from rfft.generation.export import export_bundle
 from rfft.generation.model_card import usage
 from rfft.models.bundle import Bundle
