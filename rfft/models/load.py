@@ -95,7 +95,12 @@ def _quiet() -> None:
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
     # What it logs there, it raises as well; or it is a ControlNet beside a pipeline for text to image.
-    for module in ("models.modeling_utils", "loaders.peft", "configuration_utils"):
+    for module in (
+        "models.modeling_utils",
+        "loaders.peft",
+        "configuration_utils",
+        "pipelines.pipeline_utils",
+    ):
         diffusers_logging.get_logger(f"diffusers.{module}").setLevel(diffusers_logging.CRITICAL)
 
 

@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, DiffusionPipeline
 from diffusers.utils import logging
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 from rfft.errors import UserError
 from rfft.models.families.base import Family
@@ -79,7 +80,7 @@ class PipelineFamily(Family):
                     parts[name] = kind(kind.config_class.from_pretrained(source, subfolder=name))
         for part in parts.values():
             if isinstance(part, nn.Module):
-                part.to(dtype)
+                part.to(device="meta", dtype=dtype)  # ChatGLM takes memory all the same
         taken = set(cls.pipeline._get_signature_types())
         network = parts["controlnet"] if "controlnet" in taken else parts.pop("controlnet")
         index = DiffusionPipeline.load_config(source)
@@ -142,8 +143,9 @@ class PipelineFamily(Family):
 
 
 def quiet(pipe: Any) -> None:
-    """Have a pipeline not say what of the prompts is cut off: RFFT counts it."""
+    """Have a pipeline and its tokenizers not say what of the prompts is cut off: RFFT counts it."""
     logging.get_logger(type(pipe).__module__).setLevel(logging.ERROR)
+    transformers_logging.get_logger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
 
 
 def tokenize(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, list[str]]:
