@@ -65,6 +65,10 @@ def rollout(
     """
     x = batch.noise if x is None else x
     for i in range(start, len(schedule) if stop is None else stop):
-        z, null = denoise_twice(denoiser, x, i, batch, schedule)
-        x = advance(guide(z, null, guidance_scale, x, schedule.level(i)), i, batch, schedule)
+        if guidance_scale == 1:  # null would change nothing, and bases with distilled guidance have none
+            guided = denoiser(x, schedule.level(i), batch.z, batch.edges)
+        else:
+            z, null = denoise_twice(denoiser, x, i, batch, schedule)
+            guided = guide(z, null, guidance_scale, x, schedule.level(i))
+        x = advance(guided, i, batch, schedule)
     return x

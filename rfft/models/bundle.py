@@ -56,8 +56,10 @@ class Bundle:
         return self.family.latent_factor
 
     def to(self, device: torch.device | str) -> Bundle:
+        """Move the networks there, but for those that only read prompts: these visit it when needed."""
+        texts = self.family.text_networks()
         for module in [*self.modules, self.unwrapped, self.frozen_controlnet]:
-            if module is not None:
+            if module is not None and module not in texts:
                 module.to(device)
         return self
 
@@ -78,7 +80,15 @@ class Bundle:
 
     def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
         """Return text features for pictures of size x size pixels, and what was cut off each prompt's end."""
-        return self.family.encode_prompts(prompts, size)
+        texts = self.family.text_networks()
+        at_rest = [next(network.parameters()).device for network in texts]
+        try:
+            for network in texts:
+                network.to(self.device)
+            return self.family.encode_prompts(prompts, size)
+        finally:
+            for network, device in zip(texts, at_rest, strict=True):
+                network.to(device)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Return the latent [B,C,h,w] of pixels [B,3,H,W]; without noise, so always the same."""

@@ -29,16 +29,22 @@ COMPUTED = 1e11  # multiply-adds of a forward below which computing takes less t
 
 @dataclass(frozen=True)
 class Forwards:
-    """Of the denoiser in a micro-batch; each is one batched call for prompt and null together."""
+    """Of the denoiser in a micro-batch; each is one batched call for prompt and null together.
+
+    Without gradient and at guidance 1 there is no null.
+    """
 
     fewest: int  # without gradient; the draw of the trained steps makes the range
     most: int
     trained: int
     reference: int
+    guided: bool = True
 
     @property
     def mean(self) -> float:
-        return (self.fewest + self.most) / 2 + self.trained + self.reference
+        """How many calls for prompt and null they amount to."""
+        free = (self.fewest + self.most) / 2
+        return (free if self.guided else free / 2) + self.trained + self.reference
 
     def __str__(self) -> str:
         range_ = f"{self.fewest} to {self.most}" if self.fewest < self.most else str(self.most)
@@ -50,8 +56,8 @@ def count_forwards(config: Config) -> Forwards:
     rollout, objective = config.rollout, build.build_objective(config)
     draw = TrainedSteps(config.run.seed, rollout.steps, rollout.last, rollout.grad_steps, strata=1)
     works = [objective.work(rollout.steps, draw(step, 0)) for step in range(1000)]  # the whole pool
-    free = [work.rollout for work in works]
-    return Forwards(min(free), max(free), works[0].trained, works[0].reference)
+    free, guided = [work.rollout for work in works], objective.settings.guidance_scale != 1
+    return Forwards(min(free), max(free), works[0].trained, works[0].reference, guided)
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,12 @@ def costs(config: Config) -> Costs:
     flops = forwards.mean * denoiser.forward + forwards.trained * denoiser.backward + judged
     sizes = [parameter.numel() for parameter in bundle.trainable().values()]
     copies = filter(None, [bundle.frozen_controlnet])  # the reference, where a whole module is trained
+    texts = bundle.family.text_networks()
+    at_hand = [module for module in bundle.modules if module not in texts]
     lasting = {
-        "weights": weight_bytes([*bundle.modules, bundle.unwrapped, *copies, *rewards]),
+        "weights": weight_bytes([*at_hand, bundle.unwrapped, *copies, *rewards]),
         "evaluation's networks": weight_bytes(_evaluation_networks(config)),
+        "text encoders": weight_bytes(texts),  # they go where the CPU's memory is, after start-up
         "gradients and optimizer": 12 * sum(sizes),  # gradient and two moments, fp32
         "moving average": 4 * sum(sizes) * config.ema.enabled,
     }
@@ -111,8 +120,10 @@ def costs(config: Config) -> Costs:
     }
     # A merged copy is gone before the next forward with gradient, but for objectives that go on after one.
     kept = activations if work.merges_beside_graphs else 0
-    together = sum(lasting.values()) + max(merged + kept, activations + judge.activations)
-    start = lasting["weights"] + lasting["evaluation's networks"] + _encoder_peak(config, bundle)
+    apart = lasting["text encoders"] if torch.cuda.is_available() else 0
+    together = sum(lasting.values()) - apart + max(merged + kept, activations + judge.activations)
+    first = ("weights", "text encoders", "evaluation's networks")
+    start = sum(lasting[name] for name in first) + _encoder_peak(config, bundle)
     facts = {
         "denoiser forwards per micro-batch": str(forwards),
         "trained": f"{', '.join(model.train)}: {sum(sizes):,} parameters in {len(sizes)} tensors",

@@ -27,6 +27,7 @@ from rfft.models.bundle import Bundle
 from rfft.models.load import load_bundle, load_skeleton
 from rfft.objectives.base import ObjectiveSettings, predict
 from rfft.objectives.regularizers import ConsistentCondition
+from rfft.objectives.trajectory import DraftK, DRTune
 from rfft.objectives.x0_hat import X0Hat
 from rfft.types import Batch, Reward, StepOutput
 from tests import bases
@@ -234,6 +235,21 @@ def test_a_step_trains_what_it_should(
     assert all(key.startswith(f"{bundle.part_of(mode)}.") for key in trained)
     every = [p for module in [*bundle.modules, bundle.unwrapped] for p in module.parameters()]
     assert len({id(p) for p in every if p.grad is not None}) == len(trained)
+
+
+@pytest.mark.usefixtures("short_texts")
+@pytest.mark.parametrize("kind", [DraftK, DRTune])
+@pytest.mark.parametrize("name", BASES)
+def test_other_objectives_reach_the_weights(
+    folders: dict[str, Path], make_batch: MakeBatch, reward: Reward, name: str, kind: Any
+) -> None:
+    """Through the sampler, from the finished picture."""
+    bundle = moved(folders[name], "denoiser_lora")
+    batch, schedule = make_batch(bundle), bundle.schedule(4, 32)
+    output = kind(ObjectiveSettings(3.0)).step(bundle, reward, batch, schedule, [2, 3], Tensor.backward)
+    gradients = [p.grad for p in bundle.trainable().values()]
+    assert output.loss.isfinite()
+    assert all(g is not None and g.isfinite().all() and g.any() for g in gradients)
 
 
 @pytest.mark.usefixtures("short_texts")

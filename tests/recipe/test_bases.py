@@ -161,6 +161,18 @@ def test_kolors_without_sentencepiece(folders: dict[str, Path], monkeypatch: pyt
         load_bundle(folders["kolors"])
 
 
+def test_text_encoders_stay_out_of_a_devices_memory(folders: dict[str, Path]) -> None:
+    """The device is torch's meta one, on which nothing can be computed."""
+    bundle = load_bundle(folders["sd3"]).to("meta")
+    places = [{p.device.type for p in network.parameters()} for network in bundle.modules]
+    assert places == [{"meta"}] * 3 + [{"cpu"}] * 3
+    bundle = load_bundle(folders["sd3"])
+    before = [p for network in bundle.family.text_networks() for p in network.parameters()]
+    bundle.encode_prompts(["a park"], 64)
+    after = [p for network in bundle.family.text_networks() for p in network.parameters()]
+    assert all(one is other for one, other in zip(before, after, strict=True))
+
+
 def test_the_distilled_guidance_is_a_setting(folders: dict[str, Path], world: Path) -> None:
     config = load_config(
         world / "config.yaml", [f"model.bundle={folders['flux']}", "model.embedded_guidance=2"]

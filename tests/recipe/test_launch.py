@@ -304,7 +304,12 @@ def test_newer_bases_are_trained_by_two_processes(world: Path, tmp_path: Path, n
     """Under DDP, which wants a gradient of all that is trained, and under FSDP2, with checkpointing."""
     bases.save(name, tmp_path / "base")
     targets = "model.lora.target_modules=[to_q, to_out.0, add_q_proj, to_add_out]"
-    settings = [*TINY, f"model.bundle={tmp_path / 'base'}", "model.train=[denoiser_lora, controlnet]", targets]
+    settings = [
+        *TINY,
+        f"model.bundle={tmp_path / 'base'}",
+        "model.train=[denoiser_lora, controlnet]",
+        targets,
+    ]
     settings += ["rollout.steps=4", "rollout.last=2", "rollout.grad_steps=2", "optimizer.lr=1e-3"]
     command = ["train", world / "config.yaml", *settings, "model.gradient_checkpointing=true"]
     every = ["trainer.keep=9", "trainer.checkpoint_every=1"]

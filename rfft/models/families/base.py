@@ -50,6 +50,10 @@ class Family(ABC):
     def networks(self) -> list[nn.Module]:
         """Return all networks of the base, those inside `denoiser` too."""
 
+    def text_networks(self) -> list[nn.Module]:
+        """Return those that encode_prompts() alone needs; a GPU has them no longer than that takes."""
+        return []
+
     @abstractmethod
     def schedule(self, steps: int, size: int | None) -> Schedule:
         """Return the sampling steps that diffusers would make for pictures of size x size pixels.

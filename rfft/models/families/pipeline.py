@@ -109,9 +109,11 @@ class PipelineFamily(Family):
     # ---- use ----
 
     def networks(self) -> list[nn.Module]:
-        texts = (getattr(self.pipe, name) for name in self.text_encoders)
-        own = (getattr(self.pipe, self.part), self.controlnet, self.vae, *texts)
-        return [network for network in own if network is not None]
+        return [getattr(self.pipe, self.part), self.controlnet, self.vae, *self.text_networks()]
+
+    def text_networks(self) -> list[nn.Module]:
+        found = [getattr(self.pipe, name) for name in self.text_encoders]
+        return [network for network in found if network is not None]
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> Tensor:
