@@ -35,7 +35,8 @@ def keep_norm(guided: Denoised, z: Denoised, x: Tensor, level: NoiseLevel) -> De
 def _token_norm(u: Tensor) -> Tensor:
     """Return the norm of each 2 x 2 patch of u [B,C,h,w] at all of its places, [B,1,h,w]."""
     squares = 4 * F.avg_pool2d(u.square().sum(1, keepdim=True), 2)
-    return F.interpolate(squares.sqrt(), scale_factor=2.0)
+    positive = squares.clamp(min=torch.finfo(u.dtype).tiny)  # also where nothing moves
+    return F.interpolate(positive.sqrt(), scale_factor=2.0)
 
 
 def guidance_direction(eps_z: Tensor, eps_null: Tensor, s: Tensor) -> Tensor:

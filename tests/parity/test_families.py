@@ -208,6 +208,30 @@ def test_kolors_reads_chinese(folders: dict[str, Path]) -> None:
     assert cut[0] == cut[2] == "" and cut[1].endswith("木桌上的花瓶")  # it reads 256 tokens
 
 
+def test_qwen_image_reads_chinese(folders: dict[str, Path]) -> None:
+    """Features are padded to one length; the pipeline's own end with the longest prompt of a call."""
+    bundle, pipe = load_bundle(folders["qwen_image"]), bases.pipeline("qwen_image")
+    prompts = ["公园里的书架", "a park", ""]
+    said, cut = bundle.encode_prompts(prompts, 32)
+    theirs, mask = pipe.encode_prompt(prompts, device="cpu", max_sequence_length=512)
+    length = theirs.shape[1]
+    assert_close(said.hidden[:, :length], theirs)
+    assert (
+        torch.equal(said.added["mask"][:, :length], mask.bool()) and not said.added["mask"][:, length:].any()
+    )
+    assert said.hidden.shape[1] == 512 and cut == ["", "", ""]
+    _, (rest,) = bundle.encode_prompts(["木桌上的花瓶" * 60], 32)
+    assert rest.endswith("木桌上的花瓶")  # it reads 512 tokens, of which these letters take three each
+
+
+def test_flux_reads_as_the_pipeline_does(folders: dict[str, Path]) -> None:
+    bundle, pipe = load_bundle(folders["flux"]), bases.pipeline("flux")
+    said, cut = bundle.encode_prompts(["a park", "light " * 200], 32)
+    hidden, pooled, _ = pipe.encode_prompt(["a park", "light " * 200], None, "cpu")
+    assert_close((said.hidden, said.added["pooled"]), (hidden, pooled), rtol=1e-3, atol=1e-4)
+    assert cut[0] == "" and cut[1].strip().endswith("light")  # T5 reads 512 tokens
+
+
 def test_t5_may_be_missing(folders: dict[str, Path], tmp_path: Path) -> None:
     pipe = bases.pipeline("sd3")
     pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
