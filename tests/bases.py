@@ -43,7 +43,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from tests.shapes import SMALL, awake, text_encoder, tokenizer, vae
+from tests.shapes import FULL, SMALL, awake, text_encoder, tokenizer, vae
 
 GLM_WIDTH = 16
 BYTES = ["<|endoftext|>", *sorted(ByteLevel.alphabet())]
@@ -156,6 +156,51 @@ def _chatglm_words() -> TemporaryDirectory[str]:
 
 def _chatglm_tokenizer() -> ChatGLMTokenizer:
     return ChatGLMTokenizer(str(Path(_chatglm_words().name) / "tokenizer.model"))
+
+
+def wide(name: str) -> Any:
+    """sd3 at the width of SD 3.5 medium, with fewer layers and without T5, so that memory lasts."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return WIDE[name]()
+
+
+def _wide_vae() -> AutoencoderKL:
+    network = vae(FULL["sd15"], channels=16)
+    network.register_to_config(scaling_factor=1.5305, shift_factor=0.0609)
+    return network
+
+
+def _wide_sd3() -> Any:
+    shared = {
+        "sample_size": 128,
+        "attention_head_dim": 64,
+        "num_attention_heads": 24,
+        "joint_attention_dim": 4096,
+        "caption_projection_dim": 1536,
+        "pooled_projection_dim": 2048,
+    }
+    control = SD3ControlNetModel(**shared, num_layers=2, pos_embed_max_size=96)
+    awake(control)
+    words = tokenizer()
+    return StableDiffusion3ControlNetPipeline(
+        transformer=SD3Transformer2DModel(
+            **shared,
+            num_layers=6,
+            dual_attention_layers=(0, 1, 2),
+            qk_norm="rms_norm",
+            pos_embed_max_size=96,
+        ),
+        controlnet=control,
+        vae=_wide_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        text_encoder=text_encoder(768, words, CLIPTextModelWithProjection),
+        text_encoder_2=text_encoder(1280, words, CLIPTextModelWithProjection),
+        text_encoder_3=None,
+        tokenizer=words,
+        tokenizer_2=words,
+        tokenizer_3=None,
+    )
 
 
 def _sd3(**controlnet: Any) -> Any:
@@ -295,6 +340,7 @@ def _t5_tokenizer() -> T5TokenizerFast:
     return T5TokenizerFast(vocab=[*special, *letters, ("▁park", -4.0)], extra_ids=0)
 
 
+WIDE = {"sd3": _wide_sd3}
 PIPELINES: dict[str, Callable[[], Any]] = {
     "kolors": _kolors,
     "flux": _flux,

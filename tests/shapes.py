@@ -119,7 +119,7 @@ def _unet(shape: Shape, xl: bool) -> UNet2DConditionModel:
     )
 
 
-def vae(shape: Shape) -> AutoencoderKL:
+def vae(shape: Shape, channels: int = 4) -> AutoencoderKL:
     """The autoencoder of such a base."""
     levels = len(shape.vae_widths)
     return AutoencoderKL(
@@ -127,7 +127,7 @@ def vae(shape: Shape) -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=channels,
         norm_num_groups=shape.groups,
         sample_size=64,
     )
