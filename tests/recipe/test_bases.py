@@ -111,11 +111,12 @@ def test_shipped_configs_are_checked_from_published_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: RunCommand, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "1000")
     published.write(name, tmp_path / "base")
     (tmp_path / "photos").mkdir()
-    for i in range(10):
+    for i in range(40):
         product = Image.new("RGBA", (40, 60))
-        product.paste((200, 60, 25 * i, 255), (10, 10, 30, 50))
+        product.paste((200, 60, 5 * i, 255), (10, 10, 30, 50))
         product.save(tmp_path / f"photos/vase {i}.png")
     Path("prompts.json").write_text(json.dumps([{"prompt": "a vase in a park", "negative_prompt": ""}]))
     networks = [
