@@ -52,6 +52,7 @@ ATTENTION = ["to_q", "to_v", "to_out.0", "add_q_proj"]
 ATOL = 1e-4
 CANNY = ["sd3", "sd35_large", "kolors", "flux", "flux_union", "flux_xlabs", "qwen_image"]
 BASES = ["sd3", "kolors", "flux", "qwen_image"]
+SLOWLY = [pytest.param(name, marks=pytest.mark.slow) for name in CANNY if name not in BASES]
 ALL = [*CANNY, "sd3_inpaint", "qwen_image_inpaint"]
 FORMATS = [
     ("diffusers", ["denoiser_lora"]),
@@ -261,6 +262,7 @@ def test_a_step_trains_what_it_should(
     assert len({id(p) for p in every if p.grad is not None}) == len(trained)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize("kind", [DraftK, DRTune])
 @pytest.mark.parametrize("name", BASES)
@@ -297,7 +299,7 @@ def train_a_step(bundle: Bundle, batch: Batch, reward: Reward) -> StepOutput:
 
 
 @pytest.mark.usefixtures("short_texts")
-@pytest.mark.parametrize("name", CANNY)
+@pytest.mark.parametrize("name", [*BASES, *SLOWLY])
 def test_the_gradient_is_that_of_a_loop_with_diffusers_scheduler(
     folders: dict[str, Path], make_batch: MakeBatch, name: str
 ) -> None:
@@ -334,7 +336,7 @@ def adapt_as(network: Any, other: Any) -> dict[str, torch.nn.Parameter]:
 
 
 @pytest.mark.usefixtures("short_texts")
-@pytest.mark.parametrize("name", [*BASES, "sd35_large"])
+@pytest.mark.parametrize("name", [*BASES, SLOWLY[0]])
 @pytest.mark.parametrize(("format", "modes"), FORMATS)
 def test_exported_weights_paint_the_trainers_picture(
     folders: dict[str, Path],
