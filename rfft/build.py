@@ -42,6 +42,7 @@ def build_bundle(config: Config, device: torch.device | str, trained: bool = Tru
     """The generator on its device; `trained`: with fresh adapters, or whatever else model.train says."""
     model = config.model
     bundle = load_bundle(model.bundle, getattr(torch, model.dtype), model.controlnet, family_of(config))
+    bundle.set_embedded_guidance(model.embedded_guidance)
     if trained:
         if model.tiny_vae is not None:
             bundle.set_tiny_vae(load_tiny_vae(model.tiny_vae, getattr(torch, model.dtype)))

@@ -29,14 +29,14 @@ def label_names(count: int) -> tuple[str, ...]:
 
 
 def _map(value: Any, function: Any) -> Any:
-    """Apply function to every tensor of a dataclass or mapping; lists of texts stay as they are."""
+    """Apply function to every tensor of a dataclass or mapping; texts and flags stay as they are."""
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, list):
-        return value
     if isinstance(value, Mapping):
         return {key: _map(item, function) for key, item in value.items()}
-    return type(value)(**{f.name: _map(getattr(value, f.name), function) for f in fields(value)})
+    if isinstance(value, TensorFields):
+        return type(value)(**{f.name: _map(getattr(value, f.name), function) for f in fields(value)})  # type: ignore[arg-type]
+    return value
 
 
 class TensorFields:
@@ -57,6 +57,12 @@ class Conditioning(TensorFields):
 
     hidden: Tensor  # [B,L,D]
     added: dict[str, Tensor] = field(default_factory=dict)  # empty for SD 1.5; text_embeds, time_ids for SDXL
+    paired: bool = False  # is the first half the null prompts of the second half, for the same x?
+
+    @classmethod
+    def pair(cls, null: Conditioning, z: Conditioning) -> Conditioning:
+        """Return both branches of classifier-free guidance, null's first, for one batched call."""
+        return replace(null.cat(z), paired=True)
 
     def cat(self, other: Conditioning) -> Conditioning:
         """Return this batch followed by the other one."""
@@ -70,7 +76,8 @@ class Batch(TensorFields):
 
     z: Conditioning  # the prompt
     null: Conditioning  # the empty or negative prompt
-    edges: Tensor  # [B,3,H,W] c: Canny edges of the product, three equal channels
+    # c: Canny edges of the product [B,3,H,W], three equal channels, or what the family makes of them.
+    edges: Tensor
     product: Tensor  # [B,4,H,W] RGBA, straight alpha, already placed on the canvas
     x_o: Tensor  # [B,C,h,w] the product's latent
     mask: Tensor  # [B,1,h,w] M, 1 inside the product
@@ -95,6 +102,7 @@ class NoiseLevel(NamedTuple):
     t: Tensor  # what the network is told: a timestep, or a flow's sigma times 1000
     a: Tensor
     s: Tensor
+    keeps_norm: bool = False  # see Schedule
 
 
 @dataclass(frozen=True)
@@ -106,13 +114,16 @@ class Schedule(TensorFields):
     s: Tensor
     a_next: Tensor  # after each step
     s_next: Tensor
+    keeps_norm: bool = (
+        False  # has guided velocity the norm, token by token, that it has for the prompt alone?
+    )
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
     def level(self, i: int) -> NoiseLevel:
         """Return the noise level at step i."""
-        return NoiseLevel(self.timesteps[i], self.a[i], self.s[i])
+        return NoiseLevel(self.timesteps[i], self.a[i], self.s[i], self.keeps_norm)
 
 
 class Denoised(NamedTuple):

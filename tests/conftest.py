@@ -119,22 +119,29 @@ def make_trained(pipeline_folder: Path) -> Callable[..., Bundle]:
     return make
 
 
-def _make_batch(bundle: Bundle, count: int = 2) -> Batch:
-    generator = torch.Generator().manual_seed(3)
+def draw_products(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """RGBA products [B,4,H,W] and their edges [B,3,H,W]."""
     product = torch.rand(count, 4, PIXELS, PIXELS, generator=generator)
     product[:, 3] = 0
     product[:, 3, 12:28, 8:20] = 1
+    edges = (torch.rand(count, 1, PIXELS, PIXELS, generator=generator) > 0.8).float()
+    return product, edges.repeat(1, 3, 1, 1)
+
+
+def _make_batch(bundle: Bundle, count: int = 2) -> Batch:
+    generator = torch.Generator().manual_seed(3)
+    product, edges = draw_products(count, generator)
     h = PIXELS // bundle.latent_factor
     z, _ = bundle.encode_prompts(["a bookcase in a park", "soft light"][:count], PIXELS)
     null, _ = bundle.encode_prompts([""] * count, PIXELS)
     return Batch(
         z=z,
         null=null,
-        edges=(torch.rand(count, 1, PIXELS, PIXELS, generator=generator) > 0.8).float().repeat(1, 3, 1, 1),
+        edges=bundle.encode_control(edges, product),
         product=product,
         x_o=bundle.encode_image(product[:, :3] * product[:, 3:]),
         mask=latent_mask(product, (h, h)),
-        noise=torch.randn(count, 4, h, h, generator=generator),
+        noise=torch.randn(count, bundle.family.latent_channels, h, h, generator=generator),
         sample=torch.arange(count),
         captions=["bookcase", "vase"][:count],
         prompts=["a bookcase in a park", "soft light"][:count],

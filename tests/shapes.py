@@ -68,16 +68,14 @@ def pipeline(name: str, full: bool = False) -> Any:
 def _assemble(shape: Shape, xl: bool) -> Any:
     unet = _unet(shape, xl)
     controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=shape.edge_widths)
-    for parameter in controlnet.parameters():
-        if not parameter.any():  # its zero convolutions: let it have a say
-            parameter.data = 0.1 * torch.randn_like(parameter)
-    tokenizer = _tokenizer()
+    awake(controlnet)
+    words = tokenizer()
     parts = {
-        "vae": _vae(shape),
+        "vae": vae(shape),
         "unet": unet,
         "controlnet": controlnet,
-        "tokenizer": tokenizer,
-        "text_encoder": _text_encoder(shape.text_widths[0], tokenizer, CLIPTextModel),
+        "tokenizer": words,
+        "text_encoder": text_encoder(shape.text_widths[0], words, CLIPTextModel),
         "scheduler": DDIMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
@@ -93,9 +91,9 @@ def _assemble(shape: Shape, xl: bool) -> Any:
         return StableDiffusionControlNetInpaintPipeline(
             **parts, safety_checker=None, requires_safety_checker=False
         )
-    second = _text_encoder(shape.text_widths[1], tokenizer, CLIPTextModelWithProjection)
+    second = text_encoder(shape.text_widths[1], words, CLIPTextModelWithProjection)
     return StableDiffusionXLControlNetInpaintPipeline(
-        **parts, tokenizer_2=tokenizer, text_encoder_2=second, add_watermarker=False
+        **parts, tokenizer_2=words, text_encoder_2=second, add_watermarker=False
     )
 
 
@@ -121,35 +119,37 @@ def _unet(shape: Shape, xl: bool) -> UNet2DConditionModel:
     )
 
 
-def _vae(shape: Shape) -> AutoencoderKL:
+def vae(shape: Shape, channels: int = 4) -> AutoencoderKL:
+    """The autoencoder of such a base."""
     levels = len(shape.vae_widths)
     return AutoencoderKL(
         block_out_channels=shape.vae_widths,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=channels,
         norm_num_groups=shape.groups,
         sample_size=64,
     )
 
 
-def _text_encoder(width: int, tokenizer: CLIPTokenizer, kind: Any) -> Any:
+def text_encoder(width: int, words: CLIPTokenizer, kind: Any) -> Any:
+    """One of CLIP's text encoders."""
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=len(words),
         hidden_size=width,
         projection_dim=width,
         intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        max_position_embeddings=words.model_max_length,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
     )
     return kind(config)
 
 
-def _tokenizer() -> CLIPTokenizer:
+def tokenizer() -> CLIPTokenizer:
     """Letters and a few merges; 24 tokens at most."""
     letters = list("abcdefghijklmnopqrstuvwxyz0123456789,.")
     merges = [("p", "a"), ("r", "k</w>"), ("pa", "rk</w>"), ("i", "n</w>")]
@@ -157,6 +157,13 @@ def _tokenizer() -> CLIPTokenizer:
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocab = {token: i for i, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=24)
+
+
+def awake(controlnet: Any) -> None:
+    """Let a new ControlNet have a say: give its zero convolutions weights."""
+    for parameter in controlnet.parameters():
+        if not parameter.any():
+            parameter.data = 0.1 * torch.randn_like(parameter)
 
 
 def bundle_of(pipe: Any) -> Bundle:

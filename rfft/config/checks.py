@@ -43,11 +43,6 @@ def check_config(config: Config) -> None:
         f"model.dtype={model.dtype} needs autocast: set trainer.mixed_precision=bf16, or model.dtype=float32",
     )
     require(
-        model.dtype == "float32" or objective.precision in ("bf16", "fp16"),
-        f"objective.precision={objective.precision} needs full weights, not model.dtype={model.dtype}: set "
-        f"objective.precision={'fp16' if model.dtype == 'float16' else 'bf16'}",
-    )
-    require(
         rollout.last <= rollout.steps,
         f"rollout.last={rollout.last} is more than rollout.steps={rollout.steps}: lower rollout.last",
     )

@@ -38,11 +38,14 @@ class LoraConfig:
 @dataclass
 class ModelConfig:
     bundle: str = "rf-tiny"  # rf-tiny (embedded), a local folder, or a hub id
-    # sd, sdxl, or package.module:Name; null: what the bundle's model_index.json says.
+    # sd, sdxl, kolors, sd3, flux, qwen_image, or package.module:Name; null: what the bundle's
+    # model_index.json says.
     family: str | None = None
     controlnet: str | None = None  # folder or hub id, for a base model that comes without a ControlNet
+    embedded_guidance: float = setting(3.5, least=0)  # that FLUX.1-dev is told: its guidance is distilled
     tiny_vae: str | None = None  # small decoder, in the training step alone: madebyollin/taesd
-    # Of the frozen weights, a trained ControlNet's frozen copy too; what is trained is float32 anyway.
+    # That the frozen weights are kept in, a trained ControlNet's frozen copy too; what is trained is float32
+    # anyway. Where objective.precision is fp32 or tf32, the denoiser computes in it all the same.
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     train: list[TrainMode] = setting(["denoiser_lora"])
     lora: LoraConfig = field(default_factory=LoraConfig)

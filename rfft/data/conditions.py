@@ -47,7 +47,7 @@ def encode_samples(bundle: Bundle, samples: list[Sample], canny: tuple[int, int]
     return Batch(
         z=_encode_texts(bundle, [sample.prompt for sample in samples], size, "prompts"),
         null=_encode_texts(bundle, [sample.negative for sample in samples], size, "negative prompts"),
-        edges=outlines(products, canny),
+        edges=encode_edges(bundle, outlines(products, canny), products),
         product=products,
         x_o=x_o,
         mask=latent_mask(products, (x_o.shape[-2], x_o.shape[-1])),
@@ -76,6 +76,17 @@ def _encode_products(bundle: Bundle, products: Tensor) -> Tensor:
     """
     parts = products.split(encoded_at_once(products.shape[-1]))
     return torch.cat([bundle.encode_image(init_image(part.to(bundle.device))).cpu() for part in parts])
+
+
+def encode_edges(bundle: Bundle, edges: Tensor, products: Tensor) -> Tensor:
+    """Return what the ControlNet takes, of edges [N,3,S,S] and canvases [N,4,S,S]."""
+    if not bundle.family.encodes_control:
+        return edges
+    count = encoded_at_once(products.shape[-1])
+    parts = zip(edges.split(count), products.split(count), strict=True)
+    return torch.cat(
+        [bundle.encode_control(e.to(bundle.device), p.to(bundle.device)).cpu() for e, p in parts]
+    )
 
 
 def _encode_texts(bundle: Bundle, texts: list[str], size: int, kind: str) -> Conditioning:

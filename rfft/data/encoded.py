@@ -155,7 +155,7 @@ class EncodedSamples:
         return Batch(
             z=z,
             null=null,
-            edges=loaded.edges,
+            edges=self.encoder.control(loaded.edges, loaded.product),
             product=loaded.product,
             x_o=x_o,
             mask=latent_mask(loaded.product, (x_o.shape[-2], x_o.shape[-1])),

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rfft.data.conditions import UNREAD, init_image, unread
+from rfft.data.conditions import UNREAD, encode_edges, init_image, unread
 from rfft.data.store import Item, key_of
 from rfft.models.bundle import Bundle
 from rfft.types import Conditioning
@@ -48,6 +48,12 @@ class Encoder:
         picture = init_image(canvas[None].float().div(255)).to(self.bundle.device)
         with torch.autocast(picture.device.type, enabled=False):
             return self.bundle.encode_image(picture)[0].cpu()
+
+    @torch.no_grad()
+    def control(self, edges: Tensor, products: Tensor) -> Tensor:
+        """Return what the ControlNet takes, on the CPU, of edges [B,3,S,S] and canvases [B,4,S,S]."""
+        with torch.autocast(self.bundle.device.type, enabled=False):
+            return encode_edges(self.bundle, edges, products)
 
     @torch.no_grad()
     def prompt(self, text: str) -> Item:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rfft.diffusion.guidance import guide
-from rfft.types import Batch, Denoise, Denoised, Schedule
+from rfft.types import Batch, Conditioning, Denoise, Denoised, Schedule
 
 
 def add_noise(x0: Tensor, eps: Tensor, a: Tensor, s: Tensor) -> Tensor:
@@ -31,7 +31,10 @@ def denoise_twice(
 ) -> tuple[Denoised, Denoised]:
     """Return what the denoiser makes of x at step i for the prompt z and for null, by one batched forward."""
     both = denoiser(
-        torch.cat([x, x]), schedule.level(i), batch.null.cat(batch.z), torch.cat([batch.edges, batch.edges])
+        torch.cat([x, x]),
+        schedule.level(i),
+        Conditioning.pair(batch.null, batch.z),
+        torch.cat([batch.edges, batch.edges]),
     )
     (x0_null, x0_z), (eps_null, eps_z) = both.x0.chunk(2), both.eps.chunk(2)
     return Denoised(x0_z, eps_z), Denoised(x0_null, eps_null)
@@ -62,6 +65,10 @@ def rollout(
     """
     x = batch.noise if x is None else x
     for i in range(start, len(schedule) if stop is None else stop):
-        z, null = denoise_twice(denoiser, x, i, batch, schedule)
-        x = advance(guide(z, null, guidance_scale, x, schedule.level(i)), i, batch, schedule)
+        if guidance_scale == 1:  # null would change nothing, and bases with distilled guidance have none
+            guided = denoiser(x, schedule.level(i), batch.z, batch.edges)
+        else:
+            z, null = denoise_twice(denoiser, x, i, batch, schedule)
+            guided = guide(z, null, guidance_scale, x, schedule.level(i))
+        x = advance(guided, i, batch, schedule)
     return x

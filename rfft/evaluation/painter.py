@@ -68,7 +68,7 @@ class Painter:
         """conditions: of the grid's N samples; measure: what is measured of the pictures of some samples."""
         self.config, self.settings, self.bundle = config, config.evaluate, bundle
         self.conditions, self.verdicts, self.measure = conditions, verdicts, measure
-        self.schedule = bundle.schedule(config.rollout.steps)
+        self.schedule = bundle.schedule(config.rollout.steps, config.data.image_size)
 
     def paint(
         self,

@@ -10,6 +10,7 @@ A trained ControlNet (or its LoRA, merged: no tool loads one) goes into controln
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from rfft.models.bundle import Bundle
 
 LORA = "denoiser_lora"  # the mode of model.train
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+INDEX = "model_index.json"
 SETTINGS = ("requires_safety_checker", "force_zeros_for_empty_prompt")  # of SD's and of SDXL's pipeline
 
 Weights = dict[str, Tensor]
@@ -63,9 +65,10 @@ def _save_kohya(bundle: Bundle, file: Path) -> None:
             "kohya's form is for a LoRA of the denoiser; this run has none: use --format diffusers"
         )
     config = bundle.trained_module(LORA).peft_config["default"]
+    prefix = bundle.family.kohya_prefix or f"lora_{bundle.family.part}"
     layers = {}
     for module, down, up, _ in _lora_pairs(bundle, LORA):
-        key = f"lora_{bundle.family.part}_" + bundle.family.kohya_name(module).replace(".", "_")
+        key = f"{prefix}_" + bundle.family.kohya_name(module).replace(".", "_")
         layers[f"{key}.lora_down.weight"] = down
         layers[f"{key}.lora_up.weight"] = up
         layers[f"{key}.alpha"] = torch.tensor(float(config.lora_alpha))
@@ -84,7 +87,7 @@ def _save_peft(bundle: Bundle, out: Path) -> None:
         raise UserError("PEFT's form is for LoRA; this run has none: use --format diffusers")
     for mode in modes:
         module = bundle.trained_module(mode)
-        folder = out / (bundle.family.part if mode == LORA else "controlnet")
+        folder = out / bundle.part_of(mode)
         module.peft_config["default"].save_pretrained(folder, inference_mode=True)
         layers = {f"base_model.model.{k}": v for k, v in get_peft_model_state_dict(module).items()}
         save_file(_plain(layers), folder / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -97,9 +100,16 @@ def _save_merged(bundle: Bundle, out: Path) -> None:
             "this base's family has no diffusers pipeline to save: use --format diffusers or peft"
         )
     components = dict(pipe.components)
-    components |= {name: merged_copy(bundle, name) for name in (bundle.family.part, "controlnet")}
+    merged = {name: merged_copy(bundle, name) for name in (bundle.family.part, "controlnet")}
+    components |= {name: network for name, network in merged.items() if name in components}
     settings = {name: pipe.config[name] for name in SETTINGS if name in pipe.config}
     type(pipe)(**components, **settings).save_pretrained(out)
+    if "controlnet" not in components:  # of a pipeline for text to image; RFFT finds it by the index
+        controlnet = merged["controlnet"]
+        controlnet.save_pretrained(out / "controlnet")
+        index = json.loads((out / INDEX).read_text())
+        index["controlnet"] = ["diffusers", type(controlnet).__name__]
+        (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def merged_copy(bundle: Bundle, name: str) -> Any:

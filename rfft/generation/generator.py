@@ -11,6 +11,7 @@ from rfft import build
 from rfft.config.schema import Config
 from rfft.errors import UserError
 from rfft.models.bundle import Bundle
+from rfft.models.families import KNOWN
 from rfft.models.load import load_bundle
 from rfft.models.lora import lora_layers
 
@@ -27,13 +28,15 @@ def load_generator(config: Config, lora: Path | None, device: torch.device) -> B
         file = files[0] if files else None
         has_controlnet = (lora / "controlnet" / "config.json").is_file()
         controlnet = str(lora / "controlnet") if has_controlnet else controlnet
-        # Beside a U-Net or its PEFT adapter, a ControlNet is but half of what was exported.
-        if len(files) > 1 or not (files or has_controlnet) or (lora / "unet").exists():
+        # Beside a denoiser or its PEFT adapter, a ControlNet is but half of what was exported.
+        halves = any((lora / kind.part).exists() for kind in KNOWN.values())
+        if len(files) > 1 or not (files or has_controlnet) or halves:
             raise UserError(
                 f"{lora}: not the folder of one exported LoRA; give what `rfft export` wrote in diffusers' "
                 "or kohya's form, for example RUN/export/diffusers; a merged export goes with --model"
             )
     bundle = load_bundle(model.bundle, getattr(torch, model.dtype), controlnet, build.family_of(config))
+    bundle.set_embedded_guidance(model.embedded_guidance)
     if file is not None:
         try:
             bundle.pipe.load_lora_weights(file.parent, weight_name=file.name)
@@ -42,9 +45,10 @@ def load_generator(config: Config, lora: Path | None, device: torch.device) -> B
             if "size mismatch" in str(error):
                 reason = "it was trained on a base of other sizes"
             raise UserError(f"{file} is no LoRA for the bundle {model.bundle}: {reason}") from error
-        if not lora_layers(bundle.pipe.unet):
-            raise UserError(f"{file} is no LoRA for the bundle {model.bundle}: nothing in it fits the U-Net")
-        weights = (p for layer in lora_layers(bundle.pipe.unet) for p in layer.parameters())
+        denoiser = getattr(bundle.unwrapped, bundle.family.part)
+        if not lora_layers(denoiser):
+            raise UserError(f"{file} is no LoRA for the bundle {model.bundle}: nothing in it fits")
+        weights = (p for layer in lora_layers(denoiser) for p in layer.parameters())
         if not all(weight.isfinite().all() for weight in weights):
             raise UserError(f"{file}: it holds weights that are NaN or infinite; export another checkpoint")
     return bundle.to(device)

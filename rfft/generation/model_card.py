@@ -57,31 +57,42 @@ def usage(format: str, config: dict[str, Any], bundle: Bundle) -> list[str]:
     """Return lines of Python that load the export from the folder it lies in."""
     if bundle.pipe is None:
         return ["# no diffusers pipeline knows this base: RFFT itself loads it, by model.family"]
-    pipeline = type(bundle.pipe).__name__
-    no_checker = [] if "XL" in pipeline else ["safety_checker=None"]
+    pipeline, controlnet_kind = type(bundle.pipe).__name__, type(bundle.unwrapped.controlnet).__name__
+    no_checker = ["safety_checker=None"] if "safety_checker" in bundle.pipe.config else []
+    taken = "controlnet" in bundle.pipe.components
+    apart = f"# {pipeline} paints without it; `rfft generate` paints with both"
     if format == "merged":
         here = '"."'
-        return [
+        lines = [
             f"from diffusers import {pipeline}",
             f"pipe = {pipeline}.from_pretrained({', '.join([here, *no_checker])})",
         ]
+        if not taken:
+            lines[0] = f"from diffusers import {controlnet_kind}, {pipeline}"
+            lines += [f'controlnet = {controlnet_kind}.from_pretrained("controlnet")', apart]
+        return lines
     modes, base, controlnet = (config["model"][name] for name in ("train", "bundle", "controlnet"))
     whole = "controlnet" in modes or ("controlnet_lora" in modes and format != "peft")
     embedded = base == EMBEDDED
     arguments = [f'source_of("{base}")' if embedded else f'"{base}"', *no_checker]
-    lines = [f"from diffusers import ControlNetModel, {pipeline}"]
+    lines = [f"from diffusers import {controlnet_kind}, {pipeline}"]
     lines += ["from peft import PeftModel"] * (format == "peft")
     lines += ["from rfft.models.load import source_of  # it comes with RFFT"] * embedded
-    if whole or controlnet is not None:
-        lines.append(
-            f'controlnet = ControlNetModel.from_pretrained("{"controlnet" if whole else controlnet}")'
-        )
-        arguments.append("controlnet=controlnet")
+    if whole or controlnet is not None or not taken:
+        where = '"controlnet"' if whole else f'"{controlnet or base}"'
+        where += "" if whole or controlnet is not None else ', subfolder="controlnet"'
+        lines.append(f"controlnet = {controlnet_kind}.from_pretrained({where})")
+        if taken:
+            arguments.append("controlnet=controlnet")
+        else:
+            lines.append(apart)
     lines += [f"pipe = {pipeline}.from_pretrained(", *(f"    {a}," for a in arguments), ")"]
     if format == "peft":
-        names = {"denoiser_lora": bundle.family.part, "controlnet_lora": "controlnet"}
-        adapters = [names[mode] for mode in modes if mode in names]
-        lines += [f'pipe.{name} = PeftModel.from_pretrained(pipe.{name}, "{name}")' for name in adapters]
+        adapters = [bundle.part_of(mode) for mode in modes if mode.endswith("_lora")]
+        # The pipeline keeps its own network, whose class some of them ask for: PEFT puts adapters into it.
+        for name in adapters:
+            network = name if name == "controlnet" and not taken else f"pipe.{name}"
+            lines.append(f'PeftModel.from_pretrained({network}, "{name}")')
     elif "denoiser_lora" in modes:
         name = "pytorch_lora_weights" if format == "diffusers" else config["run"]["name"]
         lines.append(f'pipe.load_lora_weights(".", weight_name="{name}.safetensors")')

@@ -106,7 +106,8 @@ def painter(config: Config, bundle: Bundle, samples: Samples, device: torch.devi
             "reward.rfnet is null, and recurrent generation asks RFNet: name one with reward.rfnet"
         )
     conditions = build.build_conditions(config, bundle, samples)
-    schedule, scale = bundle.schedule(config.rollout.steps), config.rollout.guidance_scale
+    schedule = bundle.schedule(config.rollout.steps, config.data.image_size)
+    scale = config.rollout.guidance_scale
 
     @torch.no_grad()
     def draw(chosen: list[int], attempt: int, following: list[int]) -> tuple[Tensor, Tensor]:

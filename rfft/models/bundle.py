@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rfft.errors import UserError
 from rfft.models import lora
 from rfft.models.families.base import Family
+from rfft.models.half import use_in_full
 from rfft.types import Conditioning, Denoise, Schedule
 
 MODES = ("denoiser_lora", "controlnet_lora", "controlnet")
@@ -27,12 +28,14 @@ class Bundle:
     """The generator. A trainer may replace `denoiser` by its wrapped form (DDP, compiled)."""
 
     def __init__(self, family: Family) -> None:
-        """Freeze all networks of a loaded base."""
+        """Freeze all networks of a loaded base; a denoiser in half precision is used in full."""
         self.family = family
         self.modules = family.networks()
-        for module in self.modules:
-            module.requires_grad_(False).eval()
         self.unwrapped = family.denoiser
+        for module in (*self.modules, self.unwrapped):
+            module.requires_grad_(False).eval()
+        if any(p.dtype in (torch.float16, torch.bfloat16) for p in self.unwrapped.parameters()):
+            use_in_full(self.unwrapped)
         self.denoiser: Denoise = self.unwrapped
         self.frozen_controlnet: nn.Module | None = None
         self.tiny_vae: AutoencoderTiny | None = None
@@ -53,24 +56,47 @@ class Bundle:
         return self.family.latent_factor
 
     def to(self, device: torch.device | str) -> Bundle:
+        """Move the networks there, but for those that only read prompts: these visit it when needed."""
+        texts = self.family.text_networks()
         for module in [*self.modules, self.unwrapped, self.frozen_controlnet]:
-            if module is not None:
+            if module is not None and module not in texts:
                 module.to(device)
         return self
 
-    def schedule(self, steps: int) -> Schedule:
-        """Return the sampling steps that diffusers would make, on this bundle's device."""
-        return self.family.schedule(steps).to(self.device)
+    def schedule(self, steps: int, size: int | None = None) -> Schedule:
+        """Return the sampling steps that diffusers would make, on this bundle's device.
+
+        `size`: the pictures' side in pixels, on which some families' noise levels depend.
+        """
+        return self.family.schedule(steps, size).to(self.device)
+
+    def set_embedded_guidance(self, scale: float) -> None:
+        """Tell the denoiser the guidance scale, where guidance is distilled into it; others know none."""
+        denoiser: Any = self.unwrapped
+        if hasattr(denoiser, "guidance"):
+            denoiser.guidance = scale
 
     # ---- encoders ----
 
     def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
         """Return text features for pictures of size x size pixels, and what was cut off each prompt's end."""
-        return self.family.encode_prompts(prompts, size)
+        texts = self.family.text_networks()
+        at_rest = [next(network.parameters()).device for network in texts]
+        try:
+            for network in texts:
+                network.to(self.device)
+            return self.family.encode_prompts(prompts, size)
+        finally:
+            for network, device in zip(texts, at_rest, strict=True):
+                network.to(device)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Return the latent [B,C,h,w] of pixels [B,3,H,W]; without noise, so always the same."""
         return self.family.encode_image(pixels)
+
+    def encode_control(self, edges: Tensor, product: Tensor) -> Tensor:
+        """Return what the ControlNet takes, made of edges [B,3,H,W] and the product [B,4,H,W]."""
+        return self.family.encode_control(edges, product)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Return pixels [B,3,H,W], not clamped, of latent [B,C,h,w]."""
@@ -99,9 +125,13 @@ class Bundle:
 
     # ---- training ----
 
+    def part_of(self, mode: str) -> str:
+        """Return what the network is called that a mode of model.train is about."""
+        return self.family.part if mode == "denoiser_lora" else "controlnet"
+
     def trained_module(self, mode: str) -> Any:
         """Return the network that a mode of model.train is about."""
-        part = self.family.part if mode == "denoiser_lora" else "controlnet"
+        part = self.part_of(mode)
         if not hasattr(self.unwrapped, part):
             raise UserError(f"model.train {mode}: this base has no {part}")
         return getattr(self.unwrapped, part)
@@ -115,11 +145,14 @@ class Bundle:
         self.modes = list(modes)
         for mode in MODES[:2]:
             if mode in modes:
-                lora.attach(self.trained_module(mode), rank, alpha, target_modules)
+                idle = self.family.idle(self.part_of(mode))
+                lora.attach(self.trained_module(mode), rank, alpha, target_modules, idle)
         if "controlnet" in modes:
             controlnet = self.trained_module("controlnet")
             self.frozen_controlnet = copy.deepcopy(controlnet)
             controlnet.float().requires_grad_(True)
+            for name in self.family.idle("controlnet"):
+                controlnet.get_submodule(name).requires_grad_(False)
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass: denoiser, ControlNet and decoder."""
@@ -159,8 +192,7 @@ class Bundle:
         for mode in self.modes:
             module = self.trained_module(mode)
             part = module.state_dict() if mode == "controlnet" else get_peft_model_state_dict(module)
-            name = self.family.part if mode == "denoiser_lora" else "controlnet"
-            state |= {f"{name}.{key}": tensor for key, tensor in part.items()}
+            state |= {f"{self.part_of(mode)}.{key}": tensor for key, tensor in part.items()}
         return state
 
     @torch.no_grad()

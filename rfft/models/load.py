@@ -40,10 +40,7 @@ def load_bundle(
     `controlnet`: a folder or id, where the base has none; `family`: what it is, where its
     model_index.json does not say. Raises UserError where it cannot be loaded.
     """
-    for library in (diffusers_logging, transformers_logging):  # bars for the parts of one small pipeline
-        library.disable_progress_bar()
-    for module in ("models.modeling_utils", "loaders.peft"):  # what it logs there, it raises as well
-        diffusers_logging.get_logger(f"diffusers.{module}").setLevel(diffusers_logging.CRITICAL)
+    _quiet()
     with _explained(path_or_id):
         kind = family or _recognized(path_or_id)
         return Bundle(
@@ -59,6 +56,7 @@ def load_skeleton(
     tiny_vae: str | None = None,
 ) -> Bundle:
     """Do as load_bundle, to count what a run costs: where the family can, config files alone are read."""
+    _quiet()
     with _explained(path_or_id):
         kind = family or _recognized(path_or_id)
         bundle = Bundle(kind.skeleton(source_of(path_or_id), controlnet, dtype))
@@ -77,11 +75,12 @@ def skeleton_batch(bundle: Bundle, size: int, count: int) -> Batch:
     """Return an empty batch of `count` pictures of size x size pixels."""
     h, channels = size // bundle.latent_factor, bundle.family.latent_channels
     conditioning = bundle.family.blank_conditioning(count)
+    edges, product = torch.zeros(count, 3, size, size), torch.zeros(count, 4, size, size)
     return Batch(
         z=conditioning,
         null=conditioning,
-        edges=torch.zeros(count, 3, size, size),
-        product=torch.zeros(count, 4, size, size),
+        edges=bundle.encode_control(edges, product),
+        product=product,
         x_o=torch.zeros(count, channels, h, h),
         mask=torch.zeros(count, 1, h, h),
         noise=torch.zeros(count, channels, h, h),
@@ -89,6 +88,20 @@ def skeleton_batch(bundle: Bundle, size: int, count: int) -> Batch:
         captions=["bookcase, about 180 cm tall"] * count,
         prompts=["a bookcase in a park"] * count,
     )
+
+
+def _quiet() -> None:
+    """Switch off the libraries' bars for parts of a pipeline, and what they log without need."""
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+    # What it logs there, it raises as well; or it is a ControlNet beside a pipeline for text to image.
+    for module in (
+        "models.modeling_utils",
+        "loaders.peft",
+        "configuration_utils",
+        "pipelines.pipeline_utils",
+    ):
+        diffusers_logging.get_logger(f"diffusers.{module}").setLevel(diffusers_logging.CRITICAL)
 
 
 def _recognized(path_or_id: str | Path) -> type[Family]:
@@ -112,6 +125,6 @@ def _recognized(path_or_id: str | Path) -> type[Family]:
 def _explained(name: str | Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except (ImportError, OSError, ValueError, SafetensorError) as error:
         choices = f"give {EMBEDDED}, a diffusers pipeline folder or a hub id"
         raise UserError(f"bundle {name} cannot be loaded ({why(error)}); {choices}") from error

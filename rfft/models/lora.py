@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +15,18 @@ from torch.distributed.tensor import DTensor
 from rfft.errors import UserError
 
 
-def attach(module: Any, rank: int, alpha: float, target_modules: list[str]) -> None:
-    """Give a module an adapter named "default": fp32, starting at zero, its only trainable part."""
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules)
+def attach(
+    module: Any, rank: int, alpha: float, target_modules: list[str], without: Sequence[str] = ()
+) -> None:
+    """Give a module an adapter named "default": fp32, starting at zero, its only trainable part.
+
+    `without`: names of submodules that get none, nor what is in them.
+    """
+    inside = tuple(f"{name}." for name in without)
+    excluded = [name for name, _ in module.named_modules() if name in without or name.startswith(inside)]
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=target_modules, exclude_modules=excluded or None
+    )
     try:
         if hasattr(module, "add_adapter"):
             module.add_adapter(config)

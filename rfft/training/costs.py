@@ -20,7 +20,7 @@ from rfft.rewards.availability import Availability
 from rfft.rewards.judge import Judge
 from rfft.rewards.probe import Probe
 from rfft.rewards.weighted import WeightedRewards
-from rfft.types import NoiseLevel
+from rfft.types import Conditioning, NoiseLevel
 from rfft.utils.estimate import Cost, cost, fake, imagine, peak_bytes, weight_bytes
 
 COUNTED = 1024  # pictures at most; more of them cost in proportion
@@ -29,16 +29,22 @@ COMPUTED = 1e11  # multiply-adds of a forward below which computing takes less t
 
 @dataclass(frozen=True)
 class Forwards:
-    """Of the denoiser in a micro-batch; each is one batched call for prompt and null together."""
+    """Of the denoiser in a micro-batch; each is one batched call for prompt and null together.
+
+    Without gradient and at guidance 1 there is no null.
+    """
 
     fewest: int  # without gradient; the draw of the trained steps makes the range
     most: int
     trained: int
     reference: int
+    guided: bool = True
 
     @property
     def mean(self) -> float:
-        return (self.fewest + self.most) / 2 + self.trained + self.reference
+        """How many calls for prompt and null they amount to."""
+        free = (self.fewest + self.most) / 2
+        return (free if self.guided else free / 2) + self.trained + self.reference
 
     def __str__(self) -> str:
         range_ = f"{self.fewest} to {self.most}" if self.fewest < self.most else str(self.most)
@@ -50,8 +56,8 @@ def count_forwards(config: Config) -> Forwards:
     rollout, objective = config.rollout, build.build_objective(config)
     draw = TrainedSteps(config.run.seed, rollout.steps, rollout.last, rollout.grad_steps, strata=1)
     works = [objective.work(rollout.steps, draw(step, 0)) for step in range(1000)]  # the whole pool
-    free = [work.rollout for work in works]
-    return Forwards(min(free), max(free), works[0].trained, works[0].reference)
+    free, guided = [work.rollout for work in works], objective.settings.guidance_scale != 1
+    return Forwards(min(free), max(free), works[0].trained, works[0].reference, guided)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def costs(config: Config) -> Costs:
     bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
     if model.gradient_checkpointing:
         bundle.enable_gradient_checkpointing()
-    bundle.schedule(config.rollout.steps)  # or it is refused
+    bundle.schedule(config.rollout.steps, config.data.image_size)  # or it is refused
     rfnet = build.build_rfnet(config, "cpu")
     reward = build.build_reward(config, rfnet, "cpu")
     rewards = [reward] if rfnet is None else [reward, rfnet]
@@ -97,9 +103,12 @@ def costs(config: Config) -> Costs:
     flops = forwards.mean * denoiser.forward + forwards.trained * denoiser.backward + judged
     sizes = [parameter.numel() for parameter in bundle.trainable().values()]
     copies = filter(None, [bundle.frozen_controlnet])  # the reference, where a whole module is trained
+    texts = bundle.family.text_networks()
+    at_hand = [module for module in bundle.modules if module not in texts]
     lasting = {
-        "weights": weight_bytes([*bundle.modules, bundle.unwrapped, *copies, *rewards]),
+        "weights": weight_bytes([*at_hand, bundle.unwrapped, *copies, *rewards]),
         "evaluation's networks": weight_bytes(_evaluation_networks(config)),
+        "text encoders": weight_bytes(texts),  # they go where the CPU's memory is, after start-up
         "gradients and optimizer": 12 * sum(sizes),  # gradient and two moments, fp32
         "moving average": 4 * sum(sizes) * config.ema.enabled,
     }
@@ -111,8 +120,10 @@ def costs(config: Config) -> Costs:
     }
     # A merged copy is gone before the next forward with gradient, but for objectives that go on after one.
     kept = activations if work.merges_beside_graphs else 0
-    together = sum(lasting.values()) + max(merged + kept, activations + judge.activations)
-    start = lasting["weights"] + lasting["evaluation's networks"] + _encoder_peak(config, bundle)
+    apart = lasting["text encoders"] if torch.cuda.is_available() else 0
+    together = sum(lasting.values()) - apart + max(merged + kept, activations + judge.activations)
+    first = ("weights", "text encoders", "evaluation's networks")
+    start = sum(lasting[name] for name in first) + _encoder_peak(config, bundle)
     facts = {
         "denoiser forwards per micro-batch": str(forwards),
         "trained": f"{', '.join(model.train)}: {sum(sizes):,} parameters in {len(sizes)} tensors",
@@ -149,7 +160,7 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
     judged = min(trainer.decode_batch or trainer.batch_size, trainer.batch_size)
     counted, rows = (min(count, COUNTED) for count in (trainer.batch_size, judged))
     frozen = [*bundle.modules, reward]
-    schedule = bundle.schedule(config.rollout.steps)
+    schedule = bundle.schedule(config.rollout.steps, config.data.image_size)
     positions = counted * (config.data.image_size // bundle.latent_factor) ** 2
     small = positions * sum(p.numel() for p in bundle.unwrapped.parameters()) < COMPUTED
     with nullcontext() if small else fake():
@@ -160,7 +171,7 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
         x = batch.noise.clone().requires_grad_(work.chained)
 
         def denoised() -> Tensor:
-            both = batch.null.cat(batch.z), torch.cat([batch.edges, batch.edges])
+            both = Conditioning.pair(batch.null, batch.z), torch.cat([batch.edges, batch.edges])
             return bundle.denoiser(torch.cat([x, x]), level, *both).x0
 
         with autocast_for(config.objective.precision, x.device):

@@ -69,7 +69,7 @@ class RFFTLearner(Learner[StepOutput]):
         self.bundle, self.reward, self.rfnet, self.conditions = bundle, reward, rfnet, conditions
         self.counters = TrainingCounters()
         self.stopped = False  # at a guardrail; the same in all processes
-        self.schedule = bundle.schedule(config.rollout.steps)
+        self.schedule = bundle.schedule(config.rollout.steps, config.data.image_size)
         self.objective = build.build_objective(config)
         rollout, optimizer = config.rollout, config.optimizer
         self.steps, self.max_minutes = trainer.steps, trainer.max_minutes

@@ -26,8 +26,10 @@ from rfft import build
 from rfft.config.load import load_config
 from rfft.config.schema import Config
 from rfft.generation.export import export_bundle
+from rfft.models.bundle import Bundle
+from rfft.models.families.sd3 import StableDiffusion3
 from rfft.training.learner import RFFTLearner
-from tests import shapes
+from tests import bases, shapes
 
 
 def settings(name: str, mode: str, folder: Path, overrides: list[str]) -> Config:
@@ -46,8 +48,9 @@ def settings(name: str, mode: str, folder: Path, overrides: list[str]) -> Config
 def save_configs(pipe: Any, folder: Path) -> None:
     """What `rfft check` reads."""
     pipe.save_config(folder)
-    for part in ("unet", "vae", "controlnet", "scheduler"):
-        getattr(pipe, part).save_config(folder / part)
+    for part in ("unet", "transformer", "vae", "controlnet", "scheduler"):
+        if getattr(pipe, part, None) is not None:
+            getattr(pipe, part).save_config(folder / part)
     for part in ("text_encoder", "text_encoder_2"):
         if getattr(pipe, part, None) is not None:
             getattr(pipe, part).config.save_pretrained(folder / part)
@@ -62,7 +65,7 @@ def load_pipeline(name: str, config: Config) -> Any:
     """Built in the config's precision, as it would be loaded."""
     torch.set_default_dtype(getattr(torch, config.model.dtype))
     try:
-        return shapes.pipeline(name, full=True)
+        return bases.wide(name) if name in bases.WIDE else shapes.pipeline(name, full=True)
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -98,7 +101,7 @@ def main() -> None:
     before = peak()  # libraries, and the rewards
     pipe = load_pipeline(name, config)
     save_configs(pipe, Path(folder))
-    bundle = shapes.bundle_of(pipe)
+    bundle = Bundle(StableDiffusion3(pipe)) if name in bases.WIDE else shapes.bundle_of(pipe)
     lora = config.model.lora
     bundle.train([mode], lora.rank, lora.alpha, lora.target_modules)
     if config.model.gradient_checkpointing:
@@ -124,7 +127,7 @@ def main() -> None:
         "strays": sum(p.grad is not None for p in every if not p.requires_grad),
         "parameters": sum(p.numel() for p in every),
     }
-    if mode == "denoiser_lora" and config.model.dtype == "float32":
+    if mode == "denoiser_lora" and name in shapes.FULL and config.model.dtype == "float32":
         with tempfile.TemporaryDirectory() as out:
             export_bundle(bundle, "diffusers", Path(out), "lora")
             trained = predict(bundle.pipe.unet)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rfft.errors import UserError
 from rfft.training.distributed import FSDP2, check_launch, uses_fsdp
+from tests import bases
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
@@ -295,6 +296,28 @@ def test_fsdp2_trains_the_whole_controlnet_as_ddp_does(world: Path, tmp_path: Pa
         launch(tmp_path, launcher, *command, "trainer.keep=9", f"run.out={name}")
         last = checkpoint(tmp_path / name / "small", 4)
         assert same(whole, last) if name == "again" else distance(whole, last) < 0.01 * moved
+
+
+@pytest.mark.launch
+@pytest.mark.parametrize("name", ["sd3", "kolors", "flux", "qwen_image"])
+def test_newer_bases_are_trained_by_two_processes(world: Path, tmp_path: Path, name: str) -> None:
+    """Under DDP, which wants a gradient of all that is trained, and under FSDP2, with checkpointing."""
+    bases.save(name, tmp_path / "base")
+    targets = "model.lora.target_modules=[to_q, to_out.0, add_q_proj, to_add_out]"
+    settings = [
+        *TINY,
+        f"model.bundle={tmp_path / 'base'}",
+        "model.train=[denoiser_lora, controlnet]",
+        targets,
+    ]
+    settings += ["rollout.steps=4", "rollout.last=2", "rollout.grad_steps=2", "optimizer.lr=1e-3"]
+    command = ["train", world / "config.yaml", *settings, "model.gradient_checkpointing=true"]
+    every = ["trainer.keep=9", "trainer.checkpoint_every=1"]
+    for engine in ("ddp", "fsdp2"):
+        launch(tmp_path, LAUNCH / f"cpu_{engine}.sh", *command, f"run.out={engine}", *every)
+    ddp, fsdp2 = (checkpoint(tmp_path / engine / "small", 2) for engine in ("ddp", "fsdp2"))
+    first = checkpoint(tmp_path / "fsdp2/small", 1)
+    assert distance(ddp, fsdp2) < 0.02 * distance(fsdp2, first)
 
 
 @pytest.mark.launch

@@ -65,7 +65,7 @@ class LinearFlow(Family):
     def networks(self) -> list[nn.Module]:
         return [self.denoiser]
 
-    def schedule(self, steps: int) -> Schedule:
+    def schedule(self, steps: int, size: int | None) -> Schedule:
         sigma = torch.linspace(1, 0, steps + 1)
         now, after = sigma[:-1], sigma[1:]
         return Schedule(1000 * now, 1 - now, now, 1 - after, after)

@@ -146,7 +146,6 @@ IMPOSSIBLE = [
     (["model.train=[controlnet, controlnet_lora]"], "choose all of it or its LoRA"),
     (["model.train=[denoiser_lora, denoiser_lora]"], "twice"),
     (["model.train=[]"], "model.train=[denoiser_lora]"),
-    (["model.train=[controlnet]", "model.dtype=bfloat16"], "set objective.precision=bf16"),
     (
         ["objective.precision=bf16", "model.dtype=bfloat16", "trainer.mixed_precision=no"],
         "needs autocast",

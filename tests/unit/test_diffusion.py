@@ -106,9 +106,33 @@ def test_prompt_and_null_are_one_forward() -> None:
 
     batch = toy_batch()
     z, null = denoise_twice(denoiser, batch.noise, 0, batch, SCHEDULE)
-    assert calls == [(2, 2, (9, tensor(0.6), tensor(0.8)))]
+    assert calls == [(2, 2, NoiseLevel(tensor(9), tensor(0.6), tensor(0.8)))]
     assert z.eps.unique() == 3 and null.eps.unique() == 1
     assert_close(z.x0, (batch.noise - 0.8 * 3) / 0.6)
+
+
+def test_without_guidance_null_is_not_asked() -> None:
+    calls = []
+
+    def denoiser(x: Tensor, level: NoiseLevel, cond: Conditioning, edges: Tensor) -> Denoised:
+        calls.append(len(x))
+        return prompt_denoiser(x, level, cond, edges)
+
+    batch = toy_batch()
+    guided = advance(denoise_twice(prompt_denoiser, batch.noise, 0, batch, SCHEDULE)[0], 0, batch, SCHEDULE)
+    assert_close(rollout(denoiser, batch, SCHEDULE, 1.0, 0, 1), guided)
+    assert calls == [len(batch)]
+
+
+def test_a_velocitys_norm_is_kept_by_hand() -> None:
+    """The prompt's is (3, 4, 0, 0) in its only token, that for null (0, 0, 0, 0): at scale 2 (6, 8, 0, 0)."""
+    level = NoiseLevel(tensor(500.0), tensor(0.5), tensor(0.5), keeps_norm=True)
+    x, u = tensor([[[[1.0, 1.0], [1.0, 1.0]]]]), tensor([[[[3.0, 4.0], [0.0, 0.0]]]])
+    pairs = [Denoised(x - 0.5 * velocity, x + 0.5 * velocity) for velocity in (u, 0 * u)]
+    for keeps, factor in ((True, 1), (False, 2)):
+        guided = guide(*pairs, 2.0, x, level._replace(keeps_norm=keeps))
+        assert_close(guided.eps - guided.x0, factor * u)
+        assert_close(guided.x0, x - 0.5 * factor * u)
 
 
 def test_rollout_by_hand() -> None:

@@ -15,7 +15,7 @@ from rfft.models.bundle import Bundle
 from rfft.models.load import load_bundle, load_skeleton, skeleton_batch
 from rfft.types import Schedule
 from rfft.utils.estimate import Cost, FlopCounter, cost, fake, imagine, peak_bytes, weight_bytes
-from tests import shapes
+from tests import bases, shapes
 
 TARGETS = ["to_q", "to_v", "conv1"]
 
@@ -74,14 +74,19 @@ def denoiser_cost(bundle: Bundle) -> Cost:
     )
 
 
-@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl"])
+@pytest.mark.parametrize(
+    "name", ["sd15", "sd21", "sdxl", "sd3", "sd35_large", "kolors", "flux", "qwen_image"]
+)
 def test_a_skeleton_costs_what_the_bundle_does(name: str, tmp_path: Path) -> None:
     """FLOPs, waiting bytes and weights, counted without weights, are those of real tensors."""
-    pipe = shapes.pipeline(name)
-    pipe.save_pretrained(tmp_path)
+    if name in shapes.SMALL:
+        shapes.pipeline(name).save_pretrained(tmp_path)
+    else:
+        bases.save(name, tmp_path)
+    real = load_bundle(tmp_path)
     for file in tmp_path.rglob("*.safetensors"):
         file.unlink()
-    real, imagined = shapes.bundle_of(pipe), load_skeleton(str(tmp_path))
+    imagined = load_skeleton(str(tmp_path))
     for bundle in (real, imagined):
         bundle.train(["denoiser_lora"], 2, 4.0, TARGETS)
     expected = denoiser_cost(real)
@@ -103,4 +108,4 @@ def test_half_of_the_frozen_weights(pipeline_folder: Path) -> None:
     full, trained = weights(imagined), weight_bytes([imagined.pipe.controlnet])
     half = weights(load_skeleton(str(pipeline_folder), dtype=torch.bfloat16))
     assert half == weights(real)
-    assert half - trained == pytest.approx((full - trained) / 2, rel=0.01)  # but for numbers of positions
+    assert half - trained == pytest.approx((full - trained) / 2, rel=0.02)  # but for norms

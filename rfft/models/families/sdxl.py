@@ -12,7 +12,8 @@ from diffusers import StableDiffusionXLControlNetInpaintPipeline
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from rfft.models.families.sd import TOKENS, StableDiffusion, tokenize
+from rfft.models.families.pipeline import tokenize
+from rfft.models.families.sd import TOKENS, StableDiffusion
 from rfft.models.families.sgm_names import sgm_name
 from rfft.types import Conditioning
 
@@ -21,12 +22,12 @@ class StableDiffusionXL(StableDiffusion):
     """A base that StableDiffusionXLControlNetInpaintPipeline loads."""
 
     pipeline = StableDiffusionXLControlNetInpaintPipeline
-    components = (*StableDiffusion.components, "text_encoder_2", "tokenizer_2")
+    required = (*StableDiffusion.required, "text_encoder_2", "tokenizer_2")
     options = {}
     text_encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 
-    def __init__(self, pipe: Any) -> None:
-        super().__init__(pipe)
+    def __init__(self, pipe: Any, controlnet: Any = None) -> None:
+        super().__init__(pipe, controlnet)
         # SDXL's autoencoder overflows in fp16, as its config says (that of SD 1.5 says so and does not).
         self.fp32_vae = bool(pipe.vae.config.force_upcast)
         if self.fp32_vae:
@@ -53,7 +54,7 @@ class StableDiffusionXL(StableDiffusion):
         if pipe.config.force_zeros_for_empty_prompt:
             not_empty = torch.tensor([bool(prompt) for prompt in prompts], device=device).to(hidden.dtype)
             hidden, pooled = hidden * not_empty[:, None, None], pooled * not_empty[:, None]
-        added = {"text_embeds": pooled, "time_ids": _time_ids(size, len(prompts)).to(hidden)}
+        added = {"text_embeds": pooled, "time_ids": time_ids(size, hidden)}
         return Conditioning(hidden, added), cut
 
     def blank_conditioning(self, count: int) -> Conditioning:
@@ -67,6 +68,9 @@ class StableDiffusionXL(StableDiffusion):
         return sgm_name(module, self.pipe.unet.config.layers_per_block)
 
 
-def _time_ids(size: int, count: int) -> Tensor:
-    """Return SDXL's micro-conditioning [B,6] (arXiv 2307.01952, 2.2): original size, corner, target size."""
-    return torch.tensor([size, size, 0, 0, size, size]).repeat(count, 1)
+def time_ids(size: int, like: Tensor) -> Tensor:
+    """Return SDXL's micro-conditioning [B,6] (arXiv 2307.01952, 2.2): original size, corner, target size.
+
+    Batch size, type and device are those of `like`.
+    """
+    return torch.tensor([size, size, 0, 0, size, size]).repeat(len(like), 1).to(like)
