@@ -19,14 +19,20 @@ from omegaconf.errors import OmegaConfBaseException
 from rfft.errors import UserError
 
 T = TypeVar("T")
+Preset = Callable[[T], Mapping[str, Any]]
 COMMAND_LINE, MAPPING = "command line", "settings"
 TRUTHS = ("no", "yes", "on", "off", "true", "false")
 # What PyYAML and OmegaConf let through: `!!bool x`, `!!timestamp x`, {} for a list, numbers beyond a float.
 VALUE_ERRORS = (OmegaConfBaseException, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 
 
-def read_file(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
-    """Return the schema's defaults, changed by a YAML file and then by overrides."""
+def read_file(
+    schema: type[T], path: Path, overrides: Sequence[str] = (), preset: Preset[T] | None = None
+) -> T:
+    """Return the schema's defaults, changed by a YAML file and then by overrides.
+
+    `preset`: says what else some of the settings stand for; that comes between the defaults and the file.
+    """
     node, tree = _parse(path)
     lines: dict[str, int] = {}
     for key, line, value in _settings(node):
@@ -35,26 +41,41 @@ def read_file(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
         _require_list(hint, _text(value), f"{path}:{line}: {key}")
         if isinstance(value, yaml.ScalarNode):
             _keep_word(hint, tree, key, value.value)
-    settings = _merge(
-        _defaults(schema), tree, lambda key: f"{path}:{lines[key]}" if key in lines else str(path)
-    )
-    return _complete(schema, settings, overrides, str(path))
+
+    def complete(defaults: DictConfig) -> T:
+        settings = _merge(defaults, tree, lambda key: f"{path}:{lines[key]}" if key in lines else str(path))
+        return _complete(settings, changes, str(path))
+
+    changes = _parse_overrides(schema, overrides)
+    return _with_preset(schema, complete, preset)
 
 
-def read_mapping(schema: type[T], mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> T:
-    """Return the schema's defaults, changed by a nested mapping and then by overrides.
+def read_mapping(
+    schema: type[T],
+    mapping: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    preset: Preset[T] | None = None,
+) -> T:
+    """Return the schema's defaults, changed by a nested mapping and then by overrides; `preset` as above.
 
     The mapping may also have dotted keys: {"trainer": {"steps": 2}} and {"trainer.steps": 2} are the same.
     """
-    settings = _defaults(schema)
+    trees = []
     for key, value in _leaves(schema, mapping):
         tree = OmegaConf.create()
         try:
             OmegaConf.update(tree, key, value)
         except VALUE_ERRORS as error:
             raise UserError(f"{MAPPING}: {key}: {_first_line(error)}") from None
-        settings = _merge(settings, tree, lambda _: MAPPING)
-    return _complete(schema, settings, overrides, MAPPING)
+        trees.append(tree)
+
+    def complete(settings: DictConfig) -> T:
+        for tree in trees:
+            settings = _merge(settings, tree, lambda _: MAPPING)
+        return _complete(settings, changes, MAPPING)
+
+    changes = _parse_overrides(schema, overrides)
+    return _with_preset(schema, complete, preset)
 
 
 def groups(path: Path) -> list[str]:
@@ -67,12 +88,23 @@ def _defaults(schema: type) -> DictConfig:
     return OmegaConf.structured(schema)
 
 
-def _complete(schema: type[T], settings: DictConfig, overrides: Sequence[str], source: str) -> T:
+def _with_preset(schema: type[T], complete: Callable[[DictConfig], T], preset: Preset[T] | None) -> T:
+    """Return the settings on top of the defaults, and, where they name a preset, on top of that."""
+    found = complete(_defaults(schema))
+    layer = {} if preset is None else preset(found)
+    return complete(OmegaConf.merge(_defaults(schema), layer)) if layer else found  # type: ignore[arg-type]
+
+
+def _parse_overrides(schema: type, overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
+    return [(override, _parse_override(schema, override)) for override in overrides]
+
+
+def _complete(settings: DictConfig, overrides: Sequence[tuple[str, DictConfig]], source: str) -> Any:
     """Apply the overrides, and make the schema's dataclass of the settings."""
-    for override in overrides:
-        settings = _merge(settings, _parse_override(schema, override), partial(_place_of_override, override))
+    for override, change in overrides:
+        settings = _merge(settings, change, partial(_place_of_override, override))
     try:
-        return OmegaConf.to_object(settings)  # type: ignore[return-value]
+        return OmegaConf.to_object(settings)
     except (*VALUE_ERRORS, RecursionError) as error:  # an interpolation that leads nowhere, or to itself
         raise UserError(f"{source}: {_first_line(error)}") from None
 

@@ -24,3 +24,19 @@ def l_kl(eps: Tensor, eps_ref: Tensor) -> Tensor:
 def l_cc(g: Tensor, g_ref: Tensor) -> Tensor:
     """(8) L_CC = ||g_theta - g_ref||_2 over all latent elements of a sample, then the mean over the batch."""
     return torch.linalg.vector_norm(g - g_ref, dim=(1, 2, 3)).mean()
+
+
+def l_norm(eps: Tensor, eps_ref: Tensor) -> Tensor:
+    """Return the hinge max(0, ||eps|| / ||eps_ref|| - 1) of each sample [B,C,h,w], then the mean.
+
+    After NormGuard (arXiv 2606.27771), which penalises a flow's velocity; here it is the guided noise, which
+    every family has.
+    """
+    growth = torch.linalg.vector_norm(eps, dim=(1, 2, 3)) / torch.linalg.vector_norm(eps_ref, dim=(1, 2, 3))
+    return F.relu(growth - 1).mean()
+
+
+def relative_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Return ||a - b|| / ||b|| of each sample [B,C,h,w], then the mean; 0 where both are 0."""
+    norm = torch.linalg.vector_norm(b, dim=(1, 2, 3)).clamp(min=torch.finfo(b.dtype).tiny)
+    return (torch.linalg.vector_norm(a - b, dim=(1, 2, 3)) / norm).mean()

@@ -65,3 +65,30 @@ def rollout(
         z, null = denoise_twice(denoiser, x, i, batch, schedule)
         x = advance(guide(z, null, guidance_scale, x, schedule.level(i)), i, batch, schedule)
     return x
+
+
+def carry(schedule: Schedule, start: int, stop: int) -> Tensor:
+    """Return dx_stop / dx_start along the sampler where what the network says is held, a scalar.
+
+    DDIM holds the noise: by (1) with x0_hat = (x - s eps) / a that is a_stop / a_start. Euler's step on a
+    rectified flow, whose a + s is 1, holds the velocity: 1. `stop` may be S, the clean end.
+    """
+    if is_flow(schedule):
+        return torch.ones_like(schedule.a[0])
+    a = torch.cat([schedule.a, schedule.a_next[-1:]])
+    return a[stop] / a[start]
+
+
+def coefficients(schedule: Schedule) -> Tensor:
+    """Return the size [S] of each step's coefficient in the clean end, a sum over what the network says.
+
+    With the noise held that is s / a - s_next / a_next, times the end's a; with a flow's velocity s - s_next.
+    """
+    if is_flow(schedule):
+        return schedule.s - schedule.s_next
+    return schedule.a_next[-1] * (schedule.s / schedule.a - schedule.s_next / schedule.a_next)
+
+
+def is_flow(schedule: Schedule) -> bool:
+    """Tell whether the noise process is a rectified flow, a + s = 1, at all steps."""
+    return bool(torch.allclose(schedule.a + schedule.s, torch.ones_like(schedule.a)))

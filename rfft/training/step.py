@@ -79,6 +79,9 @@ class Learner(ABC, Generic[Output]):
         """
         return {}
 
+    def adapt(self, means: Mapping[str, float]) -> None:
+        """Change what follows from a finite step's scalars, means over all processes, the same in all."""
+
     def count(self, outputs: Sequence[Output]) -> None:
         """Count what a step has done beside itself."""
 
@@ -108,8 +111,10 @@ class Learner(ABC, Generic[Output]):
         self.lr_schedule.step()
         if not finite:  # batch norm would remember for ever what was no number
             _restore(buffers)
-        elif self.ema is not None:
-            self.ema.update()
+        else:
+            self.adapt(means)
+            if self.ema is not None:
+                self.ema.update()
         self.counters.count(finite, means["seconds"])
         self.count(outputs)
         return self._named(means, self.details(outputs) if finite else {}, finite, lr)

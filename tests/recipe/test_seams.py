@@ -74,7 +74,10 @@ def test_parts_are_checked_before_they_are_trained(parts: str, world: Path, run_
     assert "16 parameters in 2 tensors" in facts
     for setting, message in (
         (f"model.family={parts}:Nothing", f"model.family '{parts}:Nothing' cannot be used"),
-        ("objective.use=refl", "objective.use 'refl' is not known; give x0_hat, draft, drtune or a path"),
+        (
+            "objective.use=grpo",
+            "objective.use 'grpo' is not known; give rfft, refl, draft-k, draft-lv, drtune",
+        ),
         ("objective.regularizer=l2", "objective.regularizer 'l2' is not known; give cc, kl"),
     ):
         code, _, told = run_command("train", world / "config.yaml", *SHORT, setting)

@@ -23,7 +23,7 @@ from rfft.errors import UserError
 from rfft.models.bundle import Bundle
 from rfft.objectives.base import ObjectiveSettings
 from rfft.objectives.regularizers import ConsistentCondition
-from rfft.objectives.x0_hat import X0Hat
+from rfft.objectives.surrogate import Surrogate
 from rfft.rewards.preference import Aesthetic, PickScore, TextMatch, clip_pixels
 from rfft.rewards.weighted import REWARDS, WeightedRewards
 from rfft.types import Batch, Reward
@@ -156,7 +156,7 @@ def test_terms_are_weighted_and_added(
     batch, losses = make_batch(bundle), {}
     for weight in (0.0, 0.5):
         terms = WeightedRewards([("", 1.0, reward), ("dark/", weight, Darkness())])
-        objective = X0Hat(ObjectiveSettings(3.0, ConsistentCondition(), 0.1, decode_batch=1))
+        objective = Surrogate(ObjectiveSettings(3.0, ConsistentCondition(), 0.1, decode_batch=1))
         output = objective.step(bundle, terms, batch, bundle.schedule(8), [6], Tensor.backward)
         grad = torch.cat([p.grad.flatten() for p in bundle.trainable().values() if p.grad is not None])
         bundle.unwrapped.zero_grad()
