@@ -1,4 +1,4 @@
-"""What the name of an objective stands for: settings between the schema's defaults and those of the config."""
+"""What the name of an objective stands for: settings between the schema's defaults and the config's."""
 
 from __future__ import annotations
 

@@ -97,8 +97,8 @@ class RolloutConfig:
     steps: int = setting(40, least=1)  # S, DDIM steps
     last: int = setting(10, least=1)  # the trained step is drawn among the last ones
     grad_steps: int = setting(1, least=1)  # trained steps per rollout
-    # even: at equal distances from a random first one; random: each by itself, the i-th of the last ones with a
-    # weight of i ** bias; last: the last grad_steps of all.
+    # even: at equal distances from a random first one; random: each by itself, the i-th of the last ones
+    # with a weight of i ** bias; last: the last grad_steps of all.
     draw: Literal["even", "random", "last"] = "even"
     bias: float = setting(0.0, least=-10, most=10)
     # Micro-batches of an optimizer step that share a draw of the trained steps; null: as many as there are
@@ -111,9 +111,10 @@ class RolloutConfig:
 
 @dataclass
 class ObjectiveConfig:
-    # What a verdict becomes a gradient by; a name also sets what config/presets.py has under it, unless the config
-    # says otherwise: rfft (the paper's), refl, draft-k, draft-lv, drtune, flowbp-sparse, flowbp-bridge, leapalign;
-    # without a gradient of the rewards ddpo, nft, dpo. Or package.module:Name (docs/objectives.md).
+    # How a verdict becomes a gradient: rfft (the paper's), refl, draft-k, draft-lv, drtune, flowbp-sparse,
+    # flowbp-bridge, leapalign; without a gradient of the rewards ddpo, nft, dpo. A name also sets what
+    # config/presets.py has under it, unless the config says otherwise. Or package.module:Name
+    # (docs/objectives.md).
     use: str = "rfft"
     options: dict[str, Any] = field(default_factory=dict)  # its keyword arguments
     guidance_scale: float | None = setting(
@@ -121,12 +122,12 @@ class ObjectiveConfig:
     )  # of the training rollout; null: rollout.guidance_scale
     # cc, kl, norm, none, package.module:Name, or a sum: cc + 20 * norm
     regularizer: str = "cc"
-    # F_total = rewards' losses + beta * regularizer. auto: so large that the regularizer's drift stays at `drift`.
+    # F_total = rewards' losses + beta * regularizer. auto: such that the regularizer's drift is `drift`.
     beta: float | str = setting(0.02, least=0)
     drift: float = setting(0.02, above=0)  # of auto: 0.02 is 2 % of the reference's own size
     beta_start: float = setting(0.02, above=0)  # of auto: where it begins; it stays within a factor of 100
     beta_rate: float = setting(0.1, above=0, most=1)  # of auto: its largest relative change in a step
-    # Of the regularizer, from the first to the last step that may be trained; between them on a straight line.
+    # Of the regularizer, from the first to the last step that may be trained, on straight lines between.
     step_weights: list[float] = setting([1.0])
     # Of its denoiser forwards: fp32 is exact, tf32 lets CUDA round inputs of products and convolutions to 10
     # bits, bf16 and fp16 run under autocast. Half would drown a small regularizer (docs/objectives.md).

@@ -6,6 +6,8 @@ Shapes: B batch, C channels, h w latent. x, x0_hat, eps_hat, x_o and noise are [
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,13 @@ def denoise_twice(
 
 def advance(guided: Denoised, i: int, batch: Batch, schedule: Schedule) -> Tensor:
     """Take step i with the guided prediction, then inpaint at the noise reached (none after the last)."""
-    x = add_noise(guided.x0, guided.eps, schedule.a_next[i], schedule.s_next[i])
+    return inpaint_next(
+        add_noise(guided.x0, guided.eps, schedule.a_next[i], schedule.s_next[i]), i, batch, schedule
+    )
+
+
+def inpaint_next(x: Tensor, i: int, batch: Batch, schedule: Schedule) -> Tensor:
+    """Inpaint what step i has led to, at the noise reached (none after the last)."""
     if i == len(schedule) - 1:
         return inpaint(x, batch.x_o, batch.mask)
     x_o = add_noise(batch.x_o, batch.noise, schedule.a[i + 1], schedule.s[i + 1])
@@ -92,3 +100,19 @@ def coefficients(schedule: Schedule) -> Tensor:
 def is_flow(schedule: Schedule) -> bool:
     """Tell whether the noise process is a rectified flow, a + s = 1, at all steps."""
     return bool(torch.allclose(schedule.a + schedule.s, torch.ones_like(schedule.a)))
+
+
+def ancestral(guided: Denoised, i: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """Return mean [B,C,h,w] and standard deviation of the stochastic sampler's step i, DDIM with eta = 1.
+
+    std^2 = (s_next / s)^2 (s^2 - (a / a_next)^2 s_next^2), the variance of DDPM's posterior (arXiv
+    2010.02502, eq. 16), for any process x = a x0 + s eps; the mean has the noise that remains to s_next.
+    """
+    a, s, a_next, s_next = schedule.a[i], schedule.s[i], schedule.a_next[i], schedule.s_next[i]
+    variance = ((s_next / s).square() * (s.square() - (a / a_next * s_next).square())).clamp(min=0)
+    return add_noise(guided.x0, guided.eps, a_next, (s_next.square() - variance).sqrt()), variance.sqrt()
+
+
+def log_probability(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return log N(x; mean, std^2) of each element [B,C,h,w]."""
+    return -0.5 * ((x - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)

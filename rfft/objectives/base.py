@@ -185,6 +185,11 @@ def render_bare(policy: Policy, x0: Tensor, batch: Batch, preview: bool = False)
     return image.clamp(0, 1)
 
 
+def means(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of each scalar over rows of the same names."""
+    return {name: torch.stack([row[name] for row in rows]).mean(0) for name in rows[0]}
+
+
 def gradient_norms(
     theta: Prediction, reg: Tensor, reward_grad: Tensor, level: NoiseLevel, settings: ObjectiveSettings
 ) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Which sampling steps are trained: drawn as a pure function of seed and position, the same in all processes."""
+"""Which sampling steps are trained: a pure function of seed and position, the same in all processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""objective.beta=auto: beta as the multiplier of a constraint, drift <= target, by dual ascent in its logarithm."""
+"""objective.beta=auto: the multiplier of a constraint, drift <= target, by dual ascent in its logarithm."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ RANGE = 100.0  # beta stays within this factor of where it began
 class DualBeta:
     """Raises beta while the model drifts more than it may, lowers it while it drifts less.
 
-    Anti-windup, in two ways: beta is its own integrator and stays within its range, so that there is nothing to
-    unwind; and it waits until the drift first reaches its target, since a model that has just left its
+    Anti-windup, in two ways: beta is its own integrator and stays within its range, so that there is nothing
+    to unwind; and it waits until the drift first reaches its target, since a model that has just left its
     reference says nothing about the beta that will hold it.
     """
 
     def __init__(self, target: float, start: float, rate: float) -> None:
-        """target: the drift to hold; start: the first beta; rate: the largest relative change in an update."""
+        """target: the drift to hold; start: the first beta; rate: the largest change of log beta."""
         self.target, self.start, self.rate = target, start, rate
         self.value, self.holding = start, False
 

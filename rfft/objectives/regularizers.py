@@ -1,7 +1,7 @@
 """What keeps the model near its reference: a number from both predictions at the same x.
 
-Each known one has a `drift` beside its loss: the same distance as a share of the reference's own size, so that
-0.02 means two per cent for any base, latent size and noise level.
+Each known one has a `drift` beside its loss: the same distance as a share of the reference's own size, so
+that 0.02 means two per cent for any base, latent size and noise level.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """THE TRAINING STEP: the rewards' verdict goes back along a surrogate of the sampler's trajectory.
 
-The trajectory is walked once, and its picture is the sampler's own, to the bit. Methods differ in how a gradient
-comes back, the design space of FlowBP (arXiv 2606.11075): what the rewards see, which steps are active
-(objectives/draw.py), with which weight, how far they are coupled. config/presets.py has the named ones.
+The trajectory is walked once, and its picture is the sampler's own, to the bit. Methods differ in how a
+gradient comes back, the design space of FlowBP (arXiv 2606.11075): what the rewards see, which steps are
+active (objectives/draw.py), with which weight, how far they are coupled. config/presets.py names some.
 
 Shapes: B batch, C channels, h w latent, K active steps. Equation numbers are those of docs/method.md.
 """
@@ -25,6 +25,7 @@ from rfft.objectives.base import (
     RewardGradient,
     Work,
     gradient_norms,
+    means,
     predict_regularized,
     reward_gradient,
     roll_out,
@@ -64,8 +65,8 @@ class Surrogate:
         """Choose the design; raises UserError for one that makes no sense.
 
         sees: "x0_hat", foreseen and judged at each active step, or the "finished" picture, judged once.
-        alpha: the share of the gradient that enters an active step's denoiser by its input; 0: none, 1: the
-        whole chain. coupled: that holds for "all" active steps, or for the middle "one" (FlowBP's bridge).
+        alpha: share of the gradient that enters an active step's denoiser by its input; 0: none, 1: the whole
+        chain. coupled: that holds for "all" active steps, or for the middle "one" (FlowBP's bridge).
         rescale: 0: active steps have the sampler's own coefficients; 1: scaled up to stand for all S steps.
         leap: above 0, an active step's prediction leads to the next active one at once, and a picture counts
         less if its leaps miss the trajectory by more than this, in latent units (LeapAlign's tau).
@@ -221,11 +222,6 @@ class Surrogate:
             forwards=self.work(len(micro.schedule), micro.ks).forwards,
             scalars=means([judged.scalars for judged in judgements]) | means([reg.scalars for reg in regs]),
         )
-
-
-def means(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the mean of each scalar over rows of the same names."""
-    return {name: torch.stack([row[name] for row in rows]).mean(0) for name in rows[0]}
 
 
 def _detached(guided: Denoised) -> Denoised:

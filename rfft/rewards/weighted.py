@@ -38,5 +38,5 @@ class WeightedRewards(nn.Module):
 
 
 def is_differentiable(reward: Reward) -> bool:
-    """Tell whether a reward's losses have a gradient in the pictures, as they have unless it says otherwise."""
+    """Tell whether a reward's losses have a gradient in the pictures; they do unless it says otherwise."""
     return bool(getattr(reward, "differentiable", True))

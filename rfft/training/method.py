@@ -1,4 +1,4 @@
-"""What the trainer and its costs have in common: the draw of trained steps, and whether rewards fit the objective."""
+"""What trainer and costs have in common: the draw of trained steps, and whether rewards fit the objective."""
 
 from __future__ import annotations
 
