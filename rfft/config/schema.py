@@ -123,7 +123,7 @@ class ObjectiveConfig:
     # cc, kl, norm, none, package.module:Name, or a sum: cc + 20 * norm
     regularizer: str = "cc"
     # F_total = rewards' losses + beta * regularizer. auto: such that the regularizer's drift is `drift`.
-    beta: float | str = setting(0.02, least=0)
+    beta: float | int | str = setting(0.02, least=0)
     drift: float = setting(0.02, above=0)  # of auto: 0.02 is 2 % of the reference's own size
     beta_start: float = setting(0.02, above=0)  # of auto: where it begins; it stays within a factor of 100
     beta_rate: float = setting(0.1, above=0, most=1)  # of auto: its largest relative change in a step

@@ -97,7 +97,7 @@ class DiffusionDPO:
 
 
 def pairs(losses: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """Return rows [2B] of each group's best picture, then of each one's worst; and 1 where these differ [B]."""
+    """Return rows [2B] of each group's best picture, then of its worst; and 1 where they differ [B]."""
     table = losses.reshape(-1, group)
     first = group * torch.arange(len(table), device=losses.device)
     best, worst = table.argmin(1), table.argmax(1)

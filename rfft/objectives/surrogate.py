@@ -81,7 +81,7 @@ class Surrogate:
         require(noised >= 0 and noised == int(noised), f"objective.options.noised={noised}: it is a count")
         require(
             sees == "finished" or not (alpha or rescale or leap or noised),
-            "objective.options.sees=x0_hat judges each active step by itself: alpha, rescale, leap and noised "
+            "objective.options.sees=x0_hat judges each active step alone: alpha, rescale, leap and noised "
             "need objective.options.sees=finished",
         )
         self.settings, self.sees, self.alpha, self.coupled = settings, sees, alpha, coupled
