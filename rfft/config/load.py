@@ -26,7 +26,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     require(not is_rfnet(path), f"{path}: a config of RFNet's training; run: rfft rfnet train {path}")
     path = find_config(path)
-    config = read.read_file(Config, path, overrides, _preset_of)
+    config = read.read_file(Config, path, overrides, NAMED_OBJECTIVE)
     return _named(config, path.stem)
 
 
@@ -35,7 +35,7 @@ def config_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> C
 
     Keys may be dotted, too: {"trainer.steps": 2}. Without a run.name the run is called "run".
     """
-    return _named(read.read_mapping(Config, settings, overrides, _preset_of), "run")
+    return _named(read.read_mapping(Config, settings, overrides, NAMED_OBJECTIVE), "run")
 
 
 def load_as(
@@ -96,6 +96,9 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 def _preset_of(config: Config) -> Mapping[str, Any]:
     return preset(config.objective.use, config.rollout.steps)
+
+
+NAMED_OBJECTIVE = read.Preset("objective.use", "objective.options", _preset_of)
 
 
 def _named(config: Config, name: str) -> Config:

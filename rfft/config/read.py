@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -19,19 +19,24 @@ from omegaconf.errors import OmegaConfBaseException
 from rfft.errors import UserError
 
 T = TypeVar("T")
-Preset = Callable[[T], Mapping[str, Any]]
 COMMAND_LINE, MAPPING = "command line", "settings"
 TRUTHS = ("no", "yes", "on", "off", "true", "false")
 # What PyYAML and OmegaConf let through: `!!bool x`, `!!timestamp x`, {} for a list, numbers beyond a float.
 VALUE_ERRORS = (OmegaConfBaseException, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 
 
-def read_file(
-    schema: type[T], path: Path, overrides: Sequence[str] = (), preset: Preset[T] | None = None
-) -> T:
+class Preset(NamedTuple):
+    """A setting whose value also stands for others, which come right before the place that gives it."""
+
+    key: str  # of that setting
+    options: str  # of one that belongs to its value alone: an override of `key` clears it
+    settings: Callable[[Any], Mapping[str, Any]]  # from the config as it is without them
+
+
+def read_file(schema: type[T], path: Path, overrides: Sequence[str] = (), preset: Preset | None = None) -> T:
     """Return the schema's defaults, changed by a YAML file and then by overrides.
 
-    `preset`: says what else some of the settings stand for; that comes between the defaults and the file.
+    `preset`: comes between the defaults and the file, or, where an override names it, after the file.
     """
     node, tree = _parse(path)
     lines: dict[str, int] = {}
@@ -42,19 +47,17 @@ def read_file(
         if isinstance(value, yaml.ScalarNode):
             _keep_word(hint, tree, key, value.value)
 
-    def complete(defaults: DictConfig) -> T:
-        settings = _merge(defaults, tree, lambda key: f"{path}:{lines[key]}" if key in lines else str(path))
-        return _complete(settings, changes, str(path))
+    def read(settings: DictConfig) -> DictConfig:
+        return _merge(settings, tree, lambda key: f"{path}:{lines[key]}" if key in lines else str(path))
 
-    changes = _parse_overrides(schema, overrides)
-    return _with_preset(schema, complete, preset)
+    return _complete(schema, read, overrides, preset, str(path))
 
 
 def read_mapping(
     schema: type[T],
     mapping: Mapping[str, Any],
     overrides: Sequence[str] = (),
-    preset: Preset[T] | None = None,
+    preset: Preset | None = None,
 ) -> T:
     """Return the schema's defaults, changed by a nested mapping and then by overrides; `preset` as above.
 
@@ -69,13 +72,12 @@ def read_mapping(
             raise UserError(f"{MAPPING}: {key}: {_first_line(error)}") from None
         trees.append(tree)
 
-    def complete(settings: DictConfig) -> T:
+    def read(settings: DictConfig) -> DictConfig:
         for tree in trees:
             settings = _merge(settings, tree, lambda _: MAPPING)
-        return _complete(settings, changes, MAPPING)
+        return settings
 
-    changes = _parse_overrides(schema, overrides)
-    return _with_preset(schema, complete, preset)
+    return _complete(schema, read, overrides, preset, MAPPING)
 
 
 def groups(path: Path) -> list[str]:
@@ -88,20 +90,30 @@ def _defaults(schema: type) -> DictConfig:
     return OmegaConf.structured(schema)
 
 
-def _with_preset(schema: type[T], complete: Callable[[DictConfig], T], preset: Preset[T] | None) -> T:
-    """Return the settings on top of the defaults, and, where they name a preset, on top of that."""
-    found = complete(_defaults(schema))
-    layer = {} if preset is None else preset(found)
-    return complete(OmegaConf.merge(_defaults(schema), layer)) if layer else found  # type: ignore[arg-type]
+def _complete(
+    schema: type[T],
+    read: Callable[[DictConfig], DictConfig],
+    overrides: Sequence[str],
+    preset: Preset | None,
+    source: str,
+) -> T:
+    """Return the defaults with what is read, the overrides, and the preset that one of them names."""
+    changes = [(override, _parse_override(schema, override)) for override in overrides]
+    found: T = _apply(read(_defaults(schema)), changes, source)
+    if preset is None:
+        return found
+    layer = preset.settings(found)
+    if not any(override.startswith(f"{preset.key}=") for override in overrides):
+        below: Any = OmegaConf.merge(_defaults(schema), layer)
+        return _apply(read(below), changes, source) if layer else found
+    settings = read(_defaults(schema))
+    OmegaConf.update(settings, preset.options, {}, merge=False)
+    return _apply(OmegaConf.merge(settings, layer), changes, source)
 
 
-def _parse_overrides(schema: type, overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
-    return [(override, _parse_override(schema, override)) for override in overrides]
-
-
-def _complete(settings: DictConfig, overrides: Sequence[tuple[str, DictConfig]], source: str) -> Any:
+def _apply(settings: Any, changes: Sequence[tuple[str, DictConfig]], source: str) -> Any:
     """Apply the overrides, and make the schema's dataclass of the settings."""
-    for override, change in overrides:
+    for override, change in changes:
         settings = _merge(settings, change, partial(_place_of_override, override))
     try:
         return OmegaConf.to_object(settings)

@@ -268,6 +268,11 @@ def test_presets_are_settings_that_a_config_may_change() -> None:
     )
     assert changed.objective.options == {"sees": "finished", "rescale": 0.0}
     assert (changed.rollout.grad_steps, changed.rollout.last) == (2, 40)
+    # On the command line a name stands for its settings over those of the file, and clears another's options.
+    file = {"objective": {"use": "leapalign", "regularizer": "kl", "options": {"alpha": 0.2}}}
+    named = config_from(file, ["objective.use=refl"]).objective
+    assert (named.regularizer, named.guidance_scale, named.options) == ("none", 1.0, {})
+    assert config_from(file).objective.options == {"sees": "finished", "alpha": 0.2, "leap": 0.1}
     assert config_from({"objective.use": "x0_hat"}) == config_from({})
     assert config_from({"objective.use": "draft"}) == config_from({"objective.use": "draft-k"})
     assert (
