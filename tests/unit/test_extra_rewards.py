@@ -175,7 +175,7 @@ def test_terms_are_weighted_and_added(
         (
             "prettiness",
             {},
-            "not known; give pickscore, aesthetic, image_reward or a path package.module:Name",
+            "not known; give pickscore, aesthetic, image_reward, http or a path package.module:Name",
         ),
         ("no.such.module:Class", {}, "cannot be used: No module named"),
         ("tests.toys:Missing", {}, "cannot be used"),
