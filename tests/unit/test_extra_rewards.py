@@ -117,7 +117,7 @@ def test_a_clip_without_its_tokenizer(clip: Path, tmp_path: Path) -> None:
 def test_the_template_in_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/rewards.md: its own class, as a module beside the config that names it."""
     docs = Path(__file__).parents[2] / "docs/rewards.md"
-    (code,) = re.findall(r"```python\n(.*?)```", docs.read_text(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(class Darkness.*?)```", docs.read_text(), re.DOTALL)
     module = types.ModuleType("my_rewards")
     exec(code, vars(module))  # noqa: S102
     monkeypatch.setitem(sys.modules, "my_rewards", module)
