@@ -1,4 +1,4 @@
-"""Training by the verdicts of a service: the one of docs/rewards.md as it stands, which dies and comes back."""
+"""Training by a service's verdicts: the one of docs/rewards.md as it stands, which dies and comes back."""
 
 from __future__ import annotations
 
