@@ -23,7 +23,7 @@ from rfft.models.load import load_bundle, load_tiny_vae
 from rfft.models.pretrained import find_folder, read_config, tokenizer_of
 from rfft.objectives import OBJECTIVES
 from rfft.objectives.base import Objective, ObjectiveSettings
-from rfft.objectives.regularizers import REGULARIZERS
+from rfft.objectives.regularizers import make_regularizer, step_weights
 from rfft.rewards.availability import Availability, RFNetWithMaps
 from rfft.rewards.maps import load_depth, load_saliency
 from rfft.rewards.preference import PickScore, TextMatch
@@ -94,15 +94,14 @@ def build_reward(config: Config, rfnet: RFNetWithMaps | None, device: torch.devi
 
 def build_objective(config: Config) -> Objective:
     """Make the objective with its regularizer."""
-    settings, regularizer = config.objective, None
-    if settings.regularizer != "none":
-        regularizer = construct("objective.regularizer", settings.regularizer, {}, REGULARIZERS)
+    settings = config.objective
     common = ObjectiveSettings(
         settings.guidance_scale or config.rollout.guidance_scale,
-        regularizer,
-        settings.beta,
+        make_regularizer(settings.regularizer),
+        settings.beta_start if isinstance(settings.beta, str) else settings.beta,
         settings.precision,
         config.trainer.decode_batch,
+        step_weights(settings.step_weights, config.rollout.steps, config.rollout.last),
     )
     objective: Objective = construct(
         "objective.use", settings.use, {"settings": common, **settings.options}, OBJECTIVES

@@ -161,10 +161,11 @@ class Denoise(Protocol):
 
 
 class Reward(Protocol):
-    """Something that judges pictures and is differentiable in them; anybody's own has this form.
+    """Something that judges pictures; anybody's own has this form.
 
     image [B,3,H,W] in [0,1] of the batch's products -> a loss per picture [B] (less is better), and scalars
-    to be logged (means over the pictures).
+    to be logged (means over the pictures). It is taken to be differentiable in the pictures unless it has an
+    attribute `differentiable` that is false.
     """
 
     def __call__(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]: ...

@@ -3,7 +3,7 @@
     python tools/data_bench.py start FOLDER [--products 100000] [--steps 3]   rfft train configs/tiny.yaml
     python tools/data_bench.py encode FOLDER [--products 1000] [--real 12]    SD 1.5's VAE and text at 512 px
     python tools/data_bench.py manifest FOLDER [--products 1000000]           the listing of a manifest
-    python tools/data_bench.py pictures FOLDER [--products 2000]              an evaluation's pictures of 512 px
+    python tools/data_bench.py pictures FOLDER [--products 2000]            an evaluation's pictures of 512 px
 
 FOLDER is filled once, and used again by the next call: its second start has a warm cache.
 """

@@ -7,7 +7,7 @@ import re
 from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
-from rfft.config.schema import Config, EvaluateConfig, ModelConfig, RewardConfig
+from rfft.config.schema import Config, EvaluateConfig, ModelConfig, ObjectiveConfig, RewardConfig
 from rfft.errors import UserError, require
 
 LARGEST = 2**63 - 1
@@ -56,6 +56,7 @@ def check_config(config: Config) -> None:
         "objective.precision=bf16",
     )
     _check_reward(config.reward)
+    _check_beta(objective)
     require(
         data.image_size % 8 == 0,
         f"data.image_size={data.image_size} is no multiple of 8: {data.image_size // 8 * 8} is",
@@ -67,6 +68,22 @@ def check_config(config: Config) -> None:
     require(
         config.reward.rfnet is None or config.evaluate.judge != config.reward.rfnet,
         "evaluate.judge is the network of reward.rfnet itself: name another one, or evaluate.judge=null",
+    )
+
+
+def _check_beta(objective: ObjectiveConfig) -> None:
+    beta, weights = objective.beta, objective.step_weights
+    require(
+        beta == "auto" or not isinstance(beta, str),
+        f"objective.beta={beta} must be a number, 0 at least, or auto",
+    )
+    require(
+        beta != "auto" or objective.regularizer != "none",
+        "objective.beta=auto has nothing to hold: set objective.regularizer=cc, or objective.beta=0",
+    )
+    require(
+        weights and all(weight >= 0 for weight in weights),
+        f"objective.step_weights={weights} must be numbers, 0 at least: [1] weighs all steps alike",
     )
 
 

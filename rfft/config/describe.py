@@ -5,20 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rfft.config.presets import RENAMED
+
 
 def describe_objective(config: Mapping[str, Any]) -> str:
     """Return F_total of a resolved config, and where its gradient goes, as one line."""
     settings, terms = config["objective"], [_term(term) for term in config["reward"]["terms"]]
     if settings["regularizer"] != "none":
-        known = {"cc": "L_CC", "kl": "L_KL"}
-        terms.append(f"{settings['beta']} * {known.get(settings['regularizer'], settings['regularizer'])}")
-    steps = config["rollout"]["grad_steps"]
-    where = {
-        "x0_hat": "",
-        "draft": f", through the last {steps} steps (DRaFT-K)",
-        "drtune": f", from the finished picture to {steps} of its steps (DRTune)",
+        terms.append(_regularizer(settings))
+    steps, use = config["rollout"]["grad_steps"], RENAMED.get(settings["use"], settings["use"])
+    return " + ".join(terms) + _where(steps).get(use, f", by {use}")
+
+
+def _regularizer(settings: Mapping[str, Any]) -> str:
+    known = {"cc": "L_CC", "kl": "L_KL", "norm": "L_norm"}
+    name, beta = known.get(settings["regularizer"], settings["regularizer"]), settings["beta"]
+    name = f"({name})" if "+" in name else name
+    return f"beta * {name} (drift {settings['drift']:g})" if beta == "auto" else f"{beta} * {name}"
+
+
+def _where(steps: int) -> dict[str, str]:
+    several = f"to {steps} of its steps"
+    return {
+        "rfft": "",
+        "refl": " (ReFL)",
+        "draft-k": f", through the last {steps} steps (DRaFT-K)",
+        "draft-lv": ", through the last step, with noised copies (DRaFT-LV)",
+        "drtune": f", from the finished picture {several} (DRTune)",
+        "flowbp-sparse": f", from the finished picture {several} (FlowBP-Sparse)",
+        "flowbp-bridge": f", from the finished picture {several}, coupled at one (FlowBP-Bridge)",
+        "leapalign": f", from the finished picture by {steps} leaps (LeapAlign)",
+        "ddpo": f", by the policy gradient of {steps} of its steps (DDPO)",
+        "nft": f", at {steps} noise levels of finished pictures (DiffusionNFT)",
+        "dpo": f", by pairs of finished pictures at {steps} noise levels (Diffusion-DPO)",
     }
-    return " + ".join(terms) + where.get(settings["use"], f", by {settings['use']}")
 
 
 def _term(term: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from rfft.config import read
 from rfft.config.checks import check_config, check_limits, check_run
+from rfft.config.presets import RENAMED, preset
 from rfft.config.schema import Config
 from rfft.errors import UserError, require
 
@@ -24,7 +25,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     `a.b=c`. Every mistake is a UserError of one line that names the thing and the fix.
     """
     require(not is_rfnet(path), f"{path}: a config of RFNet's training; run: rfft rfnet train {path}")
-    return load_as(Config, check_config, path, overrides)
+    path = find_config(path)
+    config = read.read_file(Config, path, overrides, NAMED_OBJECTIVE)
+    return _named(config, path.stem)
 
 
 def config_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -32,8 +35,7 @@ def config_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> C
 
     Keys may be dotted, too: {"trainer.steps": 2}. Without a run.name the run is called "run".
     """
-    config = read.read_mapping(Config, settings, overrides)
-    return _checked(config, check_config, name="run")
+    return _named(read.read_mapping(Config, settings, overrides, NAMED_OBJECTIVE), "run")
 
 
 def load_as(
@@ -90,6 +92,19 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def _preset_of(config: Config) -> Mapping[str, Any]:
+    return preset(config.objective.use, config.rollout.steps)
+
+
+NAMED_OBJECTIVE = read.Preset("objective.use", "objective.options", _preset_of)
+
+
+def _named(config: Config, name: str) -> Config:
+    """Check a config whose objective may have a name of earlier versions."""
+    config.objective.use = RENAMED.get(config.objective.use, config.objective.use)
+    return _checked(config, check_config, name)
 
 
 def _checked(config: Any, check: Callable[[Any], None], name: str) -> Any:

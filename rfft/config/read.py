@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -25,8 +25,19 @@ TRUTHS = ("no", "yes", "on", "off", "true", "false")
 VALUE_ERRORS = (OmegaConfBaseException, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 
 
-def read_file(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
-    """Return the schema's defaults, changed by a YAML file and then by overrides."""
+class Preset(NamedTuple):
+    """A setting whose value also stands for others, which come right before the place that gives it."""
+
+    key: str  # of that setting
+    options: str  # of one that belongs to its value alone: an override of `key` clears it
+    settings: Callable[[Any], Mapping[str, Any]]  # from the config as it is without them
+
+
+def read_file(schema: type[T], path: Path, overrides: Sequence[str] = (), preset: Preset | None = None) -> T:
+    """Return the schema's defaults, changed by a YAML file and then by overrides.
+
+    `preset`: comes between the defaults and the file, or, where an override names it, after the file.
+    """
     node, tree = _parse(path)
     lines: dict[str, int] = {}
     for key, line, value in _settings(node):
@@ -35,26 +46,38 @@ def read_file(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
         _require_list(hint, _text(value), f"{path}:{line}: {key}")
         if isinstance(value, yaml.ScalarNode):
             _keep_word(hint, tree, key, value.value)
-    settings = _merge(
-        _defaults(schema), tree, lambda key: f"{path}:{lines[key]}" if key in lines else str(path)
-    )
-    return _complete(schema, settings, overrides, str(path))
+
+    def read(settings: DictConfig) -> DictConfig:
+        return _merge(settings, tree, lambda key: f"{path}:{lines[key]}" if key in lines else str(path))
+
+    return _complete(schema, read, overrides, preset, str(path))
 
 
-def read_mapping(schema: type[T], mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> T:
-    """Return the schema's defaults, changed by a nested mapping and then by overrides.
+def read_mapping(
+    schema: type[T],
+    mapping: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    preset: Preset | None = None,
+) -> T:
+    """Return the schema's defaults, changed by a nested mapping and then by overrides; `preset` as above.
 
     The mapping may also have dotted keys: {"trainer": {"steps": 2}} and {"trainer.steps": 2} are the same.
     """
-    settings = _defaults(schema)
+    trees = []
     for key, value in _leaves(schema, mapping):
         tree = OmegaConf.create()
         try:
             OmegaConf.update(tree, key, value)
         except VALUE_ERRORS as error:
             raise UserError(f"{MAPPING}: {key}: {_first_line(error)}") from None
-        settings = _merge(settings, tree, lambda _: MAPPING)
-    return _complete(schema, settings, overrides, MAPPING)
+        trees.append(tree)
+
+    def read(settings: DictConfig) -> DictConfig:
+        for tree in trees:
+            settings = _merge(settings, tree, lambda _: MAPPING)
+        return settings
+
+    return _complete(schema, read, overrides, preset, MAPPING)
 
 
 def groups(path: Path) -> list[str]:
@@ -67,12 +90,33 @@ def _defaults(schema: type) -> DictConfig:
     return OmegaConf.structured(schema)
 
 
-def _complete(schema: type[T], settings: DictConfig, overrides: Sequence[str], source: str) -> T:
+def _complete(
+    schema: type[T],
+    read: Callable[[DictConfig], DictConfig],
+    overrides: Sequence[str],
+    preset: Preset | None,
+    source: str,
+) -> T:
+    """Return the defaults with what is read, the overrides, and the preset that one of them names."""
+    changes = [(override, _parse_override(schema, override)) for override in overrides]
+    found: T = _apply(read(_defaults(schema)), changes, source)
+    if preset is None:
+        return found
+    layer = preset.settings(found)
+    if not any(override.startswith(f"{preset.key}=") for override in overrides):
+        below: Any = OmegaConf.merge(_defaults(schema), layer)
+        return _apply(read(below), changes, source) if layer else found
+    settings = read(_defaults(schema))
+    OmegaConf.update(settings, preset.options, {}, merge=False)
+    return _apply(OmegaConf.merge(settings, layer), changes, source)
+
+
+def _apply(settings: Any, changes: Sequence[tuple[str, DictConfig]], source: str) -> Any:
     """Apply the overrides, and make the schema's dataclass of the settings."""
-    for override in overrides:
-        settings = _merge(settings, _parse_override(schema, override), partial(_place_of_override, override))
+    for override, change in changes:
+        settings = _merge(settings, change, partial(_place_of_override, override))
     try:
-        return OmegaConf.to_object(settings)  # type: ignore[return-value]
+        return OmegaConf.to_object(settings)
     except (*VALUE_ERRORS, RecursionError) as error:  # an interpolation that leads nowhere, or to itself
         raise UserError(f"{source}: {_first_line(error)}") from None
 

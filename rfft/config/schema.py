@@ -105,6 +105,10 @@ class RolloutConfig:
     steps: int = setting(40, least=1)  # S, DDIM steps
     last: int = setting(10, least=1)  # the trained step is drawn among the last ones
     grad_steps: int = setting(1, least=1)  # trained steps per rollout
+    # even: at equal distances from a random first one; random: each by itself, the i-th of the last ones
+    # with a weight of i ** bias; last: the last grad_steps of all.
+    draw: Literal["even", "random", "last"] = "even"
+    bias: float = setting(0.0, least=-10, most=10)
     # Micro-batches of an optimizer step that share a draw of the trained steps; null: as many as there are
     # processes, so that none waits for another. To repeat a run of N processes on fewer, set N.
     shared_draw: int | None = setting(None, least=1)
@@ -115,17 +119,24 @@ class RolloutConfig:
 
 @dataclass
 class ObjectiveConfig:
-    # x0_hat: the paper's; draft: DRaFT-K, the gradient goes through the last rollout.grad_steps steps;
-    # drtune: DRTune, from the finished picture to the drawn steps, but through no denoiser's input. Both hold
-    # the activations of all grad_steps at once; x0_hat those of one. Or
-    # package.module:Name (docs/objectives.md).
-    use: str = "x0_hat"
-    options: dict[str, Any] = field(default_factory=dict)  # keyword arguments of an objective of one's own
+    # How a verdict becomes a gradient: rfft (the paper's), refl, draft-k, draft-lv, drtune, flowbp-sparse,
+    # flowbp-bridge, leapalign; without a gradient of the rewards ddpo, nft, dpo. A name also sets what
+    # config/presets.py has under it, unless the config says otherwise. Or package.module:Name
+    # (docs/objectives.md).
+    use: str = "rfft"
+    options: dict[str, Any] = field(default_factory=dict)  # its keyword arguments
     guidance_scale: float | None = setting(
         None, least=1
     )  # of the training rollout; null: rollout.guidance_scale
-    regularizer: str = "cc"  # cc, kl, none, or package.module:Name
-    beta: float = setting(0.02, least=0)  # F_total = rewards' losses + beta * regularizer
+    # cc, kl, norm, none, package.module:Name, or a sum: cc + 20 * norm
+    regularizer: str = "cc"
+    # F_total = rewards' losses + beta * regularizer. auto: such that the regularizer's drift is `drift`.
+    beta: float | int | str = setting(0.02, least=0)
+    drift: float = setting(0.02, above=0)  # of auto: 0.02 is 2 % of the reference's own size
+    beta_start: float = setting(0.02, above=0)  # of auto: where it begins; it stays within a factor of 100
+    beta_rate: float = setting(0.1, above=0, most=1)  # of auto: its largest relative change in a step
+    # Of the regularizer, from the first to the last step that may be trained, on straight lines between.
+    step_weights: list[float] = setting([1.0])
     # Of its denoiser forwards: fp32 is exact, tf32 lets CUDA round inputs of products and convolutions to 10
     # bits, bf16 and fp16 run under autocast. Half would drown a small regularizer (docs/objectives.md).
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"

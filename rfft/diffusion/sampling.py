@@ -6,6 +6,8 @@ Shapes: B batch, C channels, h w latent. x, x0_hat, eps_hat, x_o and noise are [
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,13 @@ def denoise_twice(
 
 def advance(guided: Denoised, i: int, batch: Batch, schedule: Schedule) -> Tensor:
     """Take step i with the guided prediction, then inpaint at the noise reached (none after the last)."""
-    x = add_noise(guided.x0, guided.eps, schedule.a_next[i], schedule.s_next[i])
+    return inpaint_next(
+        add_noise(guided.x0, guided.eps, schedule.a_next[i], schedule.s_next[i]), i, batch, schedule
+    )
+
+
+def inpaint_next(x: Tensor, i: int, batch: Batch, schedule: Schedule) -> Tensor:
+    """Inpaint what step i has led to, at the noise reached (none after the last)."""
     if i == len(schedule) - 1:
         return inpaint(x, batch.x_o, batch.mask)
     x_o = add_noise(batch.x_o, batch.noise, schedule.a[i + 1], schedule.s[i + 1])
@@ -72,3 +80,46 @@ def rollout(
             guided = guide(z, null, guidance_scale, x, schedule.level(i))
         x = advance(guided, i, batch, schedule)
     return x
+
+
+def carry(schedule: Schedule, start: int, stop: int) -> Tensor:
+    """Return dx_stop / dx_start along the sampler where what the network says is held, a scalar.
+
+    DDIM holds the noise: by (1) with x0_hat = (x - s eps) / a that is a_stop / a_start. Euler's step on a
+    rectified flow, whose a + s is 1, holds the velocity: 1. `stop` may be S, the clean end.
+    """
+    if is_flow(schedule):
+        return torch.ones_like(schedule.a[0])
+    a = torch.cat([schedule.a, schedule.a_next[-1:]])
+    return a[stop] / a[start]
+
+
+def coefficients(schedule: Schedule) -> Tensor:
+    """Return the size [S] of each step's coefficient in the clean end, a sum over what the network says.
+
+    With the noise held that is s / a - s_next / a_next, times the end's a; with a flow's velocity s - s_next.
+    """
+    if is_flow(schedule):
+        return schedule.s - schedule.s_next
+    return schedule.a_next[-1] * (schedule.s / schedule.a - schedule.s_next / schedule.a_next)
+
+
+def is_flow(schedule: Schedule) -> bool:
+    """Tell whether the noise process is a rectified flow, a + s = 1, at all steps."""
+    return bool(torch.allclose(schedule.a + schedule.s, torch.ones_like(schedule.a)))
+
+
+def ancestral(guided: Denoised, i: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """Return mean [B,C,h,w] and standard deviation of the stochastic sampler's step i, DDIM with eta = 1.
+
+    std^2 = (s_next / s)^2 (s^2 - (a / a_next)^2 s_next^2), the variance of DDPM's posterior (arXiv
+    2010.02502, eq. 16), for any process x = a x0 + s eps; the mean has the noise that remains to s_next.
+    """
+    a, s, a_next, s_next = schedule.a[i], schedule.s[i], schedule.a_next[i], schedule.s_next[i]
+    variance = ((s_next / s).square() * (s.square() - (a / a_next * s_next).square())).clamp(min=0)
+    return add_noise(guided.x0, guided.eps, a_next, (s_next.square() - variance).sqrt()), variance.sqrt()
+
+
+def log_probability(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return log N(x; mean, std^2) of each element [B,C,h,w]."""
+    return -0.5 * ((x - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-REGULARIZERS = {"kl": "KL", "cc": "CC"}
+from rfft.config.presets import RENAMED
+
+REGULARIZERS = {"kl": "KL", "cc": "CC", "norm": "norm"}
+NAMES = {
+    "rfft": "RFFT",
+    "refl": "RFFT",
+    "draft-lv": "DRaFT-LV",
+    "drtune": "DRTune",
+    "flowbp-sparse": "FlowBP-Sparse",
+    "flowbp-bridge": "FlowBP-Bridge",
+    "leapalign": "LeapAlign",
+    "ddpo": "DDPO",
+    "nft": "DiffusionNFT",
+    "dpo": "Diffusion-DPO",
+}
 REFL = "ReFL"  # x0_hat of one late step, without guidance and regularizer
 
 
@@ -29,19 +43,25 @@ def training_method(config: Mapping[str, Any]) -> str:
     """
     use, regularizer = objective_of(config), config["objective"]["regularizer"]
     unguided = _guidance_scale(config) == 1
-    if use == "x0_hat" and regularizer == "none":
+    if use in ("rfft", "refl") and regularizer == "none":
         return REFL if unguided else "RFFT, no regularizer"
-    names = {"x0_hat": "RFFT", "draft": f"DRaFT-{config['rollout']['grad_steps']}", "drtune": "DRTune"}
+    names = NAMES | {"draft-k": f"DRaFT-{config['rollout']['grad_steps']}"}
     parts = [names.get(use, use.rpartition(":")[2])]
     if regularizer != "none":
         named = REGULARIZERS.get(regularizer, regularizer.rpartition(":")[2])
-        parts.append(f"{named}, beta {config['objective']['beta']:g}")
+        parts.append(f"{named}, beta {_beta(config['objective'])}")
     return ", ".join([*parts, "no guidance"] if unguided else parts)
+
+
+def _beta(objective: Mapping[str, Any]) -> str:
+    beta = objective["beta"]
+    return f"auto at drift {objective['drift']:g}" if beta == "auto" else f"{beta:g}"
 
 
 def objective_of(config: Mapping[str, Any]) -> str:
     """The registered name or the dotted path of the objective in a resolved config."""
-    return str(config["objective"]["use"])
+    use = str(config["objective"]["use"])
+    return RENAMED.get(use, use)
 
 
 def _guidance_scale(config: Mapping[str, Any]) -> float | None:

@@ -5,7 +5,6 @@ Shapes: B batch, C channels, h w latent, H W pixels, K trained steps. No logging
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -16,7 +15,7 @@ from torch import Tensor
 from rfft.diffusion.compositing import paste
 from rfft.diffusion.guidance import guidance_direction, guide
 from rfft.diffusion.sampling import denoise_twice, inpaint, rollout
-from rfft.objectives.regularizers import Regularizer
+from rfft.objectives.regularizers import Regularized, Regularizer, measure
 from rfft.types import Batch, Denoise, NoiseLevel, Policy, Prediction, Reward, Schedule, StepOutput
 
 GRADIENT_SCALE = 1024.0
@@ -34,6 +33,11 @@ class ObjectiveSettings:
     # further apart than a small regularizer sees. fp32 and tf32 differ in torch's switches alone.
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     decode_batch: int | None = None  # pictures decoded and judged at a time; None: all
+    step_weights: Sequence[float] = ()  # of the regularizer, for each of the S steps; (): 1 for all
+
+    def weight(self, k: int) -> float:
+        """Return the regularizer's weight at step k."""
+        return self.step_weights[k] if self.step_weights else 1.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,10 @@ class Work:
     graphs: int  # forwards with gradient whose activations wait at the same time
     chained: bool = False  # does the gradient enter denoisers by their input?
     merges_beside_graphs: bool = False  # are LoRA weights merged while activations wait?
+    # In micro-batches of pictures, where several are painted for each product and prompt:
+    painted: int = 1  # a forward of the rollout
+    learned: int = 1  # a forward with gradient, or of the reference
+    verdicts: int | None = None  # judged without gradient; None: one with gradient for each backward
 
     @property
     def forwards(self) -> int:
@@ -61,6 +69,7 @@ class Objective(Protocol):
     """
 
     settings: ObjectiveSettings
+    needs_gradient: bool  # must the rewards be differentiable? Assumed where an objective does not say
 
     def work(self, steps: int, ks: Sequence[int]) -> Work:
         """Return what step() costs for `steps` sampling steps and the trained ones ks."""
@@ -104,18 +113,21 @@ def predict(
 
 def predict_regularized(
     policy: Policy, x: Tensor, k: int, batch: Batch, schedule: Schedule, settings: ObjectiveSettings
-) -> tuple[Prediction, Tensor]:
-    """Return what the model predicts at x, with gradient, and its regularized distance from the reference."""
+) -> tuple[Prediction, Regularized]:
+    """Return what the model predicts at x, with gradient, and its regularized distance from the reference.
+
+    The reference's prediction is data, even where x has a gradient.
+    """
     # Older torch (before pytorch/pytorch#165068): autocast reuses casts of trainable weights that it made
     # without gradient, and the gradient ends there.
     torch.clear_autocast_cache()
     with autocast_for(settings.precision, x.device):
         theta = predict(policy.denoiser, x, k, batch, schedule, settings.guidance_scale)
         if settings.regularizer is None:
-            return theta, x.new_zeros(())
+            return theta, Regularized(x.new_zeros(()), {})
         with torch.no_grad(), policy.reference():
             ref = predict(policy.denoiser, x, k, batch, schedule, settings.guidance_scale)
-        return theta, settings.regularizer(theta, ref)
+        return theta, measure(settings.regularizer, theta, ref, settings.weight(k))
 
 
 def autocast_for(precision: str, device: torch.device) -> torch.autocast:
@@ -173,6 +185,11 @@ def render_bare(policy: Policy, x0: Tensor, batch: Batch, preview: bool = False)
     return image.clamp(0, 1)
 
 
+def means(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of each scalar over rows of the same names."""
+    return {name: torch.stack([row[name] for row in rows]).mean(0) for name in rows[0]}
+
+
 def gradient_norms(
     theta: Prediction, reg: Tensor, reward_grad: Tensor, level: NoiseLevel, settings: ObjectiveSettings
 ) -> dict[str, Tensor]:
@@ -191,25 +208,3 @@ def gradient_norms(
         (factor * grad.norm()) ** 2 for factor, grad in zip(factors, grads, strict=True) if grad is not None
     ]
     return norms | {f"grad_{settings.regularizer.name}": sum(squares, reg.new_zeros(())).sqrt()}
-
-
-@dataclass(frozen=True)
-class TrainedSteps:
-    """Draws the sampling steps to train on: some of the last ones, spread evenly over an optimizer step.
-
-    A pure function of its arguments, so that all processes stop their rollouts at the same place.
-    """
-
-    seed: int
-    steps: int  # S
-    last: int  # the pool: steps S - last .. S - 1
-    grad_steps: int  # trained steps per micro-batch
-    strata: int  # draws per optimizer step
-
-    def __call__(self, optimizer_step: int, stratum: int) -> list[int]:
-        """Return ascending step indices of one draw; over the optimizer steps each is drawn equally often."""
-        # Systematic sampling: points at equal distances over the pool, one offset per optimizer step.
-        offset = random.Random(f"{self.seed}/{optimizer_step}").random()
-        stride = self.last / self.grad_steps
-        first = (stratum + offset) / self.strata
-        return [self.steps - self.last + int((first + j) * stride) for j in range(self.grad_steps)]

@@ -11,6 +11,7 @@ REWARDS = {
     "pickscore": "rfft.rewards.preference:PickScore",
     "aesthetic": "rfft.rewards.preference:Aesthetic",
     "image_reward": "rfft.rewards.image_reward:load_image_reward",
+    "http": "rfft.rewards.http:HttpReward",
 }
 
 
@@ -34,3 +35,8 @@ class WeightedRewards(nn.Module):
             # Numbers, or tensors made on the CPU, cannot be stacked with the others.
             scalars |= {prefix + name: torch.as_tensor(value).to(total) for name, value in found.items()}
         return total, scalars
+
+
+def is_differentiable(reward: Reward) -> bool:
+    """Tell whether a reward's losses have a gradient in the pictures; they do unless it says otherwise."""
+    return bool(getattr(reward, "differentiable", True))

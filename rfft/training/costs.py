@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -15,11 +15,12 @@ from rfft.data.encoded import AHEAD
 from rfft.models.bundle import Bundle
 from rfft.models.load import load_skeleton, skeleton_batch
 from rfft.models.lora import merged_bytes
-from rfft.objectives.base import TrainedSteps, Work, autocast_for, render
+from rfft.objectives.base import Work, autocast_for, render
 from rfft.rewards.availability import Availability
 from rfft.rewards.judge import Judge
 from rfft.rewards.probe import Probe
-from rfft.rewards.weighted import WeightedRewards
+from rfft.rewards.weighted import WeightedRewards, is_differentiable
+from rfft.training.method import check_gradient, trained_steps
 from rfft.types import Conditioning, NoiseLevel
 from rfft.utils.estimate import Cost, cost, fake, imagine, peak_bytes, weight_bytes
 
@@ -40,24 +41,28 @@ class Forwards:
     reference: int
     guided: bool = True
 
-    @property
-    def mean(self) -> float:
-        """How many calls for prompt and null they amount to."""
-        free = (self.fewest + self.most) / 2
-        return (free if self.guided else free / 2) + self.trained + self.reference
+    def flops(self, work: Work, denoiser: Cost) -> float:
+        """Return the FLOPs of all of them, and of the backward passes, for a micro-batch."""
+        free = (self.fewest + self.most) / 2 * (1.0 if self.guided else 0.5)  # unguided: no second branch
+        rollout = work.painted * free * denoiser.forward
+        learned = (self.trained + self.reference) * denoiser.forward + self.trained * denoiser.backward
+        return rollout + work.learned * learned
 
     def __str__(self) -> str:
         range_ = f"{self.fewest} to {self.most}" if self.fewest < self.most else str(self.most)
         return f"{range_} without gradient + {self.trained} with + {self.reference} of the reference"
 
 
-def count_forwards(config: Config) -> Forwards:
+def works(config: Config) -> list[Work]:
+    """Return what a micro-batch costs at each of many draws of the trained steps, the whole pool."""
+    objective, draw = build.build_objective(config), trained_steps(config, strata=1)
+    return [objective.work(config.rollout.steps, draw(step, 0)) for step in range(1000)]
+
+
+def count_forwards(all_works: Sequence[Work], guided: bool = True) -> Forwards:
     """Count the denoiser's forwards in a micro-batch, over all draws of the trained steps."""
-    rollout, objective = config.rollout, build.build_objective(config)
-    draw = TrainedSteps(config.run.seed, rollout.steps, rollout.last, rollout.grad_steps, strata=1)
-    works = [objective.work(rollout.steps, draw(step, 0)) for step in range(1000)]  # the whole pool
-    free, guided = [work.rollout for work in works], objective.settings.guidance_scale != 1
-    return Forwards(min(free), max(free), works[0].trained, works[0].reference, guided)
+    free = [work.rollout for work in all_works]
+    return Forwards(min(free), max(free), all_works[0].trained, all_works[0].reference, guided)
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,10 @@ class Costs:
 
 def costs(config: Config) -> Costs:
     """Count parameters, FLOPs of an optimizer step and memory of a process."""
-    model, trainer, forwards = config.model, config.trainer, count_forwards(config)
+    model, trainer, all_works = config.model, config.trainer, works(config)
+    guidance_scale = config.objective.guidance_scale or config.rollout.guidance_scale
+    forwards = count_forwards(all_works, guided=guidance_scale != 1)
+    work = max(all_works, key=lambda work: (work.merges_beside_graphs, work.graphs))  # at its worst
     dtype = getattr(torch, model.dtype)
     bundle = load_skeleton(model.bundle, dtype, model.controlnet, build.family_of(config), model.tiny_vae)
     bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
@@ -95,12 +103,14 @@ def costs(config: Config) -> Costs:
     rfnet = build.build_rfnet(config, "cpu")
     reward = build.build_reward(config, rfnet, "cpu")
     rewards = [reward] if rfnet is None else [reward, rfnet]
-    work = build.build_objective(config).work(config.rollout.steps, _last_steps(config))
+    check_gradient(config, build.build_objective(config), reward)
     denoiser, judge, complete = _calls(config, bundle, reward, work)
 
     parts = trainer.batch_size / min(trainer.decode_batch or trainer.batch_size, trainer.batch_size)
-    judged = work.backwards * parts * (judge.forward + judge.backward)
-    flops = forwards.mean * denoiser.forward + forwards.trained * denoiser.backward + judged
+    judged = parts * work.backwards * (judge.forward + judge.backward)
+    if work.verdicts is not None:
+        judged = parts * work.verdicts * judge.forward
+    flops = forwards.flops(work, denoiser) + judged
     sizes = [parameter.numel() for parameter in bundle.trainable().values()]
     copies = filter(None, [bundle.frozen_controlnet])  # the reference, where a whole module is trained
     texts = bundle.family.text_networks()
@@ -112,7 +122,8 @@ def costs(config: Config) -> Costs:
         "gradients and optimizer": 12 * sum(sizes),  # gradient and two moments, fp32
         "moving average": 4 * sum(sizes) * config.ema.enabled,
     }
-    merged, activations = merged_bytes(bundle.unwrapped), work.graphs * denoiser.activations
+    merged = merged_bytes(bundle.unwrapped)
+    activations = work.graphs * work.learned * denoiser.activations
     passing = {
         "rollout's merged weights": merged,
         "denoiser's activations": activations,
@@ -146,10 +157,6 @@ def _evaluation_networks(config: Config) -> list[nn.Module]:
     return [*own, *build.build_scorers(config, "cpu").values()]
 
 
-def _last_steps(config: Config) -> range:
-    return range(config.rollout.steps)[-config.rollout.grad_steps :]
-
-
 def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) -> tuple[Cost, Cost, bool]:
     """Count the denoiser's call for a micro-batch, and decoder's and rewards' for a part of it.
 
@@ -158,6 +165,8 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
     trainer = config.trainer
     half = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[trainer.mixed_precision]
     judged = min(trainer.decode_batch or trainer.batch_size, trainer.batch_size)
+    # What has no gradient is not ours, and may be far away: it is not asked for the sake of counting.
+    every, reward = reward, WeightedRewards([term for term in reward.terms if is_differentiable(term[2])])
     counted, rows = (min(count, COUNTED) for count in (trainer.batch_size, judged))
     frozen = [*bundle.modules, reward]
     schedule = bundle.schedule(config.rollout.steps, config.data.image_size)
@@ -183,7 +192,7 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
             return reward(render(bundle, x0, part, preview=True), part)[0].sum()
 
         with torch.autocast("cpu", half, enabled=half is not None):
-            complete = True
+            complete = len(reward.terms) == len(every.terms)
             try:
                 judge = cost(losses, _parameters(frozen))
             except RuntimeError:

@@ -22,17 +22,26 @@ from rfft.data.encoded import AHEAD, EncodedSamples
 from rfft.errors import UserError
 from rfft.generation.sample import autocast
 from rfft.models.bundle import Bundle
-from rfft.objectives.base import TrainedSteps, Work
+from rfft.objectives.base import Work
+from rfft.objectives.dual import DualBeta
 from rfft.rewards.availability import RFNetWithMaps
+from rfft.rewards.weighted import WeightedRewards
 from rfft.training import optimization
 from rfft.training.distributed import Engine, Zero, uses_deepspeed, uses_fsdp
 from rfft.training.ema import Ema
 from rfft.training.fsdp import Fsdp
+from rfft.training.method import check_gradient, trained_steps
 from rfft.training.step import Learner
 from rfft.types import Batch, Reward, StepOutput
+from rfft.utils.checkpoint import Stateful
 
 log = logging.getLogger(__name__)
-TERMS = {"f_ac": "F_AC", "l_cc": "L_CC", "l_kl": "L_KL"}  # of the loss, by the names of their scalars
+TERMS = {
+    "f_ac": "F_AC",
+    "l_cc": "L_CC",
+    "l_kl": "L_KL",
+    "l_norm": "L_norm",
+}  # of the loss, by the names of their scalars
 
 
 @dataclass
@@ -71,6 +80,12 @@ class RFFTLearner(Learner[StepOutput]):
         self.stopped = False  # at a guardrail; the same in all processes
         self.schedule = bundle.schedule(config.rollout.steps, config.data.image_size)
         self.objective = build.build_objective(config)
+        if isinstance(reward, WeightedRewards):
+            check_gradient(config, self.objective, reward)
+        chosen = config.objective
+        self.dual = None  # of objective.beta=auto
+        if chosen.beta == "auto":
+            self.dual = DualBeta(chosen.drift, chosen.beta_start, chosen.beta_rate)
         rollout, optimizer = config.rollout, config.optimizer
         self.steps, self.max_minutes = trainer.steps, trainer.max_minutes
         self.accumulation, self.max_grad_norm = trainer.accumulation, optimizer.max_grad_norm
@@ -83,10 +98,7 @@ class RFFTLearner(Learner[StepOutput]):
                 f"rollout.shared_draw={self.shared} must be a multiple of the {accelerator.num_processes} "
                 f"processes and divide the {parts} micro-batches of an optimizer step"
             )
-        strata = parts // self.shared
-        self.trained_steps = TrainedSteps(
-            config.run.seed, rollout.steps, rollout.last, rollout.grad_steps, strata
-        )
+        self.trained_steps = trained_steps(config, parts // self.shared)
         adamw = optimization.adamw(bundle.trainable().values(), optimizer)
         self.lr_schedule = torch.optim.lr_scheduler.LambdaLR(
             adamw, lambda step: min(1.0, (step + 1) / max(1, optimizer.warmup))
@@ -121,6 +133,8 @@ class RFFTLearner(Learner[StepOutput]):
         """Compute one micro-batch: its gradients are added up, its output is detached."""
         batch = self.batch(micro).to(self.accelerator.device)
         ks = self.trained_steps(self.counters.step, micro * self.accelerator.num_processes // self.shared)
+        if self.dual is not None:
+            self.objective.settings = replace(self.objective.settings, beta=self.dual.value)
         with self.autocast():
             return self.objective.step(self.bundle, self.reward, batch, self.schedule, ks, self.backward)
 
@@ -166,7 +180,14 @@ class RFFTLearner(Learner[StepOutput]):
         for output in outputs:
             reg = {} if regularizer is None else {regularizer.name: output.reg}
             found.append({"loss": output.loss} | reg | output.scalars)
-        return {name: torch.stack([named[name] for named in found]).mean() for name in found[0]}
+        means = {name: torch.stack([named[name] for named in found]).mean() for name in found[0]}
+        beta = {} if self.dual is None else {"beta": means["loss"].new_tensor(self.dual.value)}
+        return means | beta
+
+    def adapt(self, means: Mapping[str, float]) -> None:
+        """Let beta follow the drift, where it is held."""
+        if self.dual is not None and "drift" in means:
+            self.dual.update(means["drift"])
 
     def details(self, outputs: Sequence[StepOutput]) -> dict[str, float]:
         """Return what was measured at each trained step k, as k30/reward, for those that were trained.
@@ -220,6 +241,9 @@ class RFFTLearner(Learner[StepOutput]):
 
     def trained_tensors(self) -> Mapping[str, Tensor]:
         return self.bundle.adapter_state_dict()
+
+    def objects(self) -> dict[str, Stateful]:
+        return super().objects() | ({} if self.dual is None else {"beta": self.dual})
 
     def load(self, checkpoint: Path) -> None:
         """Take everything from a checkpoint; warn where steps are no longer made of as many samples."""

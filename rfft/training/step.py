@@ -83,6 +83,9 @@ class Learner(ABC, Generic[Output]):
         """Return for how long this process has waited for data so far, encoding them included."""
         return 0.0
 
+    def adapt(self, means: Mapping[str, float]) -> None:
+        """Change what follows from a finite step's scalars, means over all processes, the same in all."""
+
     def count(self, outputs: Sequence[Output]) -> None:
         """Count what a step has done beside itself."""
 
@@ -113,8 +116,10 @@ class Learner(ABC, Generic[Output]):
         self.lr_schedule.step()
         if not finite:  # batch norm would remember for ever what was no number
             _restore(buffers)
-        elif self.ema is not None:
-            self.ema.update()
+        else:
+            self.adapt(means)
+            if self.ema is not None:
+                self.ema.update()
         self.counters.count(finite, means["seconds"])
         self.count(outputs)
         seconds_of_data = self.data_seconds() - waited

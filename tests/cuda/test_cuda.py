@@ -14,7 +14,7 @@ from torch import Tensor
 from rfft.models.bundle import Bundle
 from rfft.objectives.base import ObjectiveSettings
 from rfft.objectives.regularizers import ConsistentCondition
-from rfft.objectives.x0_hat import X0Hat
+from rfft.objectives.surrogate import Surrogate
 from rfft.training.trainer import set_tf32
 from rfft.types import Batch, Reward
 from tests.rows import rows
@@ -30,7 +30,7 @@ SHORT = ("evaluate.enabled=false", "trainer.sample_every=0", "data.count=4")
 def gradient(bundle: Bundle, reward: Reward, batch: Batch, precision: str) -> Tensor:
     """The LoRA's gradient at one late step, on the GPU."""
     settings = ObjectiveSettings(3.0, ConsistentCondition(), 0.01, precision)  # type: ignore[arg-type]
-    X0Hat(settings).step(bundle, reward, batch, bundle.schedule(8), [6], Tensor.backward)
+    Surrogate(settings).step(bundle, reward, batch, bundle.schedule(8), [6], Tensor.backward)
     found = torch.cat([p.grad.flatten() for p in bundle.trainable().values() if p.grad is not None])
     bundle.unwrapped.zero_grad()
     return found

@@ -27,8 +27,7 @@ from rfft.models.bundle import Bundle
 from rfft.models.load import load_bundle, load_skeleton
 from rfft.objectives.base import ObjectiveSettings, predict
 from rfft.objectives.regularizers import ConsistentCondition
-from rfft.objectives.trajectory import DraftK, DRTune
-from rfft.objectives.x0_hat import X0Hat
+from rfft.objectives.surrogate import Surrogate
 from rfft.types import Batch, Reward, StepOutput
 from tests import bases
 from tests.conftest import draw_products
@@ -264,15 +263,16 @@ def test_a_step_trains_what_it_should(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_texts")
-@pytest.mark.parametrize("kind", [DraftK, DRTune])
+@pytest.mark.parametrize("alpha", [1.0, 0.0])  # DRaFT-K, DRTune
 @pytest.mark.parametrize("name", BASES)
 def test_other_objectives_reach_the_weights(
-    folders: dict[str, Path], make_batch: MakeBatch, reward: Reward, name: str, kind: Any
+    folders: dict[str, Path], make_batch: MakeBatch, reward: Reward, name: str, alpha: float
 ) -> None:
     """Through the sampler, from the finished picture."""
     bundle = moved(folders[name], "denoiser_lora")
     batch, schedule = make_batch(bundle), bundle.schedule(4, 32)
-    output = kind(ObjectiveSettings(3.0)).step(bundle, reward, batch, schedule, [2, 3], Tensor.backward)
+    objective = Surrogate(ObjectiveSettings(3.0), sees="finished", alpha=alpha)
+    output = objective.step(bundle, reward, batch, schedule, [2, 3], Tensor.backward)
     gradients = [p.grad for p in bundle.trainable().values()]
     assert output.loss.isfinite()
     assert all(g is not None and g.isfinite().all() and g.any() for g in gradients)
@@ -294,7 +294,7 @@ def test_checkpointing_leaves_the_gradient(
 
 
 def train_a_step(bundle: Bundle, batch: Batch, reward: Reward) -> StepOutput:
-    objective = X0Hat(ObjectiveSettings(3.0, ConsistentCondition(), 0.1))
+    objective = Surrogate(ObjectiveSettings(3.0, ConsistentCondition(), 0.1))
     return objective.step(bundle, reward, batch, bundle.schedule(4, 32), [2], Tensor.backward)
 
 

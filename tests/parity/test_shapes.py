@@ -20,7 +20,7 @@ from rfft.generation.sample import paint
 from rfft.models.load import load_bundle, load_skeleton
 from rfft.objectives.base import ObjectiveSettings
 from rfft.objectives.regularizers import ConsistentCondition
-from rfft.objectives.x0_hat import X0Hat
+from rfft.objectives.surrogate import Surrogate
 from rfft.types import Batch, Reward
 from tests import shapes
 from tests.stock import stock_picture, with_drawn_latent
@@ -133,7 +133,7 @@ def test_a_step_trains_what_it_should(folder: Path, make_batch: MakeBatch, rewar
     bundle.train([mode], rank=2, alpha=4, target_modules=TARGETS)
     for parameter in bundle.trainable().values():
         parameter.data += 0.05 * torch.randn_like(parameter)
-    batch, objective = make_batch(bundle), X0Hat(ObjectiveSettings(3.0, ConsistentCondition(), 0.1))
+    batch, objective = make_batch(bundle), Surrogate(ObjectiveSettings(3.0, ConsistentCondition(), 0.1))
     output = objective.step(bundle, reward, batch, bundle.schedule(8), [6], Tensor.backward)
     assert output.loss.isfinite() and output.reg > 0
     trained = bundle.trainable()

@@ -18,6 +18,7 @@ from tests.toys import Darkness
 CONFIGS = Path(__file__).parents[2] / "configs"
 DARKNESS = "reward.terms=[{use: rfnet}, {use: 'tests.toys:Darkness', weight: 0.5}]"
 DRAFT = ("objective.use=draft", "objective.regularizer=none", "rollout.grad_steps=2")
+RULED = ("objective.options={group: 2}", "rollout.grad_steps=1")
 TERA, GIB = 10**12, 2**30
 
 Check = Callable[..., tuple[int, dict[str, str], str]]
@@ -68,6 +69,12 @@ def test_the_main_job(check: Check) -> None:
         (DRAFT, 4 * 1 + 2 * 2 + 1.5 * 0.75, 2),  # 2 steps without, 2 with gradient, whose end is judged
         # 4 steps, one of them trained, and its reference
         (["objective.use=drtune"], 5 * 1 + 2 + 1.5 * 0.75, 1),
+        # the last step again for two noised copies, each judged
+        (["objective.use=draft-lv", "rollout.grad_steps=1"], 6 * 1 + 3 * 2 + 3 * 1.5 * 0.75, 1),
+        # groups of 2: 4 steps, then one of them again; verdicts take no backward
+        ([*RULED, "objective.use=ddpo"], 2 * 4 * 1 + 2 * 3 + 2 * 1.5 * 0.25, 2),
+        ([*RULED, "objective.use=nft"], 2 * 4 * 1 + 2 * 3 + 2 * 1.5 * 0.25, 2),
+        ([*RULED, "objective.use=dpo"], 2 * 4 * 1 + 2 * (3 + 1) + 2 * 1.5 * 0.25, 2),  # and the reference
     ],
 )
 def test_flops_and_activations_by_hand(

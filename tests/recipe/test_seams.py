@@ -66,6 +66,26 @@ def test_a_part_of_ones_own_is_trained(
     assert (Path("runs/small/export/diffusers/pytorch_lora_weights.safetensors")).is_file()
 
 
+@pytest.mark.parametrize("use", ["ddpo", "nft", "dpo"])
+def test_a_verdict_without_a_gradient_is_learnt_from(
+    parts: str, world: Path, run_command: RunCommand, use: str
+) -> None:
+    """By objectives that need none; the others refuse it, in `rfft check` as in training, and name these."""
+    rule = [f"reward.terms=[{{use: '{parts}:Rule'}}]", "reward.rfnet=null", "optimizer.lr=1e-3"]
+    few = ["objective.options={group: 2}", "rollout.grad_steps=1"]
+    code, _, told = run_command("train", world / "config.yaml", *SHORT, *rule, f"objective.use={use}", *few)
+    assert code == 0, told
+    assert all(row["train/reward_loss"] is not None and row["train/skipped"] == 0 for row in rows())
+    first, last = (load_file(f"runs/small/checkpoints/step-00000{i}/adapter.safetensors") for i in (1, 2))
+    assert any((first[name] != tensor).any() for name, tensor in last.items())
+    if use == "nft":
+        for command in ("train", "check"):
+            code, _, told = run_command(command, world / "config.yaml", *SHORT, *rule, "run.name=other")
+            last_line = told.splitlines()[-1]
+            assert code == 2 and "has no gradient, which objective.use=rfft needs" in last_line
+            assert "set objective.use to ddpo, nft, dpo" in last_line
+
+
 def test_parts_are_checked_before_they_are_trained(parts: str, world: Path, run_command: RunCommand) -> None:
     """`rfft check` counts a family of one's own, too; what cannot be found is one line."""
     family = [f"model.family={parts}:LinearFlow", "model.bundle=toy", "model.lora.target_modules=[linear]"]
@@ -74,7 +94,10 @@ def test_parts_are_checked_before_they_are_trained(parts: str, world: Path, run_
     assert "16 parameters in 2 tensors" in facts
     for setting, message in (
         (f"model.family={parts}:Nothing", f"model.family '{parts}:Nothing' cannot be used"),
-        ("objective.use=refl", "objective.use 'refl' is not known; give x0_hat, draft, drtune or a path"),
+        (
+            "objective.use=grpo",
+            "objective.use 'grpo' is not known; give rfft, refl, draft-k, draft-lv, drtune",
+        ),
         ("objective.regularizer=l2", "objective.regularizer 'l2' is not known; give cc, kl"),
     ):
         code, _, told = run_command("train", world / "config.yaml", *SHORT, setting)

@@ -129,3 +129,13 @@ class Brightness:
     def __call__(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         brightness = image.mean((1, 2, 3))
         return (brightness - self.wanted).square(), {"brightness": brightness.mean()}
+
+
+class Rule:
+    """A verdict without a gradient: more of the picture is dark than not. `rfft check` must not ask it."""
+
+    differentiable = False
+
+    def __call__(self, image: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        dark = (image.detach() < 0.5).float().mean((1, 2, 3))
+        return -dark, {"dark": dark.mean()}

@@ -23,7 +23,7 @@ from rfft.errors import UserError
 from rfft.models.bundle import Bundle
 from rfft.objectives.base import ObjectiveSettings
 from rfft.objectives.regularizers import ConsistentCondition
-from rfft.objectives.x0_hat import X0Hat
+from rfft.objectives.surrogate import Surrogate
 from rfft.rewards.preference import Aesthetic, PickScore, TextMatch, clip_pixels
 from rfft.rewards.weighted import REWARDS, WeightedRewards
 from rfft.types import Batch, Reward
@@ -117,7 +117,7 @@ def test_a_clip_without_its_tokenizer(clip: Path, tmp_path: Path) -> None:
 def test_the_template_in_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/rewards.md: its own class, as a module beside the config that names it."""
     docs = Path(__file__).parents[2] / "docs/rewards.md"
-    (code,) = re.findall(r"```python\n(.*?)```", docs.read_text(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(class Darkness.*?)```", docs.read_text(), re.DOTALL)
     module = types.ModuleType("my_rewards")
     exec(code, vars(module))  # noqa: S102
     monkeypatch.setitem(sys.modules, "my_rewards", module)
@@ -156,7 +156,7 @@ def test_terms_are_weighted_and_added(
     batch, losses = make_batch(bundle), {}
     for weight in (0.0, 0.5):
         terms = WeightedRewards([("", 1.0, reward), ("dark/", weight, Darkness())])
-        objective = X0Hat(ObjectiveSettings(3.0, ConsistentCondition(), 0.1, decode_batch=1))
+        objective = Surrogate(ObjectiveSettings(3.0, ConsistentCondition(), 0.1, decode_batch=1))
         output = objective.step(bundle, terms, batch, bundle.schedule(8), [6], Tensor.backward)
         grad = torch.cat([p.grad.flatten() for p in bundle.trainable().values() if p.grad is not None])
         bundle.unwrapped.zero_grad()
@@ -175,7 +175,7 @@ def test_terms_are_weighted_and_added(
         (
             "prettiness",
             {},
-            "not known; give pickscore, aesthetic, image_reward or a path package.module:Name",
+            "not known; give pickscore, aesthetic, image_reward, http or a path package.module:Name",
         ),
         ("no.such.module:Class", {}, "cannot be used: No module named"),
         ("tests.toys:Missing", {}, "cannot be used"),

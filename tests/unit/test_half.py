@@ -16,7 +16,7 @@ from rfft.models.half import HalfConv2d, HalfLinear, use_in_full
 from rfft.models.load import load_bundle
 from rfft.objectives.base import ObjectiveSettings
 from rfft.objectives.regularizers import ConsistentCondition
-from rfft.objectives.x0_hat import X0Hat
+from rfft.objectives.surrogate import Surrogate
 from rfft.types import Batch, Reward
 from rfft.utils.estimate import cost, weight_bytes
 from tests import bases
@@ -88,7 +88,7 @@ def test_a_step_is_that_of_full_weights(
         if weights:  # peft rounds new ones to the precision of what they adapt
             bundle.load_adapter_state_dict(weights)
         weights = bundle.adapter_state_dict()
-        objective = X0Hat(ObjectiveSettings(3.0, ConsistentCondition(), 0.1))
+        objective = Surrogate(ObjectiveSettings(3.0, ConsistentCondition(), 0.1))
         output = objective.step(bundle, reward, batch, bundle.schedule(4, 32), [2], Tensor.backward)
         gradient = torch.cat([p.grad.flatten() for p in bundle.trainable().values()])
         found.append((output.loss, output.reg, gradient))

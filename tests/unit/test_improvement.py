@@ -11,8 +11,7 @@ from torch import Tensor
 from rfft.models.bundle import Bundle
 from rfft.objectives.base import Objective, ObjectiveSettings
 from rfft.objectives.regularizers import ConsistentCondition
-from rfft.objectives.trajectory import DraftK, DRTune
-from rfft.objectives.x0_hat import X0Hat
+from rfft.objectives.surrogate import Surrogate
 from rfft.types import Batch
 from tests.toys import Darkness
 
@@ -21,7 +20,12 @@ REGULARIZED = ObjectiveSettings(1.0, ConsistentCondition(), 1e-4)
 
 
 @pytest.mark.parametrize(
-    "objective", [X0Hat(REGULARIZED), DRTune(REGULARIZED), DraftK(ObjectiveSettings(1.0))]
+    "objective",
+    [
+        Surrogate(REGULARIZED),
+        Surrogate(REGULARIZED, sees="finished"),
+        Surrogate(ObjectiveSettings(1.0), sees="finished", alpha=1.0),
+    ],
 )
 def test_the_loss_of_a_toy_reward_falls(
     make_trained: Callable[..., Bundle], make_batch: Callable[..., Batch], objective: Objective

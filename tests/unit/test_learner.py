@@ -58,6 +58,10 @@ def losses(learner: RFFTLearner, steps: int) -> list[float]:
         ["rollout.grad_steps=2", "objective.regularizer=kl", "trainer.mixed_precision=bf16"],
         ["model.train=[controlnet,denoiser_lora]", "objective.regularizer=none"],
         ["objective.use=drtune", "rollout.grad_steps=2", "trainer.mixed_precision=bf16"],
+        ["objective.beta=auto", "objective.drift=1e-6", "objective.regularizer=kl+cc", "optimizer.lr=1e-3"],
+        ["objective.use=flowbp-bridge", "rollout.grad_steps=2", "objective.step_weights=[2, 1]"],
+        ["objective.use=draft-lv", "rollout.grad_steps=1"],
+        ["objective.use=ddpo", "rollout.grad_steps=2", "objective.options={group: 2}"],
     ],
 )
 def test_resumed_is_uninterrupted_bit_for_bit(
@@ -73,6 +77,9 @@ def test_resumed_is_uninterrupted_bit_for_bit(
     resumed.load(checkpoint)
     assert losses(resumed, 2) == expected[2:]
 
+    if whole.dual is not None:
+        assert resumed.dual is not None and whole.dual.holding
+        assert resumed.dual.value == whole.dual.value > whole.dual.start
     assert replace(resumed.counters, seconds=0.0) == replace(whole.counters, seconds=0.0)
     for name, tensors in whole.weights().items():
         again = resumed.weights()[name]

@@ -38,6 +38,31 @@ def test_names_differ():
     assert len(set(names)) == len(names) == 18
 
 
+@pytest.mark.parametrize(
+    ("use", "name"),
+    [
+        ("rfft", "RFFT, CC, beta 0.5"),
+        ("refl", "RFFT, CC, beta 0.5"),
+        ("draft-k", "DRaFT-4, CC, beta 0.5"),
+        ("draft-lv", "DRaFT-LV, CC, beta 0.5"),
+        ("flowbp-sparse", "FlowBP-Sparse, CC, beta 0.5"),
+        ("flowbp-bridge", "FlowBP-Bridge, CC, beta 0.5"),
+        ("leapalign", "LeapAlign, CC, beta 0.5"),
+        ("ddpo", "DDPO, CC, beta 0.5"),
+        ("nft", "DiffusionNFT, CC, beta 0.5"),
+        ("dpo", "Diffusion-DPO, CC, beta 0.5"),
+    ],
+)
+def test_named_objectives(use, name):
+    assert training_method(config(use, "cc", None)) == name
+
+
+def test_a_beta_that_is_held():
+    found = config("rfft", "cc", None)
+    found["objective"] |= {"beta": "auto", "drift": 0.02}
+    assert training_method(found) == "RFFT, CC, beta auto at drift 0.02"
+
+
 def test_parts_of_other_packages_have_their_own_names():
     assert training_method(config("ads.steps:Clicks", "ads.terms:Anchor", None)) == "Clicks, Anchor, beta 0.5"
 

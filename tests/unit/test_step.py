@@ -17,8 +17,9 @@ from rfft.diffusion.sampling import denoise_twice, rollout
 from rfft.models.bundle import Bundle
 from rfft.models.load import load_bundle
 from rfft.models.parameterization import from_epsilon
-from rfft.objectives.base import ObjectiveSettings, TrainedSteps, predict, render
-from rfft.objectives.x0_hat import X0Hat
+from rfft.objectives.base import ObjectiveSettings, predict, render
+from rfft.objectives.draw import TrainedSteps
+from rfft.objectives.surrogate import Surrogate
 from rfft.rewards.availability import Availability
 from rfft.types import Batch, Reward, StepOutput
 from tests.toys import regularizers
@@ -35,7 +36,7 @@ def settings(
 
 
 def run(bundle: Bundle, reward: Reward, batch: Batch, ks: list[int], chosen: ObjectiveSettings) -> StepOutput:
-    return X0Hat(chosen).step(bundle, reward, batch, bundle.schedule(STEPS), ks, Tensor.backward)
+    return Surrogate(chosen).step(bundle, reward, batch, bundle.schedule(STEPS), ks, Tensor.backward)
 
 
 def grads(bundle: Bundle) -> dict[str, Tensor]:

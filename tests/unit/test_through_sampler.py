@@ -14,7 +14,7 @@ from rfft.diffusion.losses import l_cc, l_kl
 from rfft.diffusion.sampling import advance, denoise_twice
 from rfft.models.bundle import Bundle
 from rfft.objectives.base import ObjectiveSettings, predict, render
-from rfft.objectives.trajectory import DraftK, DRTune
+from rfft.objectives.surrogate import Surrogate
 from rfft.types import Batch, Denoised, Reward
 from tests.toys import regularizers
 
@@ -28,7 +28,9 @@ def test_the_gradient_is_that_of_the_sampler(
     bundle = make_trained("denoiser_lora")
     batch, schedule = make_batch(bundle), bundle.schedule(STEPS)
     ks = list(range(STEPS))[-last:]
-    output = DraftK(ObjectiveSettings(SCALE)).step(bundle, reward, batch, schedule, ks, Tensor.backward)
+    output = Surrogate(ObjectiveSettings(SCALE), sees="finished", alpha=1.0).step(
+        bundle, reward, batch, schedule, ks, Tensor.backward
+    )
     found = {name: p.grad.clone() for name, p in bundle.trainable().items() if p.grad is not None}
     bundle.unwrapped.zero_grad()
 
@@ -63,7 +65,7 @@ def test_drtune_spelt_out(
     """The gradient reaches trained steps by eqs (1) and (2) alone; inputs and all other steps are data."""
     bundle = make_trained("denoiser_lora")
     batch, schedule, beta = make_batch(bundle), bundle.schedule(STEPS), 0.5
-    objective = DRTune(ObjectiveSettings(SCALE, regularizers(regularizer), beta))
+    objective = Surrogate(ObjectiveSettings(SCALE, regularizers(regularizer), beta), sees="finished")
     output = objective.step(bundle, reward, batch, schedule, ks, Tensor.backward)
     found = {name: p.grad.clone() for name, p in bundle.trainable().items() if p.grad is not None}
     bundle.unwrapped.zero_grad()

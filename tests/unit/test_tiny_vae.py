@@ -18,7 +18,7 @@ from rfft.generation.sample import paint
 from rfft.models.bundle import Bundle
 from rfft.models.load import load_skeleton, load_tiny_vae
 from rfft.objectives.base import ObjectiveSettings
-from rfft.objectives.x0_hat import X0Hat
+from rfft.objectives.surrogate import Surrogate
 from rfft.types import Batch, Reward
 
 
@@ -47,7 +47,7 @@ def test_gradients_reach_the_lora_through_it_and_evaluation_keeps_the_full_decod
 ) -> None:
     bundle = make_trained("denoiser_lora")
     batch, schedule = make_batch(bundle), bundle.schedule(8)
-    objective = X0Hat(ObjectiveSettings(3.0))
+    objective = Surrogate(ObjectiveSettings(3.0))
     before = paint(bundle, batch, schedule, 3.0)
     full = objective.step(bundle, reward, batch, schedule, [6], lambda loss: None)
 
