@@ -1,12 +1,13 @@
 """The judge: a second network's opinion; never trained against and never chosen by, only reported.
 
 It shares no weight and no training scene with RFNet: it is another architecture, began from another seed,
-learned from scenes of another seed in styles of which about half are not RFNet's (rfft/adworld/styles.py),
-has a tokenizer of its own, another second task (sizes as numbers, where RFNet reads attributes), and sees no
-depth or saliency. But both learned from AdWorld, and so they share its plain styles, most products, the
-panoramas, the rules by which a scene gets its label, and the VAE and denoiser that made the degraded variants
-of their scenes. What RFNet misjudges for one of these reasons, the judge may misjudge too: it stands for
-people only as far as AdWorld's labels do.
+learned from scenes of another seed, and sees no depth or saliency. But both learned from AdWorld, and so
+they share its renderer, product icons and panoramas, the rules by which a scene gets its label, and the VAE
+and denoiser that made the degraded variants of their scenes. The embedded weights also share the plain
+styles, the tokenizer of the captions, and the auxiliary loss (reading a scene's attributes); a judge that is
+trained anew has styles, products, a tokenizer and a second task (sizes as numbers) that are not RFNet's
+(rfft/adworld/styles.py, training/pretrain/judge.py). What RFNet misjudges for one of these reasons, the judge
+may misjudge too: it stands for people only as far as AdWorld's labels do.
 """
 
 from dataclasses import dataclass, field
