@@ -25,7 +25,7 @@ from rfft.types import Conditioning, NoiseLevel
 from rfft.utils.estimate import Cost, cost, fake, imagine, peak_bytes, weight_bytes
 
 COUNTED = 1024  # pictures at most; more of them cost in proportion
-COMPUTED = 1e11  # multiply-adds of a forward below which computing takes less time than imagining
+COMPUTED, FEW = 1e11, 16  # multiply-adds and pictures: of fewer, computing is quicker than imagining
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,8 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
     frozen = [*bundle.modules, reward]
     schedule = bundle.schedule(config.rollout.steps, config.data.image_size)
     positions = counted * (config.data.image_size // bundle.latent_factor) ** 2
-    small = positions * sum(p.numel() for p in bundle.unwrapped.parameters()) < COMPUTED
+    multiply_adds = positions * sum(p.numel() for p in bundle.unwrapped.parameters())
+    small = multiply_adds < COMPUTED and counted <= FEW
     with nullcontext() if small else fake():
         imagine([*frozen, bundle.unwrapped])
         batch = skeleton_batch(bundle, config.data.image_size, counted)
