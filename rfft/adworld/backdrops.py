@@ -12,13 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rfft.adworld import assets
-from rfft.adworld.canvas import SIZE
+from rfft.adworld.canvas import COLUMNS, ROWS, SIZE
 
 RGB = NDArray[np.float32]
 Backdrop = Callable[[str, str, int, np.random.Generator], RGB]
 PLACELESS = ("gradient", "panels", "stripes", "texture", "bokeh", "clouds", "window")
-_ROWS = np.arange(SIZE, dtype=np.float32)[:, None]
-_COLUMNS = np.arange(SIZE, dtype=np.float32)[None]
 
 
 def panorama(word: str, split: str, horizon: int, rng: np.random.Generator) -> RGB:
@@ -38,7 +36,7 @@ def crop(word: str, split: str, horizon: int, rng: np.random.Generator) -> RGB:
 def gradient(word: str, split: str, horizon: int, rng: np.random.Generator) -> RGB:
     """A wall that runs from one colour into another."""
     first, second = _colour(rng), _colour(rng)
-    share = _ROWS / SIZE if rng.random() < 0.6 else _COLUMNS / SIZE
+    share = ROWS / SIZE if rng.random() < 0.6 else COLUMNS / SIZE
     return np.broadcast_to(first + (second - first) * share[..., None], (SIZE, SIZE, 3)).astype(np.float32)
 
 
@@ -55,7 +53,7 @@ def panels(word: str, split: str, horizon: int, rng: np.random.Generator) -> RGB
 def stripes(word: str, split: str, horizon: int, rng: np.random.Generator) -> RGB:
     """Pale striped wallpaper."""
     angle, period = rng.uniform(0, np.pi), rng.uniform(4, 12)
-    wave = np.sin(2 * np.pi * (_COLUMNS * np.cos(angle) + _ROWS * np.sin(angle)) / period)
+    wave = np.sin(2 * np.pi * (COLUMNS * np.cos(angle) + ROWS * np.sin(angle)) / period)
     return (_colour(rng) * (1 + rng.uniform(0.03, 0.1) * wave[..., None])).clip(0, 255).astype(np.float32)
 
 

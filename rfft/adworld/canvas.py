@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from rfft.adworld.assets import Icon, Image8
 
 SIZE = 64
+ROWS = np.arange(SIZE, dtype=np.float32)[:, None]
+COLUMNS = np.arange(SIZE, dtype=np.float32)[None]
+Mask = NDArray[np.float32]  # [64, 64] in [0, 1]
 
 
 @dataclass
@@ -31,6 +34,10 @@ class Canvas:
         self.rgb[here] += alpha * (part[..., :3] - self.rgb[here])
         self.depth[here] += alpha[..., 0] * (depth - self.depth[here])
         self.saliency[here] += alpha[..., 0] * (saliency - self.saliency[here])
+
+    def tint(self, rgba: Image8, left: int, top: int) -> None:
+        """Composite light or shadow [h, w, 4], which is no object: depth and saliency stay."""
+        Canvas(self.rgb, self.depth.copy(), self.saliency.copy()).paint(rgba, left, top, 0, 0)
 
     def shade(self, centre: float, row: float, width: float, strength: float, softness: float) -> None:
         """Darken the ground by a soft elliptical shadow; all lengths are in pixels."""

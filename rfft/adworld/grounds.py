@@ -13,13 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rfft.adworld import assets
-from rfft.adworld.canvas import SIZE
+from rfft.adworld.canvas import COLUMNS, ROWS, SIZE, Mask
 from rfft.adworld.placement import Placement
 
-Mask = NDArray[np.float32]
 Ground = Callable[[str, Placement, np.random.Generator], tuple[Mask, NDArray[np.float32]]]
-_ROWS = np.arange(SIZE, dtype=np.float32)[:, None]
-_COLUMNS = np.arange(SIZE, dtype=np.float32)[None]
 
 
 def flat(surface: str, place: Placement, rng: np.random.Generator) -> tuple[Mask, NDArray[np.float32]]:
@@ -30,14 +27,14 @@ def flat(surface: str, place: Placement, rng: np.random.Generator) -> tuple[Mask
 def slanted(surface: str, place: Placement, rng: np.random.Generator) -> tuple[Mask, NDArray[np.float32]]:
     """A far edge that is not level."""
     slope = rng.uniform(-0.16, 0.16)
-    edge = place.horizon + slope * (_COLUMNS - place.centre)
+    edge = place.horizon + slope * (COLUMNS - place.centre)
     return _above(edge), _surface(surface, max(place.horizon - 8, 1), rng)
 
 
 def round_table(surface: str, place: Placement, rng: np.random.Generator) -> tuple[Mask, NDArray[np.float32]]:
     """A table whose far edge is round."""
     bend = rng.uniform(3, 9)
-    edge = place.horizon + bend * ((_COLUMNS - place.centre) / (SIZE / 2)) ** 2
+    edge = place.horizon + bend * ((COLUMNS - place.centre) / (SIZE / 2)) ** 2
     return _above(edge), _surface(surface, place.horizon, rng)
 
 
@@ -64,8 +61,8 @@ def cove(surface: str, place: Placement, rng: np.random.Generator) -> tuple[Mask
 
 def checker(surface: str, place: Placement, rng: np.random.Generator) -> tuple[Mask, NDArray[np.float32]]:
     """Tiles in perspective."""
-    distance = (_ROWS - place.horizon + 4).clip(1)
-    u, v = (_COLUMNS - place.centre) / distance, 60 / distance
+    distance = (ROWS - place.horizon + 4).clip(1)
+    u, v = (COLUMNS - place.centre) / distance, 60 / distance
     tiles = (np.floor(u * rng.uniform(1.5, 3)) + np.floor(v * rng.uniform(0.8, 1.5))) % 2
     tone = 1 + rng.uniform(0.1, 0.25) * (2 * tiles - 1)
     return _above(place.horizon), _surface(surface, place.horizon, rng) * tone[..., None]
@@ -91,13 +88,13 @@ def cut_off(mask: Mask, place: Placement, rng: np.random.Generator) -> Mask:
     """Return the mask of a table that ends below the product: more than half of it stands on nothing."""
     reach = place.width * rng.uniform(0.1, 0.4)
     if rng.random() < 0.5:
-        return mask * (place.left + reach > _COLUMNS)
-    return mask * (place.left + place.width - reach < _COLUMNS)
+        return mask * (place.left + reach > COLUMNS)
+    return mask * (place.left + place.width - reach < COLUMNS)
 
 
 def _above(edge: float | NDArray[np.floating], softness: float = 1.0) -> Mask:
     """Return the mask of what lies below a far edge, which is a row or a row for each column."""
-    return np.broadcast_to(((_ROWS - edge) / softness + 1).clip(0, 1), (SIZE, SIZE)).astype(np.float32)
+    return np.broadcast_to(((ROWS - edge) / softness + 1).clip(0, 1), (SIZE, SIZE)).astype(np.float32)
 
 
 def _surface(surface: str, horizon: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -107,4 +104,4 @@ def _surface(surface: str, horizon: int, rng: np.random.Generator) -> NDArray[np
 def _nearer(horizon: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Return how light the ground is by row: nearer ground is brighter."""
     near = rng.uniform(0.2, 0.4)
-    return (1.08 - near + near * (_ROWS - horizon) / (SIZE - horizon))[..., None].astype(np.float32)
+    return (1.08 - near + near * (ROWS - horizon) / (SIZE - horizon))[..., None].astype(np.float32)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from rfft.adworld import assets, grammar, parts, props
 from rfft.adworld.assets import Icon, Image8
 from rfft.adworld.backdrops import BACKDROPS, PLACELESS
-from rfft.adworld.canvas import SIZE, Canvas, resized
+from rfft.adworld.canvas import ROWS, SIZE, Canvas, resized
 from rfft.adworld.clutter import CLUTTER
 from rfft.adworld.grounds import GROUNDS, cut_off
 from rfft.adworld.placement import Placement, ramp
-from rfft.adworld.shadows import SHADOWS, Shadow
+from rfft.adworld.shadows import SHADOWS, Shadow, on_wall
 from rfft.adworld.styles import COPY, SOURCES, Source, draw_style
 from rfft.types import LABELS
 
@@ -147,9 +147,8 @@ def _background(
     mask, surface = GROUNDS[style["ground"]](attributes["surface"], place, rng)
     if floating == "side":
         mask = cut_off(mask, place, rng)
-    rows = np.arange(SIZE, dtype=np.float32)[:, None]
     h = place.horizon
-    far, near = 18 + 12 * rows / max(h, 1), 90 + 165 * (rows - h) / max(SIZE - h, 1)
+    far, near = 18 + 12 * ROWS / max(h, 1), 90 + 165 * (ROWS - h) / max(SIZE - h, 1)
     depth = (far + mask * (near - far)).astype(np.float32)
     rgb = backdrop + mask[..., None] * (surface - backdrop)
     return Canvas(rgb.astype(np.float32), depth, np.zeros((SIZE, SIZE), np.float32))
@@ -163,10 +162,5 @@ def _shadow(
         shadow(canvas, place, place.base - 1, rng)
     elif floating in _DROPS:
         shadow(canvas, place, min(place.base + rng.uniform(*_DROPS[floating]), SIZE - 2), rng)
-    elif floating == "wall":  # it hangs before a wall, and the shadow falls there
-        beside = replace(place, left=place.left + int(rng.choice([-1, 1])) * int(rng.integers(3, 6)))
-        shape = resized(Icon("", "", 1.0, place.icon), len(place.icon) * 1.05)
-        shape[..., :3] = 0
-        shape[..., 3] = (shape[..., 3] * rng.uniform(0.3, 0.55)).astype(np.uint8)
-        shade = Canvas(canvas.rgb, canvas.depth.copy(), canvas.saliency.copy())  # a shadow is no object
-        shade.paint(shape, beside.left, place.top + int(rng.integers(-1, 4)), 0, 0)
+    elif floating == "wall":
+        on_wall(canvas, place, rng)

@@ -10,12 +10,11 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from rfft.adworld.canvas import SIZE, Canvas
+from rfft.adworld.assets import Icon
+from rfft.adworld.canvas import COLUMNS, ROWS, SIZE, Canvas, Mask, resized
 from rfft.adworld.placement import Placement
 
-Mask = NDArray[np.float32]
 Shadow = Callable[[Canvas, Placement, float, np.random.Generator], None]
 
 
@@ -105,9 +104,8 @@ def blob(canvas: Canvas, place: Placement, row: float, rng: np.random.Generator)
 
 def band(canvas: Canvas, place: Placement, row: float, rng: np.random.Generator) -> None:
     """A broad band across the picture that is darkest at the product."""
-    x, y = np.arange(SIZE, dtype=np.float32)[None], np.arange(SIZE, dtype=np.float32)[:, None]
-    near = np.exp(-(((x - place.centre) / (place.width * rng.uniform(0.5, 0.8))) ** 2))
-    low = np.exp(-(((y - row) / rng.uniform(1.5, 2.5)) ** 2))
+    near = np.exp(-(((COLUMNS - place.centre) / (place.width * rng.uniform(0.5, 0.8))) ** 2))
+    low = np.exp(-(((ROWS - row) / rng.uniform(1.5, 2.5)) ** 2))
     _darken(canvas, (low * (0.25 + 0.75 * near)).astype(np.float32), rng.uniform(0.5, 0.75), 0.5)
 
 
@@ -117,9 +115,17 @@ def mirror(canvas: Canvas, place: Placement, row: float, rng: np.random.Generato
     rgba = place.icon[::-1].copy()
     fade = np.linspace(rng.uniform(0.35, 0.6), 0, len(rgba))[:, None]
     rgba[..., 3] = (rgba[..., 3] * fade).astype(np.uint8)
-    reflected = Canvas(canvas.rgb, canvas.depth.copy(), canvas.saliency.copy())  # it is light, no object
-    reflected.paint(rgba, place.left, top, 0, 0)
+    canvas.tint(rgba, place.left, top)
     canvas.shade(place.centre, row, place.width * 0.8, rng.uniform(0.2, 0.4), 0.8)
+
+
+def on_wall(canvas: Canvas, place: Placement, rng: np.random.Generator) -> None:
+    """The outline of a product that hangs before a wall, on that wall."""
+    left = place.left + int(rng.choice([-1, 1])) * int(rng.integers(3, 6))
+    shape = resized(Icon("", "", 1.0, place.icon), len(place.icon) * 1.05)
+    shape[..., :3] = 0
+    shape[..., 3] = (shape[..., 3] * rng.uniform(0.3, 0.55)).astype(np.uint8)
+    canvas.tint(shape, left, place.top + int(rng.integers(-1, 4)))
 
 
 SHADOWS: dict[str, Shadow] = {
