@@ -16,8 +16,8 @@ from rfft.diffusion.losses import masked_mean, ppo
 from rfft.diffusion.noise import more_noise
 from rfft.diffusion.sampling import ancestral, inpaint_next, log_probability
 from rfft.errors import require
-from rfft.objectives.base import Backward, ObjectiveSettings, Work, means, predict, predict_regularized
-from rfft.objectives.verdicts import advantages, check_group, grouped, judge, outside
+from rfft.objectives.base import Backward, ObjectiveSettings, Work, predict, predict_regularized
+from rfft.objectives.verdicts import advantages, check_group, grouped, judge, learned, outside
 from rfft.types import Batch, Policy, Reward, Schedule, StepOutput
 
 
@@ -70,13 +70,7 @@ class DDPO:
             backward((loss + settings.beta * reg.loss) / len(ks))
             losses.append(loss.detach())
             regs.append(reg)
-        held = torch.stack([reg.loss.detach() for reg in regs]).mean()
-        loss = torch.stack(losses).mean() + settings.beta * held
-        forwards = self.work(len(schedule), ks).forwards
-        scalars = (
-            judged.scalars | {"reward_loss": judged.losses.mean()} | means([reg.scalars for reg in regs])
-        )
-        return StepOutput(loss, held, judged.images, len(group), forwards, scalars)
+        return learned(judged, losses, regs, settings.beta, self.work(len(schedule), ks))
 
 
 @torch.no_grad()

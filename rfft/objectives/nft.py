@@ -16,13 +16,14 @@ from torch import Tensor
 from rfft.diffusion.losses import nft
 from rfft.diffusion.noise import more_noise
 from rfft.errors import require
-from rfft.objectives.base import Backward, ObjectiveSettings, Work, means, predict, predict_regularized
+from rfft.objectives.base import Backward, ObjectiveSettings, Work, predict, predict_regularized
 from rfft.objectives.verdicts import (
     FORWARD,
     advantages,
     check_group,
     grouped,
     judge,
+    learned,
     noise_again,
     outside,
     paint_group,
@@ -83,13 +84,7 @@ class DiffusionNFT:
             backward((loss + settings.beta * reg.loss) / len(ks))
             losses.append(loss.detach())
             regs.append(reg)
-        held = torch.stack([reg.loss.detach() for reg in regs]).mean()
-        loss = torch.stack(losses).mean() + settings.beta * held
-        forwards = self.work(len(schedule), ks).forwards
-        scalars = (
-            judged.scalars | {"reward_loss": judged.losses.mean()} | means([reg.scalars for reg in regs])
-        )
-        return StepOutput(loss, held, judged.images, len(group), forwards, scalars)
+        return learned(judged, losses, regs, settings.beta, self.work(len(schedule), ks))
 
     @torch.no_grad()
     def _old(

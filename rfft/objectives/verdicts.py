@@ -5,6 +5,7 @@ Shapes: B batch, G pictures for each product and prompt (a group), N = B G pictu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 from rfft.diffusion.noise import more_noise
 from rfft.diffusion.sampling import add_noise, inpaint
 from rfft.errors import require
-from rfft.objectives.base import ObjectiveSettings, render, roll_out
-from rfft.types import Batch, Policy, Reward, Schedule
+from rfft.objectives.base import ObjectiveSettings, Work, means, render, roll_out
+from rfft.objectives.regularizers import Regularized
+from rfft.types import Batch, Policy, Reward, Schedule, StepOutput
 
 GROUP, FORWARD = 10_000, 20_000  # numbers of more_noise(), apart from those of the sampler's steps
 
@@ -65,6 +67,16 @@ def advantages(losses: Tensor, group: int) -> Tensor:
     rows = -losses.reshape(-1, group if group > 1 else len(losses))
     deviation = rows.std(dim=1, correction=0, keepdim=True)
     return ((rows - rows.mean(1, keepdim=True)) / (deviation + 1e-6)).flatten()
+
+
+def learned(
+    judged: Judged, losses: Sequence[Tensor], regs: Sequence[Regularized], beta: float, work: Work
+) -> StepOutput:
+    """Return the output of a step that learned from `judged` at some noise levels, a loss and a reg each."""
+    reg = torch.stack([regularized.loss.detach() for regularized in regs]).mean()
+    scalars = {"reward_loss": judged.losses.mean()} | means([regularized.scalars for regularized in regs])
+    loss = torch.stack(list(losses)).mean() + beta * reg
+    return StepOutput(loss, reg, judged.images, len(judged.losses), work.forwards, judged.scalars | scalars)
 
 
 def noise_again(x0: Tensor, eps: Tensor, batch: Batch, k: int, schedule: Schedule) -> Tensor:

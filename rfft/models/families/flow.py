@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ class FlowFamily(PipelineFamily):
     scheduler_kind = FlowMatchEulerDiscreteScheduler
     encodes_control = True
     keeps_norm: ClassVar[bool] = False  # see types.Schedule
+    dynamic_shift: ClassVar[bool] = False  # do noise levels depend on the pictures' size?
 
     def __init__(self, pipe: Any, controlnet: Any = None) -> None:
         """Take the diffusers pipeline; its scheduler becomes a deterministic Euler one."""
@@ -46,14 +48,29 @@ class FlowFamily(PipelineFamily):
         scheduler = self.pipe.scheduler
         known = scheduler.config.num_train_timesteps
         require(steps <= known, f"rollout.steps={steps}: the bundle knows {known} timesteps; set fewer steps")
-        scheduler.set_timesteps(steps, **self._levels(steps, None if size is None else (size // patch) ** 2))
+        tokens = None if size is None else (size // patch) ** 2
+        scheduler.set_timesteps(
+            steps, **(dynamic_levels(scheduler, steps, tokens) if self.dynamic_shift else {})
+        )
         sigma = scheduler.sigmas.to(torch.float32)
         now, after = sigma[:-1], sigma[1:]
         return Schedule(scheduler.timesteps, 1 - now, now, 1 - after, after, self.keeps_norm)
 
-    def _levels(self, steps: int, tokens: int | None) -> dict[str, Any]:
-        """Return the options of the scheduler's set_timesteps, for pictures of so many tokens."""
-        return {}
+    def _encode_kept(self, product: Tensor) -> Tensor:
+        """Return the latent of what is kept of products [B,4,H,W], black elsewhere, and where that is (1)."""
+        kept = (product[:, 3:] >= 0.5).to(product.dtype)
+        latent = self.encode_image(product[:, :3] * kept)
+        return torch.cat([latent, F.interpolate(kept, latent.shape[-2:])], dim=1)
+
+
+class FlowDenoiser(nn.Module):
+    """Transformer + ControlNet: x [B,C,h,w] at a noise level -> x0_hat and eps_hat, in x's precision."""
+
+    def __init__(self, transformer: Any, controlnet: Any) -> None:
+        """Take diffusers' transformer and ControlNet of one base."""
+        super().__init__()
+        self.transformer = transformer
+        self.controlnet = controlnet
 
 
 def dynamic_levels(scheduler: Any, steps: int, tokens: int | None) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import FluxControlNetInpaintPipeline, FluxControlNetModel, FluxTransformer2DModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
 from rfft.errors import require
 from rfft.models.families.flow import (
+    FlowDenoiser,
     FlowFamily,
-    dynamic_levels,
     pack,
     repeated,
     residuals_taken,
@@ -31,16 +31,10 @@ TOKENS = 512  # that T5 reads
 CANNY_MODE = 0  # of InstantX's union ControlNet
 
 
-class FluxDenoiser(nn.Module):
-    """Transformer + ControlNet: x [B,C,h,w] at a noise level -> x0_hat and eps_hat, in x's precision."""
+class FluxDenoiser(FlowDenoiser):
+    """See FlowDenoiser; of diffusers' FluxTransformer2DModel and FluxControlNetModel."""
 
     guidance = 3.5  # the scale that FLUX.1-dev is told: its guidance is distilled (model.embedded_guidance)
-
-    def __init__(self, transformer: Any, controlnet: Any) -> None:
-        """Take diffusers' FluxTransformer2DModel and FluxControlNetModel."""
-        super().__init__()
-        self.transformer = transformer
-        self.controlnet = controlnet
 
     def forward(self, x: Tensor, level: NoiseLevel, cond: Conditioning, edges: Tensor) -> Denoised:
         rows, times = with_prompt(cond)
@@ -75,6 +69,7 @@ class Flux(FlowFamily):
     """A base that FluxControlNetInpaintPipeline loads: FLUX.1 dev or schnell."""
 
     units = ("FluxTransformerBlock", "FluxSingleTransformerBlock")
+    dynamic_shift = True
     pipeline = FluxControlNetInpaintPipeline
     denoiser_kind = FluxTransformer2DModel
     controlnet_kind = FluxControlNetModel
@@ -112,9 +107,6 @@ class Flux(FlowFamily):
         for i in range(residuals_taken(len(transformer.single_transformer_blocks), len(single)), len(single)):
             names += [f"single_transformer_blocks.{i}", f"controlnet_single_blocks.{i}"]
         return names
-
-    def _levels(self, steps: int, tokens: int | None) -> dict[str, Any]:
-        return dynamic_levels(self.pipe.scheduler, steps, tokens)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:

@@ -15,13 +15,13 @@ from diffusers import (
     QwenImageControlNetPipeline,
     QwenImageTransformer2DModel,
 )
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from rfft.errors import require
 from rfft.models.families.flow import (
+    FlowDenoiser,
     FlowFamily,
-    dynamic_levels,
     pack,
     repeated,
     residuals_taken,
@@ -37,14 +37,8 @@ TOKENS = 512  # of a prompt; shorter ones are padded, and masked
 PATCH = 4  # latents, in a token
 
 
-class QwenImageDenoiser(nn.Module):
-    """Transformer + ControlNet: x [B,C,h,w] at a noise level -> x0_hat and eps_hat, in x's precision."""
-
-    def __init__(self, transformer: Any, controlnet: Any) -> None:
-        """Take diffusers' QwenImageTransformer2DModel and QwenImageControlNetModel."""
-        super().__init__()
-        self.transformer = transformer
-        self.controlnet = controlnet
+class QwenImageDenoiser(FlowDenoiser):
+    """See FlowDenoiser; of diffusers' QwenImageTransformer2DModel and QwenImageControlNetModel."""
 
     def forward(self, x: Tensor, level: NoiseLevel, cond: Conditioning, edges: Tensor) -> Denoised:
         rows, times = with_prompt(cond)
@@ -76,6 +70,7 @@ class QwenImage(FlowFamily):
     units = ("QwenImageTransformerBlock",)
     kohya_prefix = "lora_unet"  # musubi-tuner's, which ComfyUI and diffusers read
     keeps_norm = True
+    dynamic_shift = True
     pipeline = QwenImageControlNetPipeline
     denoiser_kind = QwenImageTransformer2DModel
     controlnet_kind = QwenImageControlNetModel
@@ -100,9 +95,6 @@ class QwenImage(FlowFamily):
         transformer, network = self.pipe.transformer, getattr(self.denoiser, name)
         blocks, own = len(transformer.transformer_blocks), len(network.transformer_blocks)
         return unused(network, (blocks if name == self.part else residuals_taken(blocks, own)) - 1)
-
-    def _levels(self, steps: int, tokens: int | None) -> dict[str, Any]:
-        return dynamic_levels(self.pipe.scheduler, steps, tokens)
 
     # ---- texts ----
 
@@ -152,9 +144,7 @@ class QwenImage(FlowFamily):
         """
         if not self.controlnet.config.extra_condition_channels:
             return pack(self.encode_image(edges))
-        kept = (product[:, 3:] >= 0.5).to(product.dtype)
-        latent = self.encode_image(product[:, :3] * kept)
-        return pack(torch.cat([latent, F.interpolate(kept, latent.shape[-2:])], dim=1))
+        return pack(self._encode_kept(product))
 
 
 def _check_shapes(pipe: Any) -> None:

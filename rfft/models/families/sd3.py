@@ -9,17 +9,16 @@ import copy
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from diffusers import (
     SD3ControlNetModel,
     SD3Transformer2DModel,
     StableDiffusion3ControlNetPipeline,
 )
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
 from rfft.errors import UserError, require
-from rfft.models.families.flow import FlowFamily, unused
+from rfft.models.families.flow import FlowDenoiser, FlowFamily, unused
 from rfft.models.families.pipeline import check_fit, cut_off, quiet
 from rfft.models.parameterization import from_velocity
 from rfft.types import Conditioning, Denoised, NoiseLevel
@@ -28,14 +27,12 @@ TOKENS = 256  # that T5 reads; CLIP's encoders read the first 77
 CLIP_TOKENS = 77
 
 
-class SD3Denoiser(nn.Module):
-    """MM-DiT + ControlNet: x [B,C,h,w] at a noise level -> x0_hat and eps_hat, in x's precision."""
+class SD3Denoiser(FlowDenoiser):
+    """See FlowDenoiser; of diffusers' SD3Transformer2DModel and SD3ControlNetModel."""
 
     def __init__(self, transformer: Any, controlnet: Any) -> None:
-        """Take diffusers' SD3Transformer2DModel and SD3ControlNetModel."""
-        super().__init__()
-        self.transformer = transformer
-        self.controlnet = controlnet
+        """Take the MM-DiT and its ControlNet."""
+        super().__init__(transformer, controlnet)
         # The ControlNets of SD 3.5 large have no patch embedding: the base's is theirs, frozen.
         self.patches = None if controlnet.config.use_pos_embed else copy.deepcopy(transformer.pos_embed)
 
@@ -137,12 +134,6 @@ class StableDiffusion3(FlowFamily):
             edges = _edges_of_large(edges)
         # InstantX's ControlNets for SD 3 were trained without the shift.
         return self._encode(edges, 0.0 if config.force_zeros_for_pooled_projection else self._vae_shift())
-
-    def _encode_kept(self, product: Tensor) -> Tensor:
-        """Return the latent of what is kept, black elsewhere, and where that is (1 inside)."""
-        kept = (product[:, 3:] >= 0.5).to(product.dtype)
-        latent = self.encode_image(product[:, :3] * kept)
-        return torch.cat([latent, F.interpolate(kept, latent.shape[-2:])], dim=1)
 
 
 def _edges_of_large(edges: Tensor) -> Tensor:
