@@ -28,6 +28,7 @@ from rfft.types import Batch, Conditioning
 RECENT = 64  # prompts whose features are kept in memory: the negative one, and those of the last batches
 AHEAD = 2  # batches that are read while one is trained on
 CANVAS, LATENT = "canvas", "x_o"  # names of a picture's tensors in the store
+CONTROL = "control"  # the same, of what the ControlNet takes
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Loaded:
     """A batch as a worker reads it: all of it but what has to be encoded."""
 
     pictures: list[Picture]
-    prompts: dict[bytes, Item]  # those that the store had
+    items: dict[bytes, Item]  # prompts, and what the ControlNet takes: those that the store had
     product: Tensor  # [B,4,S,S]
     edges: Tensor  # [B,3,S,S]
 
@@ -113,6 +114,8 @@ class EncodedSamples:
         edges = outlines(product, self.canny)
         if torch.cuda.is_available():
             product, edges = product.pin_memory(), edges.pin_memory()
+        if self.encoder.encodes_control:
+            missing |= {self._control_address(picture) for picture in pictures}
         return Loaded(pictures, self._stored(missing), product, edges)
 
     def _read(self, index: int) -> Picture:
@@ -132,6 +135,9 @@ class EncodedSamples:
         address = self.encoder.address("canvas", canvas.numpy().tobytes())
         return Picture(entry, address, canvas, self._stored([address]).get(address, {}).get(LATENT), False)
 
+    def _control_address(self, picture: Picture) -> bytes:
+        return self.encoder.control_address(picture.address, self.canny)
+
     def _address(self, text: str) -> bytes:
         return self.encoder.address("prompt", text)
 
@@ -149,13 +155,14 @@ class EncodedSamples:
         prompts = [entry.prompt for entry in entries]
         z = self._conditioning(prompts, "prompts", loaded, new)
         null = self._conditioning([entry.negative for entry in entries], "negative prompts", loaded, new)
+        edges = self._control(loaded, new) if self.encoder.encodes_control else loaded.edges
         if self.store is not None:
             self.store.put(new)
         x_o = torch.stack([picture.x_o for picture in loaded.pictures if picture.x_o is not None])
         return Batch(
             z=z,
             null=null,
-            edges=self.encoder.control(loaded.edges, loaded.product),
+            edges=edges,
             product=loaded.product,
             x_o=x_o,
             mask=latent_mask(loaded.product, (x_o.shape[-2], x_o.shape[-1])),
@@ -174,6 +181,17 @@ class EncodedSamples:
         if picture.keeps_canvas:
             new[picture.address] = {LATENT: picture.x_o, CANVAS: picture.canvas}
 
+    def _control(self, loaded: Loaded, new: dict[bytes, Item]) -> Tensor:
+        """Return what the ControlNet takes for B samples, encoded where nobody has done so."""
+        found = []
+        for picture, edges, product in zip(loaded.pictures, loaded.edges, loaded.product, strict=True):
+            address = self._control_address(picture)
+            item = loaded.items.get(address) or new.get(address)
+            if item is None:
+                item = new[address] = {CONTROL: self.encoder.control(edges, product)}
+            found.append(item[CONTROL])
+        return torch.stack(found)
+
     def _conditioning(
         self, texts: Sequence[str], kind: str, loaded: Loaded, new: dict[bytes, Item]
     ) -> Conditioning:
@@ -181,7 +199,7 @@ class EncodedSamples:
         items: dict[str, Item] = {}
         for text in dict.fromkeys(texts):
             address = self._address(text)
-            item = self._prompts.pop(address, None) or loaded.prompts.get(address)
+            item = self._prompts.pop(address, None) or loaded.items.get(address)
             if item is None:
                 item = new[address] = self.encoder.prompt(text)
             items[text] = self._prompts[address] = item

@@ -32,6 +32,7 @@ class Encoder:
     def __init__(self, bundle: Bundle, size: int) -> None:
         """`size` is S."""
         self.bundle, self.size = bundle, size
+        self.encodes_control = bundle.family.encodes_control
         self.name = fingerprint(bundle)
         self._told: set[tuple[str, str]] = set()
 
@@ -49,11 +50,16 @@ class Encoder:
         with torch.autocast(picture.device.type, enabled=False):
             return self.bundle.encode_image(picture)[0].cpu()
 
+    def control_address(self, picture: bytes, canny: tuple[int, int]) -> bytes:
+        """Return the address of what the ControlNet takes of a picture, whose own address is given."""
+        settings = _settings(getattr(self.bundle.family.denoiser, "controlnet", None))
+        return key_of("control", json.dumps(settings, sort_keys=True, default=str), str(canny), picture)
+
     @torch.no_grad()
-    def control(self, edges: Tensor, products: Tensor) -> Tensor:
-        """Return what the ControlNet takes, on the CPU, of edges [B,3,S,S] and canvases [B,4,S,S]."""
+    def control(self, edges: Tensor, product: Tensor) -> Tensor:
+        """Return what the ControlNet takes, on the CPU, of edges [3,S,S] and a canvas [4,S,S]."""
         with torch.autocast(self.bundle.device.type, enabled=False):
-            return encode_edges(self.bundle, edges, products)
+            return encode_edges(self.bundle, edges[None], product[None])[0]
 
     @torch.no_grad()
     def prompt(self, text: str) -> Item:
@@ -104,7 +110,7 @@ def _encoders(bundle: Bundle) -> Iterator[nn.Module]:
     return (module for module in bundle.modules if id(module) not in own)
 
 
-def _settings(module: nn.Module) -> Mapping[str, Any]:
+def _settings(module: nn.Module | None) -> Mapping[str, Any]:
     config = getattr(module, "config", {})
     found = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     return {name: value for name, value in found.items() if not name.startswith("_")}  # where it was loaded

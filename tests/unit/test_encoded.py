@@ -120,6 +120,30 @@ def test_every_picture_and_prompt_is_encoded_once(bundle: Bundle, samples: Sampl
     assert sorted(calls) == ["a park", "dim", "encode_image"]
 
 
+def test_what_a_controlnet_takes_is_encoded_once(
+    bundle: Bundle, samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By families that encode it: here of edges and product, four times as small."""
+    counted: list[int] = []
+
+    def encode_control(edges: torch.Tensor, product: torch.Tensor) -> torch.Tensor:
+        counted.append(len(edges))
+        return edges[..., ::4, ::4] + product[:, 3:, ::4, ::4]
+
+    monkeypatch.setattr(bundle.family, "encodes_control", True)
+    monkeypatch.setattr(bundle.family, "encode_control", encode_control)
+    store, encoder = Store(tmp_path / "cache", 10**8), Encoder(bundle, SIZE)
+    encoded = EncodedSamples(samples, encoder, store)
+    alone = [EncodedSamples(samples, encoder, None).index([i]).edges for i in (0, 1)]
+    counted.clear()
+    first = encoded.index([0, 1, 0]).edges
+    assert torch.equal(first, torch.cat([*alone, alone[0]])) and counted == [1, 1]
+    assert torch.equal(EncodedSamples(samples, encoder, store).index([1, 0]).edges, first[[1, 0]])
+    assert counted == [1, 1]
+    EncodedSamples(samples, encoder, store, canny=(50, 90)).index([0])
+    assert counted == [1, 1, 1]  # other edges
+
+
 def test_what_a_stored_picture_depends_on(
     bundle: Bundle, samples: Samples, photos: Path, tmp_path: Path
 ) -> None:
