@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rfft.metrics.classification import agreement
-from rfft.rewards.judge import Judge
 from rfft.rewards.probe import Probe
 from rfft.rewards.rfnet import RFNet
 from rfft.training.pretrain import judge, probe, rfnet
 from rfft.training.pretrain.degraded import VARIANTS
 from rfft.training.pretrain.fit import console, device
-from rfft.training.pretrain.stress import Stressed, stress
+from rfft.training.pretrain.networks import load_networks
+from rfft.training.pretrain.stress import stress
 from rfft.training.pretrain.verdicts import (
     DEPENDENCE,
     REPORT,
@@ -28,7 +28,6 @@ from rfft.training.pretrain.verdicts import (
     scene_labels,
     scene_probabilities,
     scene_reports,
-    tokenizer_for,
     write_json,
     write_report,
 )
@@ -47,23 +46,17 @@ def assess(out: Path) -> None:
     `out` holds rf-tiny and the networks' folders.
     """
 
-    def loaded(kind: Any, name: str) -> Any:
-        return kind.from_pretrained(out / name).to(device()).eval()
-
-    reward = loaded(RFNet, rfnet.NAME)
-    readers = {
-        rfnet.NAME: rfnet.reader(reward, out),
-        judge.NAME: judge.reader(loaded(Judge, judge.NAME)),
-    }
+    networks = load_networks(out)
+    readers = {name: network.reader for name, network in networks.items()}
     reports: dict[str, dict[str, Any]] = {name: {} for name in readers}
     for split, use in USES.items():
         console.print(f"{split}: {use}")
         for name, found in _assess_split(readers, out, split).items():
             reports[name] |= named(found, split)
-    reports[probe.NAME] = probe.accuracies(loaded(Probe, probe.NAME), out)
+    reports[probe.NAME] = probe.accuracies(Probe.from_pretrained(out / probe.NAME).to(device()).eval(), out)
     for name, report in reports.items():
         write_report(out / name / REPORT, report)
-    write_report(out / rfnet.NAME / DEPENDENCE, rfnet.dependence(reward, out))
+    write_report(out / rfnet.NAME / DEPENDENCE, rfnet.dependence(networks[rfnet.NAME].model, out))
 
 
 def _assess_split(readers: Mapping[str, LogitsOf], out: Path, split: str) -> dict[str, dict[str, dict]]:
@@ -90,12 +83,7 @@ def _agreement(probabilities: NDArray[np.floating], others: Mapping[str, NDArray
 
 def assess_stress(out: Path) -> None:
     """Write RFNet's and the judge's stress.json: what changes their verdicts though it should not."""
-    reward = RFNet.from_pretrained(out / rfnet.NAME).to(device()).eval().requires_grad_(False)
-    opponent = Judge.from_pretrained(out / judge.NAME).to(device()).eval().requires_grad_(False)
-    readers = {rfnet.NAME: rfnet.reader(reward, out), judge.NAME: judge.reader(opponent)}
-    networks = {
-        name: Stressed(name, reader, out, tokenizer_for(out, name)) for name, reader in readers.items()
-    }
+    networks = load_networks(out)
     for name, network in networks.items():
         others = {other: networks[other] for other in networks if other != name}
         write_json(out / name / STRESS, stress(network, others))

@@ -6,29 +6,22 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from rfft.metrics.calibration import calibration_error, temperature
-from rfft.rewards.judge import Judge
-from rfft.rewards.rfnet import RFNet
-from rfft.training.pretrain import judge, rfnet
 from rfft.training.pretrain.degraded import VARIANTS
-from rfft.training.pretrain.fit import console, device
-from rfft.training.pretrain.verdicts import LogitsOf, VariantScenes, tokenizer_for
+from rfft.training.pretrain.fit import console
+from rfft.training.pretrain.networks import Network, load_networks
+from rfft.training.pretrain.verdicts import logits_on
 
 SOURCES = (("val", 800, 9), ("val_styles", 800, 9))  # both chosen by, never published
 
 
 def calibrate(out: Path) -> None:
     """Write RFNet and judge below `out` anew, with calibrated heads; a second time changes nothing."""
-    reward = RFNet.from_pretrained(out / rfnet.NAME).float().to(device()).eval()
-    opponent = Judge.from_pretrained(out / judge.NAME).float().to(device()).eval()
-    for name, model, reader in (
-        (rfnet.NAME, reward, rfnet.reader(reward, out)),
-        (judge.NAME, opponent, judge.reader(opponent)),
-    ):
-        logits, labels = _verdicts(name, reader, out)
+    for name, network in load_networks(out).items():
+        logits, labels = _verdicts(network)
         found = temperature(logits, labels)
         before, after = (
             calibration_error((logits / t).softmax(-1).numpy(), labels.numpy()) for t in (1.0, found)
@@ -36,8 +29,8 @@ def calibrate(out: Path) -> None:
         console.print(
             f"{name}: temperature {found:.3f}, calibration error {before:.3f} -> {after:.3f} on val"
         )
-        _divide(model, found)
-        copy.deepcopy(model).half().save_pretrained(out / name)
+        _divide(network.model, found)
+        copy.deepcopy(network.model).half().save_pretrained(out / name)
 
 
 def _divide(model: Any, by: float) -> None:
@@ -47,15 +40,8 @@ def _divide(model: Any, by: float) -> None:
         last.bias /= by
 
 
-@torch.no_grad()
-def _verdicts(name: str, reader: LogitsOf, out: Path) -> tuple[torch.Tensor, torch.Tensor]:
+def _verdicts(network: Network) -> tuple[Tensor, Tensor]:
     """Return logits [N,5] and labels [N] of all validation scenes in all variants."""
-    logits, labels = [], []
-    for source in SOURCES:
-        for variant in VARIANTS:
-            scenes = VariantScenes(source, variant, out / "rf-tiny", tokenizer_for(out, name))
-            for index in np.array_split(np.arange(len(scenes)), len(scenes) // 100):
-                batch = scenes.batch(index)
-                logits.append(reader(batch).float().cpu())
-                labels.append(batch.label.cpu())
-    return torch.cat(logits), torch.cat(labels)
+    found = [network.scenes(source, variant) for source in SOURCES for variant in VARIANTS]
+    labels = [torch.tensor(scenes.scenes.label) for scenes in found]
+    return torch.cat([logits_on(network.reader, scenes) for scenes in found]), torch.cat(labels)

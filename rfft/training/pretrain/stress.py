@@ -7,7 +7,6 @@ scenes are those of adworld/styles.py; nothing is chosen by any but val and val_
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ from rfft.metrics.calibration import calibration_error, reliability
 from rfft.metrics.classification import agreement, classification_report
 from rfft.training.pretrain.augment import jpeg
 from rfft.training.pretrain.fit import console
-from rfft.training.pretrain.verdicts import LabelledBatch, VariantScenes
+from rfft.training.pretrain.networks import Network
+from rfft.training.pretrain.verdicts import LabelledBatch, LogitsOf, logits_on
 from rfft.types import LABELS
 
 SOURCES = ("val", "test", "val_styles", "test_styles", "new_styles", "new_products", "new_places")
@@ -31,30 +31,15 @@ PARTS = ("shadow", "backdrop", "ground", "props")  # of a scene's style, but for
 FAULTS = {"space_mismatch": "floating", "indistinctiveness": "hide", "shape_hallucination": "part"}
 AT_ONCE = 64
 
-Reader = Callable[[LabelledBatch], Tensor]
 Change = Callable[[Tensor], Tensor]
 
 
-class Stressed:
-    """A network with the scenes it is asked about."""
-
-    def __init__(self, name: str, reader: Reader, out: Path, tokenizer: Any) -> None:
-        """`reader` gives logits [B,5] for a batch, differentiable by its pictures."""
-        self.name, self.reader, self.out, self.tokenizer = name, reader, out, tokenizer
-
-    def scenes(self, source: str) -> VariantScenes:
-        return VariantScenes((source, COUNT, SEED), "render", self.out / "rf-tiny", self.tokenizer)
-
-    def probabilities(self, source: str, change: Change | None = None) -> NDArray[np.float32]:
-        """Return class probabilities [N,5] of a source's scenes, whose pictures `change` changes first."""
-        scenes, found = self.scenes(source), []
-        for start in range(0, len(scenes), AT_ONCE):
-            batch = scenes.batch(np.arange(start, min(start + AT_ONCE, len(scenes))))
-            if change is not None:
-                batch.image = change(batch.image)
-            with torch.no_grad():
-                found.append(self.reader(batch).float().softmax(-1).cpu())
-        return torch.cat(found).numpy()
+def probabilities(network: Network, source: str, change: Change | None = None) -> NDArray[np.float32]:
+    """Return class probabilities [N,5] of a source's scenes, whose pictures `change` changes first."""
+    found: NDArray[np.float32] = (
+        logits_on(network.reader, network.scenes((source, COUNT, SEED)), change).softmax(-1).numpy()
+    )
+    return found
 
 
 def _shifted(image: Tensor) -> Tensor:
@@ -74,25 +59,25 @@ CHANGES: Mapping[str, Change] = {
 }
 
 
-def stress(network: Stressed, others: Mapping[str, Stressed]) -> dict[str, Any]:
+def stress(network: Network, others: Mapping[str, Network]) -> dict[str, Any]:
     """Return all figures of a network; `others` are asked what they say of the pictures that deceive it."""
-    found = {source: network.probabilities(source) for source in SOURCES}
+    found = {source: probabilities(network, source) for source in SOURCES}
     report: dict[str, Any] = {"sources": {}}
-    for source, probabilities in found.items():
+    for source, said in found.items():
         labels = np.asarray(load_scenes(source, COUNT, SEED).label)
-        metrics = classification_report(probabilities, labels, LABELS)
+        metrics = classification_report(said, labels, LABELS)
         row = {name: metrics[name] for name in ("macro_f1", "accuracy")}
         row |= {"ap_available": metrics["classes"]["available"]["ap"]}
         row |= {f"f1_{name}": metrics["classes"][name]["f1"] for name in LABELS}
-        row |= {"calibration_error": calibration_error(probabilities, labels)}
-        row |= {"kappa_with_labels": agreement(probabilities.argmax(1), labels, len(LABELS))[1]}
+        row |= {"calibration_error": calibration_error(said, labels)}
+        row |= {"kappa_with_labels": agreement(said.argmax(1), labels, len(LABELS))[1]}
         report["sources"][source] = row
         console.print(network.name, source, {name: round(value, 3) for name, value in row.items()})
     for source in ("test", "test_styles"):
         report[f"reliability/{source}"] = reliability(found[source], load_scenes(source, COUNT, SEED).label)
         report[f"styles/{source}"] = styles(found[source], source)
         report[f"changed/{source}"] = {
-            name: float((network.probabilities(source, change).argmax(1) != found[source].argmax(1)).mean())
+            name: float((probabilities(network, source, change).argmax(1) != found[source].argmax(1)).mean())
             for name, change in CHANGES.items()
         }
         console.print(network.name, source, report[f"changed/{source}"])
@@ -119,14 +104,14 @@ def styles(probabilities: NDArray[np.floating], source: str) -> dict[str, dict[s
     }
 
 
-def attack(network: Stressed, source: str, others: Mapping[str, Stressed]) -> dict[str, float]:
+def attack(network: Network, source: str, others: Mapping[str, Network]) -> dict[str, float]:
     """Return which share of refused pictures ten steps of a tiny perturbation make accepted.
 
     The steps are projected gradient descent (arXiv 1706.06083) of the cross-entropy towards "available",
     through all that the network sees of the picture; pixels move by SIZE at most. For each other network: the
     share of what deceived this one that it accepts, too.
     """
-    scenes, refused, deceived = network.scenes(source), 0, 0
+    scenes, refused, deceived = network.scenes((source, COUNT, SEED)), 0, 0
     accepted = dict.fromkeys(others, 0)
     for start in range(0, ATTACKED, AT_ONCE):
         index = np.arange(start, min(start + AT_ONCE, ATTACKED))
@@ -137,7 +122,7 @@ def attack(network: Stressed, source: str, others: Mapping[str, Stressed]) -> di
             fooled = before & (network.reader(batch).argmax(-1) == 0)
         refused, deceived = refused + int(before.sum()), deceived + int(fooled.sum())
         for name, other in others.items():
-            theirs = other.scenes(source).batch(index)
+            theirs = other.scenes((source, COUNT, SEED)).batch(index)
             theirs.image = batch.image
             with torch.no_grad():
                 accepted[name] += int((fooled & (other.reader(theirs).argmax(-1) == 0)).sum())
@@ -145,7 +130,7 @@ def attack(network: Stressed, source: str, others: Mapping[str, Stressed]) -> di
     return {"refused": refused, "deceived": deceived / max(refused, 1), **shares}
 
 
-def perturb(reader: Reader, batch: LabelledBatch) -> Tensor:
+def perturb(reader: LogitsOf, batch: LabelledBatch) -> Tensor:
     """Return the batch's pictures, moved towards "available"."""
     first, available = batch.image, torch.zeros_like(batch.label)
     moved = first

@@ -156,6 +156,19 @@ def attribute_loss(logits: Sequence[Tensor], attributes: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def logits_on(
+    reader: LogitsOf, scenes: VariantScenes, change: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Return the logits [N,K] of all scenes, on the CPU; `change` changes their pictures [B,3,H,W] first."""
+    found = []
+    for index in np.array_split(np.arange(len(scenes)), max(1, len(scenes) // 100)):
+        batch = scenes.batch(index)
+        if change is not None:
+            batch.image = change(batch.image)
+        found.append(reader(batch).float().cpu())
+    return torch.cat(found)
+
+
 def scene_probabilities(
     logits_of: LogitsOf, folder: Path, name: str, split: str
 ) -> dict[str, NDArray[np.float32]]:
@@ -163,9 +176,7 @@ def scene_probabilities(
     found = {}
     for variant in VARIANTS:
         data = VariantScenes(ASSESSED[split], variant, folder / "rf-tiny", tokenizer_for(folder, name))
-        chunks = np.array_split(np.arange(len(data)), len(data) // 100)
-        parts = [logits_of(data.batch(chunk)).float().softmax(-1).cpu() for chunk in chunks]
-        found[variant] = torch.cat(parts).numpy()
+        found[variant] = logits_on(logits_of, data).softmax(-1).numpy()
     return found
 
 
