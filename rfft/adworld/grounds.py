@@ -51,7 +51,7 @@ def matte(surface: str, place: Placement, rng: np.random.Generator) -> tuple[Mas
     """A plain surface of the material's colour, without its grain."""
     rgb = _surface(surface, place.horizon, rng)
     colour = rgb[place.horizon :].mean((0, 1)) * rng.uniform(0.8, 1.2)
-    return _above(place.horizon), np.broadcast_to(colour, rgb.shape) * _nearer(place.horizon, rng)
+    return _above(place.horizon), np.broadcast_to(colour, rgb.shape) * _nearer(place.horizon)
 
 
 def cove(surface: str, place: Placement, rng: np.random.Generator) -> tuple[Mask, NDArray[np.float32]]:
@@ -98,10 +98,9 @@ def _above(edge: float | NDArray[np.floating], softness: float = 1.0) -> Mask:
 
 
 def _surface(surface: str, horizon: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    return assets.ground(surface, horizon, SIZE, rng).astype(np.float32) * _nearer(horizon, rng)
+    return assets.ground(surface, horizon, SIZE, rng).astype(np.float32) * _nearer(horizon)
 
 
-def _nearer(horizon: int, rng: np.random.Generator) -> NDArray[np.float32]:
+def _nearer(horizon: int) -> NDArray[np.float32]:
     """Return how light the ground is by row: nearer ground is brighter."""
-    near = rng.uniform(0.2, 0.4)
-    return (1.08 - near + near * (ROWS - horizon) / (SIZE - horizon))[..., None].astype(np.float32)
+    return (0.78 + 0.3 * (ROWS - horizon) / (SIZE - horizon))[..., None].astype(np.float32)

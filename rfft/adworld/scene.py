@@ -59,7 +59,7 @@ def draw_scene(rng: np.random.Generator, source: str, label: str | None = None) 
     place = _place_product(product, rng)
     floating = style["floating"] if label == "space_mismatch" else None
     if floating in _GAPS:
-        place.horizon = min(place.base + int(rng.integers(*_GAPS[floating])), SIZE - 3)
+        place.horizon = min(place.base + int(rng.integers(*_GAPS[floating])), SIZE - 2)
     attributes = draw_attributes(product, place.icon.shape[0], rng)
     beside = props.choose(product, place, attributes, style["props"], icons, label, rng)
     attributes["prop"] = beside.name if beside else "none"

@@ -19,9 +19,11 @@ Shadow = Callable[[Canvas, Placement, float, np.random.Generator], None]
 
 
 def ellipse(canvas: Canvas, place: Placement, row: float, rng: np.random.Generator) -> None:
-    """A soft ellipse below the product, as under an overcast sky."""
-    width = place.width * rng.uniform(0.8, 1.1)
-    canvas.shade(place.centre + rng.uniform(-2, 2), row, width, rng.uniform(0.5, 0.8), 1.2)
+    """A soft ellipse below the product, as under an overcast sky; smaller and paler if it floats."""
+    size, pale, softness = (0.8, 0.05, 1.3) if row > place.base else (1.0, 0.0, 1.2)
+    width = size * place.width * rng.uniform(0.85, 1.1)
+    centre = place.centre + rng.uniform(-2, 2)
+    canvas.shade(centre, row, width, rng.uniform(0.55, 0.8) - pale, softness)
 
 
 def wide(canvas: Canvas, place: Placement, row: float, rng: np.random.Generator) -> None:
