@@ -17,6 +17,16 @@ from rfft.errors import UserError, require
 
 Settings = TypeVar("Settings")
 
+# A run may be continued with other values of these; any other difference makes it another run.
+MAY_CHANGE = (
+    *("run.out", "trainer.steps", "trainer.max_minutes", "trainer.checkpoint_every", "trainer.keep"),
+    *("trainer.sample_every", "trainer.timeout_minutes", "data.on_error", "evaluate", "tracker"),
+    # For another number of processes, or less memory; the maths stay, see docs/faults.md.
+    *("trainer.batch_size", "trainer.accumulation", "rollout.shared_draw"),
+    *("trainer.decode_batch", "model.gradient_checkpointing"),
+    *("data.cache", "data.cache_gb", "data.workers"),
+)
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read, complete and check the config of a training by RFFT.

@@ -5,22 +5,21 @@ Every mistake is a UserError of one line that names the place, the key and the f
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rfft.config.keys import check_key, keep_word, require_list, text_of
 from rfft.errors import UserError
 
 T = TypeVar("T")
 COMMAND_LINE, MAPPING = "command line", "settings"
-TRUTHS = ("no", "yes", "on", "off", "true", "false")
 # What PyYAML and OmegaConf let through: `!!bool x`, `!!timestamp x`, {} for a list, numbers beyond a float.
 VALUE_ERRORS = (OmegaConfBaseException, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 
@@ -42,10 +41,10 @@ def read_file(schema: type[T], path: Path, overrides: Sequence[str] = (), preset
     lines: dict[str, int] = {}
     for key, line, value in _settings(node):
         lines[key] = line
-        hint = _check_key(schema, key, isinstance(value, yaml.MappingNode), f"{path}:{line}")
-        _require_list(hint, _text(value), f"{path}:{line}: {key}")
+        hint = check_key(schema, key, isinstance(value, yaml.MappingNode), f"{path}:{line}")
+        require_list(hint, text_of(value), f"{path}:{line}: {key}")
         if isinstance(value, yaml.ScalarNode):
-            _keep_word(hint, tree, key, value.value)
+            keep_word(hint, tree, key, value.value)
 
     def read(settings: DictConfig) -> DictConfig:
         return _merge(settings, tree, lambda key: f"{path}:{lines[key]}" if key in lines else str(path))
@@ -126,11 +125,11 @@ def _leaves(schema: type, mapping: Mapping[str, Any], prefix: str = "") -> Itera
     for name, value in mapping.items():
         key = f"{prefix}{name}"
         is_group = isinstance(value, Mapping)
-        hint = _check_key(schema, key, is_group, MAPPING)
+        hint = check_key(schema, key, is_group, MAPPING)
         if is_dataclass(hint):
             yield from _leaves(schema, value, f"{key}.")
         else:
-            _require_list(hint, _text(value), f"{MAPPING}: {key}")
+            require_list(hint, text_of(value), f"{MAPPING}: {key}")
             yield key, str(value) if isinstance(value, Path) else value
 
 
@@ -175,45 +174,14 @@ def _parse_override(schema: type, override: str) -> DictConfig:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UserError(f"{COMMAND_LINE}: {override!r} is no setting; write it as group.name=value")
-    hint = _check_key(schema, key, value.startswith("{"), COMMAND_LINE)
-    _require_list(hint, value.strip(), f"{COMMAND_LINE}: {key}", f"{key}=")
+    hint = check_key(schema, key, value.startswith("{"), COMMAND_LINE)
+    require_list(hint, value.strip(), f"{COMMAND_LINE}: {key}", f"{key}=")
     try:
         settings = OmegaConf.from_dotlist([override])
-        _keep_word(hint, settings, key, value)
+        keep_word(hint, settings, key, value)
     except (yaml.YAMLError, *VALUE_ERRORS, RecursionError):
         raise UserError(f"{COMMAND_LINE}: cannot read the value in {override!r}") from None
     return settings
-
-
-def _require_list(hint: Any, text: str, key: str, prefix: str = "") -> None:
-    """Raise a UserError for a single value, given as its text, where the hint wants a list of such values."""
-    is_list = text.startswith(("[", "$")) or text in (
-        "",
-        "null",
-        "~",
-    )  # or may become one, or is refused anyway
-    if get_origin(hint) is not list or is_list:
-        return
-    (item,) = get_args(hint)
-    if is_dataclass(item) and not text.startswith("{"):
-        text = f"{{{next(iter(get_type_hints(item)))}: {text}}}"
-    raise UserError(f"{key} is a list, not one value: write {prefix}[{text}]")
-
-
-def _text(value: Any) -> str:
-    """Return how a value of a YAML file or of a mapping begins, as YAML."""
-    if isinstance(value, (yaml.SequenceNode, list, tuple)):
-        return "[...]"
-    if isinstance(value, (yaml.MappingNode, Mapping)):
-        return "{...}"
-    return "null" if value is None else str(getattr(value, "value", value))
-
-
-def _keep_word(hint: Any, settings: DictConfig, key: str, word: str) -> None:
-    """Put back a word that YAML 1.1 took for a truth value, where the hint wants a text."""
-    text = str in (hint, *get_args(hint)) or get_origin(hint) is Literal
-    if text and word.lower() in TRUTHS:
-        OmegaConf.update(settings, key, word)
 
 
 def _merge(settings: Any, new: DictConfig, place: Callable[[str], str]) -> Any:
@@ -231,42 +199,3 @@ def _place_of_override(override: str, key: str) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
-
-
-def _check_key(schema: type, key: str, is_group: bool, place: str) -> Any:
-    """Return the type that a dotted key has in the schema; where it has none, offer the nearest name."""
-    level: Any = schema
-    done: list[str] = []
-    for name in key.split("."):
-        if get_origin(level) is dict:  # options: their names are for somebody else to know
-            return Any
-        names = list(get_type_hints(level)) if is_dataclass(level) else []
-        if name not in names:
-            group = f"in {'.'.join(done)}" if done else "at the top level"
-            raise UserError(f"{place}: unknown key {key!r}; {_suggestion(schema, names, done, name, group)}")
-        level = get_type_hints(level)[name]
-        done.append(name)
-    if is_dataclass(level) and not is_group:
-        raise UserError(
-            f"{place}: {key} is a group, not one setting; in it: {', '.join(get_type_hints(level))}"
-        )
-    return level
-
-
-def _suggestion(schema: type, names: list[str], done: list[str], name: str, group: str) -> str:
-    for near in difflib.get_close_matches(name, names, n=1):
-        return f"did you mean {'.'.join([*done, near])!r}?"
-    everywhere = list(_all_keys(schema))
-    for key in everywhere:
-        if key.rpartition(".")[2] == name:
-            return f"did you mean {key!r}?"
-    if names:
-        return f"known {group}: {', '.join(names)}"
-    return f"{'.'.join(done)!r} is a single setting"
-
-
-def _all_keys(schema: Any, prefix: str = "") -> Iterator[str]:
-    for name, hint in get_type_hints(schema).items():
-        yield f"{prefix}{name}"
-        if is_dataclass(hint):
-            yield from _all_keys(hint, f"{prefix}{name}.")

@@ -121,13 +121,11 @@ class RolloutConfig:
 class ObjectiveConfig:
     # How a verdict becomes a gradient: rfft (the paper's), refl, draft-k, draft-lv, drtune, flowbp-sparse,
     # flowbp-bridge, leapalign; without a gradient of the rewards ddpo, nft, dpo. A name also sets what
-    # config/presets.py has under it, unless the config says otherwise. Or package.module:Name
-    # (docs/objectives.md).
+    # config/presets.py has under it, unless the config does. Or package.module:Name (docs/objectives.md).
     use: str = "rfft"
     options: dict[str, Any] = field(default_factory=dict)  # its keyword arguments
-    guidance_scale: float | None = setting(
-        None, least=1
-    )  # of the training rollout; null: rollout.guidance_scale
+    # Of the training rollout; null: rollout.guidance_scale.
+    guidance_scale: float | None = setting(None, least=1)
     # cc, kl, norm, none, package.module:Name, or a sum: cc + 20 * norm
     regularizer: str = "cc"
     # F_total = rewards' losses + beta * regularizer. auto: such that the regularizer's drift is `drift`.
@@ -159,9 +157,8 @@ class TrainerConfig:
     batch_size: int = setting(4, least=1)  # images per process and micro-batch
     accumulation: int = setting(4, least=1)  # micro-batches per optimizer step
     decode_batch: int | None = setting(None, least=1)  # pictures decoded and judged at a time; null: all
-    mixed_precision: Literal["no", "bf16", "fp16"] = (
-        "no"  # of rollout, decoder and reward (see objective.precision)
-    )
+    # Of rollout, decoder and reward (see objective.precision).
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     checkpoint_every: int = setting(100, least=1)
     keep: int = setting(2, least=1)  # newest checkpoints kept
     sample_every: int = setting(100, least=0)  # image grids at fixed seeds; 0: none
@@ -208,10 +205,9 @@ class EvaluateConfig:
     probe: str | None = "rf-tiny-probe"  # reads surface, place, props and light off the image; null: none
     # Available images for KID: a folder, or adworld:SPLIT. auto: of AdWorld's products, those of their split.
     reference: str | None = "auto"  # null: no KID
-    # For real bases (docs/metrics.md); each null or false: not measured.
-    clip: str | None = (
-        None  # CLIP model of the CLIP score, a folder or a hub id: openai/clip-vit-large-patch14
-    )
+    # For real bases (docs/metrics.md); each null or false: not measured. CLIP model of the CLIP score, a
+    # folder or a hub id: openai/clip-vit-large-patch14.
+    clip: str | None = None
     pickscore: str | None = None  # the same for PickScore: yuvalkirstain/PickScore_v1
     fid: Literal["none", "efficientnet", "clip"] = "none"  # whose features; compares with `reference`
     fidelity: bool = False  # PSNR and SSIM of the product, as the generator shows it before it is pasted
@@ -250,14 +246,3 @@ class Config:
     ema: EmaConfig = field(default_factory=EmaConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
-
-
-# A run may be continued with other values of these; any other difference makes it another run.
-MAY_CHANGE = (
-    *("run.out", "trainer.steps", "trainer.max_minutes", "trainer.checkpoint_every", "trainer.keep"),
-    *("trainer.sample_every", "trainer.timeout_minutes", "data.on_error", "evaluate", "tracker"),
-    # For another number of processes, or less memory; the maths stay, see docs/faults.md.
-    *("trainer.batch_size", "trainer.accumulation", "rollout.shared_draw"),
-    *("trainer.decode_batch", "model.gradient_checkpointing"),
-    *("data.cache", "data.cache_gb", "data.workers"),
-)

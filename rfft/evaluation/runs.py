@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rfft import build
-from rfft.config.load import load_config, read_resolved, to_yaml
-from rfft.config.schema import MAY_CHANGE, Config
+from rfft.config.load import MAY_CHANGE, load_config, read_resolved, to_yaml
+from rfft.config.schema import Config
 from rfft.errors import UserError
 from rfft.evaluation import store
 from rfft.evaluation.evaluator import Evaluator, show

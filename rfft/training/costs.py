@@ -91,7 +91,7 @@ class Costs:
 def costs(config: Config) -> Costs:
     """Count parameters, FLOPs of an optimizer step and memory of a process."""
     model, trainer, all_works = config.model, config.trainer, works(config)
-    guidance_scale = config.objective.guidance_scale or config.rollout.guidance_scale
+    guidance_scale = build.build_objective(config).settings.guidance_scale
     forwards = count_forwards(all_works, guided=guidance_scale != 1)
     work = max(all_works, key=lambda work: (work.merges_beside_graphs, work.graphs))  # at its worst
     dtype = getattr(torch, model.dtype)

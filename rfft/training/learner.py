@@ -23,25 +23,20 @@ from rfft.errors import UserError
 from rfft.generation.sample import autocast
 from rfft.models.bundle import Bundle
 from rfft.objectives.base import Work
-from rfft.objectives.dual import DualBeta
 from rfft.rewards.availability import RFNetWithMaps
 from rfft.rewards.weighted import WeightedRewards
 from rfft.training import optimization
 from rfft.training.distributed import Engine, Zero, uses_deepspeed, uses_fsdp
 from rfft.training.ema import Ema
 from rfft.training.fsdp import Fsdp
-from rfft.training.method import check_gradient, trained_steps
+from rfft.training.method import check_gradient, dual_beta, trained_steps
 from rfft.training.step import Learner
 from rfft.types import Batch, Reward, StepOutput
 from rfft.utils.checkpoint import Stateful
 
 log = logging.getLogger(__name__)
-TERMS = {
-    "f_ac": "F_AC",
-    "l_cc": "L_CC",
-    "l_kl": "L_KL",
-    "l_norm": "L_norm",
-}  # of the loss, by the names of their scalars
+# Terms of the loss, by the names of their scalars.
+TERMS = {"f_ac": "F_AC", "l_cc": "L_CC", "l_kl": "L_KL", "l_norm": "L_norm"}
 
 
 @dataclass
@@ -82,10 +77,7 @@ class RFFTLearner(Learner[StepOutput]):
         self.objective = build.build_objective(config)
         if isinstance(reward, WeightedRewards):
             check_gradient(config, self.objective, reward)
-        chosen = config.objective
-        self.dual = None  # of objective.beta=auto
-        if chosen.beta == "auto":
-            self.dual = DualBeta(chosen.drift, chosen.beta_start, chosen.beta_rate)
+        self.dual = dual_beta(config)
         rollout, optimizer = config.rollout, config.optimizer
         self.steps, self.max_minutes = trainer.steps, trainer.max_minutes
         self.accumulation, self.max_grad_norm = trainer.accumulation, optimizer.max_grad_norm

@@ -1,4 +1,4 @@
-"""What trainer and costs have in common: the draw of trained steps, and whether rewards fit the objective."""
+"""How a config says that the objective is used: which steps are trained, beta, whether rewards fit it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from rfft.errors import require
 from rfft.objectives import WITHOUT_GRADIENT
 from rfft.objectives.base import Objective
 from rfft.objectives.draw import TrainedSteps
+from rfft.objectives.dual import DualBeta
 from rfft.rewards.weighted import WeightedRewards, is_differentiable
 
 
@@ -15,6 +16,14 @@ def trained_steps(config: Config, strata: int) -> TrainedSteps:
     rollout = config.rollout
     pool = rollout.steps, rollout.last, rollout.grad_steps
     return TrainedSteps(config.run.seed, *pool, strata, rollout.draw, rollout.bias)
+
+
+def dual_beta(config: Config) -> DualBeta | None:
+    """Return what holds the regularizer at its drift, where objective.beta=auto."""
+    settings = config.objective
+    if settings.beta != "auto":
+        return None
+    return DualBeta(settings.drift, settings.beta_start, settings.beta_rate)
 
 
 def check_gradient(config: Config, objective: Objective, reward: WeightedRewards) -> None:

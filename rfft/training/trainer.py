@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from rfft import build
-from rfft.config.load import to_yaml
-from rfft.config.schema import MAY_CHANGE, Config
+from rfft.config.load import MAY_CHANGE, to_yaml
+from rfft.config.schema import Config
 from rfft.data.samples import Skipped
 from rfft.evaluation.evaluator import Evaluator
 from rfft.evaluation.validation import Validation
