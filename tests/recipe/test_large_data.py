@@ -8,10 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from rfft.data import dataset
 from rfft.data.conditions import product_for
@@ -20,6 +18,7 @@ from rfft.evaluation import sheets
 from rfft.evaluation.picture_file import PictureFile
 from rfft.evaluation.sheets import Sheets, save_sheets
 from rfft.generation import job
+from tests.photos import write_photos
 from tests.recipe.test_train import PLAIN, Rfft, rfft, rows, weights  # noqa: F401  fixtures
 
 COUNT = 6
@@ -29,11 +28,7 @@ COUNT = 6
 def photos(tmp_path: Path) -> list[str]:
     """Six products and prompts, as settings."""
     folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(COUNT):
-        pixels = np.zeros((50, 40, 4), np.uint8)
-        pixels[8:44, 8 : 20 + i] = 40 * i, 90, 30, 255
-        Image.fromarray(pixels).save(folder / f"{i}.png")
+    write_photos(folder, COUNT)
     (tmp_path / "prompts.json").write_text('[{"prompt": "a park"}, {"prompt": "a wall"}]')
     return [f"data.products={folder}", f"data.prompts={tmp_path}/prompts.json"]
 

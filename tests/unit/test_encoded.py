@@ -7,10 +7,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from rfft.data import dataset
 from rfft.data.conditions import encode_samples
@@ -22,6 +20,7 @@ from rfft.data.store import Store
 from rfft.models.bundle import Bundle
 from rfft.models.load import load_bundle
 from rfft.types import Batch, Conditioning
+from tests.photos import write_photos
 
 SIZE, COUNT = 32, 6
 PROMPTS = '[{"prompt": "a park", "negative_prompt": "dim"}, {"prompt": "a bin"}]'
@@ -31,11 +30,7 @@ PROMPTS = '[{"prompt": "a park", "negative_prompt": "dim"}, {"prompt": "a bin"}]
 def photos(tmp_path: Path) -> Path:
     """Six products and prompts.json, of which the negative one is the second prompt's default."""
     folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(COUNT):
-        pixels = np.zeros((50, 40, 4), np.uint8)
-        pixels[8:44, 8 : 20 + i] = 40 * i, 90, 30, 255
-        Image.fromarray(pixels).save(folder / f"{i}.png")
+    write_photos(folder, COUNT)
     (tmp_path / "prompts.json").write_text(PROMPTS)
     return folder
 
