@@ -28,8 +28,10 @@ BASES = {
     "qwen_image": "qwen_image_lora_cc",
 }
 MODES = ("denoiser_lora", "controlnet_lora", "controlnet")
-OWN = ("model.controlnet=null", "reward.rfnet=rf-tiny-rfnet", "reward.depth=rf-tiny-depth")
-OWN += ("reward.saliency=rf-tiny-saliency", "evaluate.enabled=false")
+OWN = (
+    *("model.controlnet=null", "reward.rfnet=rf-tiny-rfnet", "reward.depth=rf-tiny-depth"),
+    *("reward.saliency=rf-tiny-saliency", "evaluate.enabled=false"),
+)
 GIB, PROCESSES = 2**30, 8
 
 

@@ -32,17 +32,18 @@ def gradients(precision: str, k: int) -> dict[str, Tensor]:
     for parameter in bundle.trainable().values():  # B is zero at first: move it off the reference
         parameter.data += 0.01 * torch.randn(parameter.shape, generator=generator)
     samples = build.build_samples(config, "train")
-    batch = build.build_conditions(config, bundle, samples)
-    batch.noise = noise_for(0, list(range(len(batch))), tuple(batch.noise.shape[1:]))
+    numbers = list(range(len(samples)))
+    batch = build.build_conditions(config, bundle, samples).index(numbers)
+    batch.noise = noise_for(0, numbers, tuple(batch.noise.shape[1:]))
     reward = build.build_reward(config, build.build_rfnet(config, "cpu"), "cpu")
-    settings, schedule = build.build_objective(config).settings, bundle.schedule(40)
+    settings, schedule = build.build_objective(config).settings, bundle.schedule(40, config.data.image_size)
     if precision == "fp16":  # the config wants a loss scale with it, which no single gradient needs
         settings = type(settings)(**{**vars(settings), "precision": "fp16"})
     x = roll_out(bundle, batch, schedule, settings, 0, k, batch.noise)
     theta, reg = predict_regularized(bundle, x, k, batch, schedule, settings)
     judged = reward_gradient(bundle, reward, theta.guided.x0, batch, None)
     weights = list(bundle.trainable().values())
-    terms = {"F_AC": (theta.guided.x0 * judged.grad).sum(), "L_CC": settings.beta * reg}
+    terms = {"F_AC": (theta.guided.x0 * judged.grad).sum(), "L_CC": settings.beta * reg.loss}
     found = {name: torch.autograd.grad(term, weights, retain_graph=True) for name, term in terms.items()}
     return {name: torch.cat([grad.flatten() for grad in grads]) for name, grads in found.items()}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from rfft.evaluation import store
@@ -36,7 +37,8 @@ def main() -> None:
     for state in store.STATES:
         verdicts = said[state]["rfnet"][picks]
         names = [verdict_name(int(verdict), store.outputs(run, state, "rfnet")) for verdict in verdicts]
-        pictures = store.load_pictures(run, state)[picks]
+        sheets = store.pictures(run, state)
+        pictures = torch.stack([sheets[i] for i in picks])
         large = pictures.repeat_interleave(ZOOM, dim=2).repeat_interleave(ZOOM, dim=3)
         rows[state] = contact_sheet.Row(large, verdicts == AVAILABLE, names)
     Image.fromarray(contact_sheet.before_after(rows, SHOWN)).save(out, quality=90)

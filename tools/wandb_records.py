@@ -72,7 +72,7 @@ def read_table(artifact: Any, name: str) -> list[dict[str, Any]]:
 
 def records(path: Path) -> Iterator[Any]:
     """Yield the records of a .wandb file, wandb's protocol buffers `Record`."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made at import
 
     data, position, parts = path.read_bytes(), HEADER, b""
     while position + CHUNK <= len(data):

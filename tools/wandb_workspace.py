@@ -34,7 +34,8 @@ def main(out: Path, folders: list[Path]) -> None:
     found = {folder.name: find_offline_runs(folder) for folder in folders}
     runs = {name: starts for name, starts in found.items() if starts}
     figure = Figure(figsize=(13, 11), layout="constrained")
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[0.7 + 0.25 * len(runs), 2.4, 6.4])
+    heights = [0.7 + 0.25 * len(runs), 2.4, 6.4]
+    top, middle, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=heights)[:, 0]
     draw_runs(top, runs)
     draw_curves(middle, runs)
     draw_joined(bottom, runs)
