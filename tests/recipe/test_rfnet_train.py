@@ -236,6 +236,7 @@ def test_two_processes_validate_as_one(rfft: Rfft, settings: Path, scenes: Path,
     assert metrics("runs/small")["loss"] == pytest.approx(validated["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_from_shards_a_resume_is_exact_too(rfft: Rfft, settings: Path, scenes: Path) -> None:
     """Prepared with the networks' own maps, as maps.known=false asks."""
     config = yaml.safe_load(settings.read_text())
