@@ -91,16 +91,15 @@ def krippendorff_alpha(task: str, votes: Sequence[Vote]) -> float | None:
     """Return Krippendorff's alpha of all votes, whoever answered which; None where it says nothing."""
     import krippendorff
 
-    questions = list(_by_question(votes))
-    if len({verdict(vote) for vote in votes}) < 2:
+    voted = {question: found for question, found in _by_question(votes).items() if len(found) > 1}
+    paired = [vote for found in voted.values() for vote in found]
+    if len({verdict(vote) for vote in paired}) < 2:
         return None
-    column = {question: i for i, question in enumerate(questions)}
-    row = {name: i for i, name in enumerate(sorted({vote.rater for vote in votes}))}
-    table = np.full((len(row), len(questions)), np.nan)
-    for vote in votes:
+    column = {question: i for i, question in enumerate(voted)}
+    row = {name: i for i, name in enumerate(sorted({vote.rater for vote in paired}))}
+    table = np.full((len(row), len(column)), np.nan)
+    for vote in paired:
         table[row[vote.rater], column[vote.left, vote.right]] = WORDS[vote.task].index(verdict(vote))
-    if (np.isfinite(table).sum(axis=0) > 1).sum() == 0:
-        return None
     return _finite(
         krippendorff.alpha(table, level_of_measurement="ordinal" if task == "scores" else "nominal")
     )
