@@ -154,7 +154,7 @@ def test_figures_of_raters_and_rfnet_by_hand() -> None:
 
 
 def test_gsb_score_by_hand() -> None:
-    """6 good, 2 same, 2 bad: (6 - 2) / 10, its variance (0.8 - 0.4^2) / 10; sign test 2 (28 + 8 + 1) / 256."""
+    """6 good, 2 same, 2 bad: 4 / 10, its variance (0.8 - 0.4^2) / 10; sign test 2 (28 + 8 + 1) / 256."""
     words = ["good"] * 6 + ["same"] * 2 + ["bad"] * 2
     votes = [Vote("gsb", f"a{i}", "anna", {"overall": word}, right=f"b{i}") for i, word in enumerate(words)]
     found = gsb(votes, "overall")
