@@ -68,7 +68,7 @@ def opened(browser: Any, width: str, store: Path, *arguments: object) -> Iterato
 def wait_for_votes(page: Any, count: int) -> None:
     from playwright.sync_api import expect
 
-    expect(page.locator("#counts")).to_have_text(re.compile(f"^{count} by you"), timeout=30_000)
+    expect(page.locator("#counts")).to_have_text(re.compile(f"^you {count},"), timeout=30_000)
 
 
 def votes(store: Path) -> list[Vote]:
