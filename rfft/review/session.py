@@ -136,8 +136,9 @@ class Review:
     def undo(self, rater: str) -> dict[str, Any]:
         """Take back a rater's last vote, and ask again."""
         with self.turns[rater], self.lock:
-            last = self.queue.mine[rater][-1:]
-            for vote in (v for v in last if v.id and {v.left, v.right or v.left} <= self.pictures.keys()):
+            mine = self.queue.mine[rater]
+            vote = mine[-1] if mine else None
+            if vote and vote.id and {vote.left, vote.right or vote.left} <= self.pictures.keys():
                 self.store.undo(vote.id)
                 self.queue.undone(vote)
                 self.shown[rater] = Question(vote.left, vote.right, vote.kind)
