@@ -96,6 +96,7 @@ class RFNetObjectiveConfig:
     labels: Literal["fine", "coarse"] = "fine"  # five classes, or available or not
     class_weights: Literal["balanced", "none"] = "balanced"
     label_smoothing: float = setting(0.0, least=0, most=1)
+    agreement: bool = True  # pictures that several people labelled weigh as much as they agree
     # Of a second loss: a linear layer, thrown away afterwards, reads the scene's attributes off the verdict.
     attributes: float = setting(0.0, least=0)
     # Half of a batch is moved towards another verdict, by at most this much a pixel value in [0, 1]; 0: none.
