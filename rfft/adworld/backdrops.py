@@ -16,7 +16,10 @@ from rfft.adworld.canvas import COLUMNS, ROWS, SIZE
 
 RGB = NDArray[np.float32]
 Backdrop = Callable[[str, str, int, np.random.Generator], RGB]
-PLACELESS = ("gradient", "panels", "stripes", "texture", "bokeh", "clouds", "window")
+PLACELESS = (
+    *("gradient", "panels", "stripes", "texture", "collage", "mosaic", "weave"),
+    *("bokeh", "clouds", "window"),
+)
 
 
 def panorama(word: str, split: str, horizon: int, rng: np.random.Generator) -> RGB:
@@ -66,6 +69,41 @@ def texture(word: str, split: str, horizon: int, rng: np.random.Generator) -> RG
     return part * rng.uniform(0.6, 1.1)
 
 
+def collage(word: str, split: str, horizon: int, rng: np.random.Generator) -> RGB:
+    """Large translucent papers, one over the other, sharp or blurred."""
+    picture = np.broadcast_to(_colour(rng), (SIZE, SIZE, 3)).astype(np.float32)
+    for _ in range(int(rng.integers(3, 9))):
+        paper = np.zeros((SIZE, SIZE), np.float32)
+        centre, size = rng.uniform(0, SIZE, 2).tolist(), rng.uniform(8, 40, 2).tolist()
+        corners = cv2.boxPoints((centre, size, rng.uniform(0, 180)))
+        cv2.fillPoly(paper, [np.rint(corners).astype(np.int32)], 1.0, cv2.LINE_AA)
+        picture = picture + rng.uniform(0.3, 0.9) * paper[..., None] * (_colour(rng) - picture)
+    return cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 2)).astype(np.float32)
+
+
+def mosaic(word: str, split: str, horizon: int, rng: np.random.Generator) -> RGB:
+    """Fields in tones of one or two colours."""
+    count = rng.integers(3, 11, 2)
+    share = rng.random((*count, 1)).astype(np.float32)
+    fields = _colour(rng) * share + (1 - share) * _colour(rng)
+    way = cv2.INTER_NEAREST if rng.random() < 0.6 else cv2.INTER_CUBIC
+    return cv2.resize(fields, (SIZE, SIZE), interpolation=way).clip(0, 255).astype(np.float32)
+
+
+def weave(word: str, split: str, horizon: int, rng: np.random.Generator) -> RGB:
+    """A lattice of bars before a wall."""
+    picture = np.broadcast_to(_colour(rng), (SIZE, SIZE, 3)).astype(np.float32).copy()
+    period, width = int(rng.integers(7, 20)), int(rng.integers(1, 4))
+    bar, shift = _colour(rng) * rng.uniform(0.4, 1.1), int(rng.integers(0, 7))
+    upright, level = rng.random() < 0.8, rng.random() < 0.5
+    for start in range(shift, SIZE, period):
+        if upright:
+            picture[:, start : start + width] = bar
+        if level or not upright:
+            picture[start : start + width] = bar
+    return cv2.GaussianBlur(picture.clip(0, 255), (0, 0), rng.uniform(0.3, 1.2)).astype(np.float32)
+
+
 def bokeh(word: str, split: str, horizon: int, rng: np.random.Generator) -> RGB:
     """Discs of light far out of focus."""
     picture = np.broadcast_to(_colour(rng) * rng.uniform(0.2, 0.8), (SIZE, SIZE, 3)).astype(np.float32)
@@ -102,5 +140,9 @@ def _colour(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 BACKDROPS: dict[str, Backdrop] = {
-    way.__name__: way for way in (panorama, crop, gradient, panels, stripes, texture, bokeh, clouds, window)
+    way.__name__: way
+    for way in (
+        *(panorama, crop, gradient, panels, stripes, texture, collage, mosaic, weave),
+        *(bokeh, clouds, window),
+    )
 }

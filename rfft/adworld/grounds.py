@@ -68,6 +68,21 @@ def checker(surface: str, place: Placement, rng: np.random.Generator) -> tuple[M
     return _above(place.horizon), _surface(surface, place.horizon, rng) * tone[..., None]
 
 
+def planks(surface: str, place: Placement, rng: np.random.Generator) -> tuple[Mask, NDArray[np.float32]]:
+    """Boards that run away from the viewer."""
+    u = (COLUMNS - place.centre) / (ROWS - place.horizon + rng.uniform(3, 12)).clip(1)
+    board = np.floor(u * rng.uniform(1.5, 5) + rng.random())
+    tone = (1 + rng.uniform(0.05, 0.2) * np.sin(board * 12.9898 + rng.uniform(0, 6))).astype(np.float32)
+    return _above(place.horizon), _surface(surface, place.horizon, rng) * tone[..., None]
+
+
+def inlay(surface: str, place: Placement, rng: np.random.Generator) -> tuple[Mask, NDArray[np.float32]]:
+    """Level bands of another tone."""
+    band = np.floor(60 / (ROWS - place.horizon + 4).clip(1) * rng.uniform(0.6, 2) + rng.random())
+    tone = (1 + rng.uniform(0.05, 0.2) * np.where(band % 2, 1, -1)).astype(np.float32)
+    return _above(place.horizon), _surface(surface, place.horizon, rng) * tone[..., None]
+
+
 def rug(surface: str, place: Placement, rng: np.random.Generator) -> tuple[Mask, NDArray[np.float32]]:
     """Another material lies below the product."""
     rgb = _surface(surface, place.horizon, rng)
@@ -80,7 +95,8 @@ def rug(surface: str, place: Placement, rng: np.random.Generator) -> tuple[Mask,
 
 
 GROUNDS: dict[str, Ground] = {
-    ground.__name__: ground for ground in (flat, slanted, round_table, front, matte, cove, checker, rug)
+    ground.__name__: ground
+    for ground in (flat, slanted, round_table, front, matte, cove, planks, inlay, checker, rug)
 }
 
 

@@ -10,6 +10,7 @@ from rfft.adworld import assets
 from rfft.adworld.assets import Icon
 from rfft.adworld.canvas import SIZE, Canvas, resized
 from rfft.adworld.placement import Placement, ramp
+from rfft.adworld.variety import nameless
 
 LEAST, MOST = 8, 28  # pixels: props of these heights fit beside a product
 
@@ -30,15 +31,18 @@ def choose(
     label: str,
     rng: np.random.Generator,
 ) -> Icon | None:
-    """Return what stands beside the product: the prop asked for, or any icon that fits where `kind` says so.
+    """Return what stands beside the product: the prop asked for, or where `kind` says so any icon that fits,
+    or a nameless thing.
 
     Where its size is to be the fault, something must stand there.
     """
     name = attributes["prop"]
-    if kind == "any":
+    if kind in ("any", "nameless") and (label == "size_mismatch" or rng.random() < 0.75):
         scale = place.icon.shape[0] / product.height_cm
+        if kind == "nameless":
+            return nameless(LEAST / scale, MOST / scale, rng)
         fitting = [i for i in icons if LEAST <= i.height_cm * scale <= MOST and i.name != product.name]
-        if fitting and (label == "size_mismatch" or rng.random() < 0.75):
+        if fitting:
             return fitting[rng.integers(len(fitting))]
     if name == "none" and label == "size_mismatch":
         names = list(asked_heights(product, place.icon.shape[0])) or list(assets.PROPS)

@@ -15,6 +15,7 @@ from rfft.adworld.grounds import GROUNDS, cut_off
 from rfft.adworld.placement import Placement, ramp
 from rfft.adworld.shadows import SHADOWS, Shadow, on_wall
 from rfft.adworld.styles import COPY, SOURCES, Source, draw_style
+from rfft.adworld.variety import varied
 from rfft.types import LABELS
 
 LABEL_MIX: Mapping[str, float] = {LABELS[0]: 0.5} | dict.fromkeys(LABELS[1:], 0.125)
@@ -43,7 +44,7 @@ class Scene:
     caption: str
     prompt: str
     attributes: dict[str, str]
-    prop_cm: float  # true height of what stands beside the product, 0 if nothing does
+    prop_cm: float  # true height of what stands beside the product, 0 if nothing does, or nothing of a name
     style: dict[str, str]  # how it was drawn: a way for each part, see styles.py
 
 
@@ -54,6 +55,8 @@ def draw_scene(rng: np.random.Generator, source: str, label: str | None = None) 
     style = draw_style(origin, rng)
     icons = origin.icons()
     product = icons[rng.integers(len(icons))]
+    if origin.varied:
+        product = varied(product, rng)
     if origin.resized:
         product = replace(product, height_cm=product.height_cm * 3 ** rng.uniform(-1, 1))
     place = _place_product(product, rng)
@@ -63,6 +66,8 @@ def draw_scene(rng: np.random.Generator, source: str, label: str | None = None) 
     attributes = draw_attributes(product, place.icon.shape[0], rng)
     beside = props.choose(product, place, attributes, style["props"], icons, label, rng)
     attributes["prop"] = beside.name if beside else "none"
+    if origin.varied and beside:
+        beside = varied(beside, rng)
     canvas = _background(attributes, place, style, floating, origin, rng)
     if style["backdrop"] in PLACELESS:
         attributes["place"] = style["backdrop"]
@@ -90,7 +95,7 @@ def draw_scene(rng: np.random.Generator, source: str, label: str | None = None) 
         caption=grammar.caption(product.name, product.height_cm),
         prompt=grammar.prompt(product.name, product.height_cm, attributes, rng),
         attributes=attributes,
-        prop_cm=beside.height_cm if beside else 0.0,
+        prop_cm=beside.height_cm if beside and beside.id else 0.0,
         style=style,
     )
 

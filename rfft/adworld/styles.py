@@ -29,28 +29,28 @@ PLAIN: Mapping[str, tuple[str, ...]] = {
     "part": ("legs", "pedestal", "extension"),
 }
 RFNET: Mapping[str, tuple[str, ...]] = {
-    "backdrop": ("panorama", "crop", "crop", "gradient", "panels", "texture"),
-    "ground": ("flat", "slanted", "matte", "cove", "front"),
+    "backdrop": ("panorama", "crop", "crop", "gradient", "panels", "texture", "collage", "mosaic"),
+    "ground": ("flat", "slanted", "matte", "cove", "front", "planks"),
     "shadow": ("ellipse", "cast", "box", "streak", "line", "wide"),
-    "props": ("any", "any", "asked"),
+    "props": ("any", "any", "asked", "nameless"),
     "floating": ("edge", "hover", "side"),
     "hide": ("own_colour", "pile", "camouflage", "confetti"),
     "part": ("legs", "pedestal", "extension", "bent_legs", "handle", COPY, "plate", "knob"),
 }
 JUDGE: Mapping[str, tuple[str, ...]] = {
-    "backdrop": ("panorama", "crop", "crop", "gradient", "stripes", "texture"),
-    "ground": ("flat", "round_table", "matte", "front", "slanted"),
+    "backdrop": ("panorama", "crop", "crop", "gradient", "stripes", "texture", "collage", "weave"),
+    "ground": ("flat", "round_table", "matte", "front", "slanted", "inlay"),
     "shadow": ("ellipse", "cast", "penumbra", "trapezoid", "streak", "wide"),
-    "props": ("any", "any", "asked"),
+    "props": ("any", "any", "asked", "nameless"),
     "floating": ("edge", "hover", "high"),
     "hide": ("own_colour", "pile", "copies", "foliage"),
     "part": ("legs", "pedestal", "extension", "wheels", "tube", COPY, "bulge", "antenna"),
 }
 MONITOR: Mapping[str, tuple[str, ...]] = {
-    "backdrop": ("panorama", "crop", "crop", "panels", "stripes"),
-    "ground": ("flat", "round_table", "matte", "cove", "slanted"),
+    "backdrop": ("panorama", "crop", "crop", "panels", "stripes", "mosaic", "weave"),
+    "ground": ("flat", "round_table", "matte", "cove", "slanted", "planks", "inlay"),
     "shadow": ("ellipse", "box", "penumbra", "cast", "line"),
-    "props": ("any", "any", "asked"),
+    "props": ("any", "any", "asked", "nameless"),
     "floating": ("edge", "hover", "side", "high"),
     "hide": ("own_colour", "pile", "camouflage", "foliage"),
     "part": ("legs", "pedestal", "extension", "wheels", "bent_legs", "bulge", "handle"),
@@ -86,6 +86,7 @@ class Source:
     plain: float = 0.0  # share of scenes in AdWorld's first, plain styles
     left_out: int | None = None  # every third product name, from this one on, is another network's
     resized: bool = False  # every scene states another size for its product, so that captions must be read
+    varied: bool = False  # icons come in other colours and proportions, see variety.py
 
     def icons(self) -> tuple[Icon, ...]:
         """Return the products."""
@@ -107,9 +108,9 @@ SOURCES: Mapping[str, Source] = {
     "val": Source(1, "val", "val"),
     "test": Source(2, "test", "test"),
     # what the networks learn from
-    "rfnet": Source(3, "train", "train", RFNET, PLAIN_SHARE, left_out=0, resized=True),
-    "judge": Source(4, "train", "train", JUDGE, PLAIN_SHARE, left_out=1, resized=True),
-    "monitor": Source(5, "train", "train", MONITOR, PLAIN_SHARE, left_out=2, resized=True),
+    "rfnet": Source(3, "train", "train", RFNET, PLAIN_SHARE, left_out=0, resized=True, varied=True),
+    "judge": Source(4, "train", "train", JUDGE, PLAIN_SHARE, left_out=1, resized=True, varied=True),
+    "monitor": Source(5, "train", "train", MONITOR, PLAIN_SHARE, left_out=2, resized=True, varied=True),
     # what they are judged by: nothing of it was seen in training
     "val_styles": Source(6, "val", "val", VAL),
     "test_styles": Source(7, "test", "test", TEST),

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rfft import __version__
-from rfft.cli import adworld, data, pictures, products, rfnet, runs, sweep
+from rfft.cli import adworld, data, pictures, products, review, rfnet, runs, sweep
 from rfft.errors import Interrupted, ProcessLost, UserError, disk_problem
 
 COMMANDS = (  # in the order of the help
@@ -27,7 +27,13 @@ COMMANDS = (  # in the order of the help
     runs.compare,
     sweep.sweep,
 )
-GROUPS = {"adworld": adworld.app, "data": data.app, "products": products.app, "rfnet": rfnet.app}
+GROUPS = {
+    "adworld": adworld.app,
+    "data": data.app,
+    "products": products.app,
+    "review": review.app,
+    "rfnet": rfnet.app,
+}
 
 app = typer.Typer(
     help="Fine-tune advertising-image generators on human feedback.",

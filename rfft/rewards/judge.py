@@ -71,13 +71,19 @@ class Judge(PretrainedModule):
 
     def forward(self, image: Tensor, product: Tensor, caption_ids: Tensor, caption_mask: Tensor) -> Tensor:
         """Return logits [B,5] of images [B,3,H,W], RGBA products [B,4,H,W] in [0,1], and captions [B,L]."""
-        return self.head(self.features(image, product, caption_ids, caption_mask))
+        return self.head(pool(self.feature_map(image, product, caption_ids, caption_mask)))
 
-    def features(self, image: Tensor, product: Tensor, caption_ids: Tensor, caption_mask: Tensor) -> Tensor:
-        """Return what the head classifies, [B,D]; arguments as in forward."""
+    def feature_map(
+        self, image: Tensor, product: Tensor, caption_ids: Tensor, caption_mask: Tensor
+    ) -> Tensor:
+        """Return the last stage's features [B,C,h,w]; arguments as in forward."""
         x = fuse_early(image, product, self.config.image_size).to(self.dtype)
         for i, stage in enumerate(self.stages[:-1]):
             x = stage(x if i == 0 else F.max_pool2d(x, 2))
         scale, shift = self.film(self.caption(caption_ids, caption_mask))[..., None, None].chunk(2, dim=1)
-        x = self.stages[-1](F.max_pool2d(x * (1 + scale) + shift, 2))
-        return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
+        return self.stages[-1](F.max_pool2d(x * (1 + scale) + shift, 2))
+
+
+def pool(x: Tensor) -> Tensor:
+    """Return what the judge's head classifies: mean and maximum [B,2C] of features [B,C,h,w]."""
+    return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)

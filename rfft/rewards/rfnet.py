@@ -150,13 +150,17 @@ class RFNet(PretrainedModule, ModelHubMixin):  # type: ignore[misc]  # whose fro
 
     def fuse(self, tokens: dict[str, Tensor], captions: list[Tensor], padding: Tensor) -> Tensor:
         """Apply eq (4), self-attention over all tokens; return the mean of the pictures' ones [B,D]."""
+        return self.attend(tokens, captions, padding).mean(dim=1)
+
+    def attend(self, tokens: dict[str, Tensor], captions: list[Tensor], padding: Tensor) -> Tensor:
+        """Return the pictures' tokens after self-attention, side by side in the order of `tokens`."""
         pictures = torch.cat(list(tokens.values()), dim=1)
         count = pictures.shape[1]
         ignored = None
         if captions:
             ignored = torch.cat([padding.new_zeros(padding.shape[0], count), padding], dim=1)
         fused = self.self_attention(torch.cat([pictures, *captions], dim=1), src_key_padding_mask=ignored)
-        return fused[:, :count].mean(dim=1)
+        return fused[:, :count]
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write what makes up the network; called by save_pretrained."""

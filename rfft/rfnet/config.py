@@ -68,6 +68,10 @@ def _check_scenes(config: RFNetTrainingConfig) -> None:
             config.objective.attributes == 0,
             "objective.attributes needs AdWorld's scenes, whose attributes are known: set it to 0",
         )
+        require(
+            config.objective.regions == 0,
+            "objective.regions needs AdWorld's scenes, whose regions are known: set it to 0",
+        )
         return
     named = [*data.train, *data.validation]
     require(

@@ -19,7 +19,7 @@ from rfft.errors import UserError
 from rfft.feedback.dataset import targets_of
 from rfft.metrics.verdict import verdicts_of
 from rfft.rewards.rfnet import RFNet
-from rfft.rfnet.scenes import WithAttributes, reading_loss
+from rfft.rfnet.scenes import WithReaders, reading_loss
 from rfft.rfnet.schema import RFNetOptimizerConfig, RFNetTrainingConfig
 from rfft.training import optimization
 from rfft.training.distributed import Engine
@@ -60,6 +60,11 @@ def rate_factor(step: int, steps_per_epoch: int, settings: RFNetOptimizerConfig)
     """Of the learning rate: a linear warm-up, and drop_factor for every epoch of drop_at that is over."""
     drops = sum(step >= epoch * steps_per_epoch for epoch in settings.drop_at)
     return min(1.0, (step + 1) / max(1, settings.warmup)) * settings.drop_factor**drops
+
+
+def reads_scenes(config: RFNetTrainingConfig) -> bool:
+    """Return whether attributes or regions of the scenes are read off the network beside the verdict."""
+    return bool(config.objective.attributes or config.objective.regions)
 
 
 @dataclass
@@ -105,7 +110,7 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
         self.steps = min(trainer.epochs * self.steps_per_epoch, trainer.steps or 2**62)
         self.max_minutes = trainer.max_minutes
         self.rfnet = model
-        module: nn.Module = WithAttributes(model) if config.objective.attributes else model
+        module: nn.Module = WithReaders(model) if reads_scenes(config) else model
         module.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         adamw = optimization.adamw(module.parameters(), optimizer)
         self.lr_schedule = self._lr_schedule(adamw)
@@ -137,12 +142,12 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
         with optimization.plain_attention(device):
             with self.accelerator.autocast():
                 output = self.forward(**inputs)
-            logits, read = output if objective.attributes else (output, None)
+            logits, *read = output if isinstance(output, tuple) else (output,)
             targets, of_picture = self._wanted(batch, logits.shape[1])
             smoothing = objective.label_smoothing
             loss = weighted_loss(logits, targets, self.class_weights, smoothing, of_picture)
-            if read is not None:
-                loss = loss + objective.attributes * reading_loss(read, batch)
+            if read:
+                loss = loss + reading_loss(read, batch, objective)
             self.engine.backward(loss)
         return {"loss": loss.detach(), "accuracy": (verdicts_of(logits) == labels).float().mean()}
 

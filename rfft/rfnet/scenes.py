@@ -19,12 +19,19 @@ from torch import Tensor, nn
 from rfft.errors import UserError
 from rfft.feedback.dataset import Reading
 from rfft.models.pretrained import ASSETS
-from rfft.rewards.rfnet import RFNet
+from rfft.rewards.rfnet import RFNet, to_map
 from rfft.rfnet.data import KINDS, LOAD
-from rfft.rfnet.schema import ADWORLD, MapsConfig, RFNetDataConfig
+from rfft.rfnet.schema import ADWORLD, MapsConfig, RFNetDataConfig, RFNetObjectiveConfig
 from rfft.training.pretrain.augment import augment
 from rfft.training.pretrain.degraded import VARIANTS
-from rfft.training.pretrain.verdicts import ATTRIBUTE_CLASSES, VariantScenes, attribute_loss, mixture
+from rfft.training.pretrain.verdicts import (
+    ATTRIBUTE_CLASSES,
+    REGIONS,
+    VariantScenes,
+    attribute_loss,
+    mixture,
+    region_loss,
+)
 from rfft.types import LABELS
 
 VALIDATION_SEED = 9  # of the scenes that every one of these networks is validated on
@@ -111,27 +118,38 @@ class SceneInputs:
         return {name: batch[name] for name in ("image", "product", "caption_ids", "caption_mask")} | maps
 
 
-class WithAttributes(nn.Module):
-    """RFNet with a linear layer beside it that reads the scene's attributes off its features.
+class WithReaders(nn.Module):
+    """RFNet with linear layers beside it that read the scene off its features; thrown away after training.
 
     To judge the product's size one must know what stands beside it and what the caption says of the product:
-    learned far sooner when it is asked for. The layer sees e_f as well, as the caption's way to the verdict
-    is so long that it was never learned.
+    learned far sooner when it is asked for. The attributes' reader sees e_f as well, as the caption's way to
+    the verdict is so long that it was never learned. The regions' reader says of each token of the picture
+    whether a prop, a grown part or clutter is there, as a person points at what is wrong.
     """
 
     def __init__(self, rfnet: RFNet) -> None:
         super().__init__()
         self.rfnet = rfnet
         self.read = nn.Linear(2 * rfnet.config.width, sum(ATTRIBUTE_CLASSES))
+        self.find = nn.Linear(rfnet.config.width, len(REGIONS))
 
-    def forward(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits [B,K] of the verdict, and those of all attributes' classes side by side."""
+    def forward(self, **inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits [B,K] of the verdict, of all attributes' classes side by side, and of the regions in
+        each token of I_g [B,3,grid,grid].
+        """
         encoded = self.rfnet.encode(**inputs)
-        verdict = self.rfnet.fuse(*encoded)
-        product = encoded[0].get("o", verdict[:, None]).mean(dim=1)
-        return self.rfnet.head(verdict), self.read(torch.cat([verdict, product], dim=1))
+        tokens = encoded[0]
+        attended = self.rfnet.attend(*encoded)
+        verdict = attended.mean(dim=1)
+        product = tokens.get("o", verdict[:, None]).mean(dim=1)
+        parts = dict(zip(tokens, attended.chunk(len(tokens), dim=1), strict=True))
+        picture = parts["g"] if "g" in parts else next(iter(parts.values()))
+        read = self.read(torch.cat([verdict, product], dim=1))
+        return self.rfnet.head(verdict), read, to_map(self.find(picture))
 
 
-def reading_loss(read: Tensor, batch: dict[str, Any]) -> Tensor:
-    """Return the sum of the cross-entropies of the scenes' attributes."""
-    return attribute_loss(read.split(ATTRIBUTE_CLASSES, dim=1), batch["attributes"])
+def reading_loss(read: Sequence[Tensor], batch: dict[str, Any], objective: RFNetObjectiveConfig) -> Tensor:
+    """Return the weighted losses of what is read off a batch's scenes: attributes, then regions."""
+    attributes, regions = read
+    named = attribute_loss(attributes.split(ATTRIBUTE_CLASSES, dim=1), batch["attributes"])
+    return objective.attributes * named + objective.regions * region_loss(regions, batch["regions"])

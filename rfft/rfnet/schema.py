@@ -99,6 +99,7 @@ class RFNetObjectiveConfig:
     agreement: bool = True  # pictures that several people labelled weigh as much as they agree
     # Of a second loss: a linear layer, thrown away afterwards, reads the scene's attributes off the verdict.
     attributes: float = setting(0.0, least=0)
+    regions: float = setting(0.0, least=0)  # of a third: it tells where props, grown parts and clutter are
     # Half of a batch is moved towards another verdict, by at most this much a pixel value in [0, 1]; 0: none.
     perturbation: float = setting(0.0, least=0, most=0.1)
 

@@ -10,6 +10,7 @@ from rfft.adworld import assets, grammar, styles
 from rfft.adworld.draw import contact_sheet, scene
 from rfft.adworld.products import draw_samples
 from rfft.adworld.props import asked_heights
+from rfft.adworld.variety import nameless, varied
 from rfft.types import LABELS
 
 
@@ -154,7 +155,7 @@ def test_all_styles_draw_what_the_label_says(source):
             if label == "shape_hallucination":
                 assert ((drawn.saliency > 200) & (drawn.product[..., 3] == 0)).sum() > 3
             if label == "size_mismatch":
-                assert drawn.prop_cm > 0
+                assert drawn.attributes["prop"] != "none"
 
 
 def test_contact_sheet_has_a_row_for_each_class():
@@ -163,3 +164,18 @@ def test_contact_sheet_has_a_row_for_each_class():
     for row, label in enumerate(LABELS):
         last = scene(0, 1000 * row + 2, "train", label).image
         assert np.array_equal(sheet[row * 86 + 22 : (row + 1) * 86, 128:], last)
+
+
+def test_training_icons_vary_and_keep_name_and_height():
+    icon = assets.products("train")[0]
+    rng = np.random.default_rng(0)
+    drawn = [varied(icon, rng) for _ in range(8)]
+    assert {(d.name, d.height_cm) for d in drawn} == {(icon.name, icon.height_cm)}
+    assert len({d.rgba.tobytes() for d in drawn}) > 4
+    assert all(d.rgba.shape[0] == icon.rgba.shape[0] for d in drawn)
+
+
+def test_a_nameless_thing_is_of_a_height_asked_for():
+    rng = np.random.default_rng(1)
+    things = [nameless(10, 20, rng) for _ in range(20)]
+    assert all(10 <= thing.height_cm <= 20 and (thing.rgba[..., 3] == 255).any() for thing in things)

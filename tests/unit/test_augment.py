@@ -76,3 +76,14 @@ def test_an_augmented_product_is_not_spoilt() -> None:
     image, product = augment(*scenes(8))
     assert image.shape == (8, 3, 16, 16)
     assert set(product[:, 3:].unique().tolist()) == {0.0, 1.0}
+
+
+def test_maps_beside_the_product_are_mirrored_with_the_picture_and_nothing_else():
+    torch.manual_seed(0)
+    image, product = scenes(32)
+    saliency = image[:, :1].clone()
+    _, beside = new_look(image, torch.cat([product, saliency], dim=1))
+    moved = beside[:, 4:]
+    same = (moved == saliency).flatten(1).all(1)
+    mirrored = (moved == saliency.flip(-1)).flatten(1).all(1)
+    assert (same | mirrored).all() and same.any() and mirrored.any()

@@ -52,7 +52,7 @@ def test_half_of_a_batch_is_moved_against_its_labels_and_no_further_than_asked()
 def test_the_attack_moves_pictures_towards_available() -> None:
     image = torch.full((2, 3, 4, 4), 0.505)
     empty = torch.zeros(2, 1)
-    batch = LabelledBatch(image, empty, empty, empty, torch.tensor([1, 1]), empty, empty)
+    batch = LabelledBatch(image, empty, empty, empty, torch.tensor([1, 1]), empty, empty, empty)
     assert brightness(image).argmax(-1).tolist() == [1, 1]
     found = perturb(lambda changed: brightness(changed.image), batch)
     assert STEPS * SIZE / 4 > SIZE

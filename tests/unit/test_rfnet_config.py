@@ -59,6 +59,7 @@ def test_real_bases_take_the_rfnet_that_training_writes_with_its_maps(path):
             "must name one source of AdWorld's scenes each: data.validation=",
         ),
         ("objective.attributes=0.1", "objective.attributes needs AdWorld's scenes"),
+        ("objective.regions=0.5", "objective.regions needs AdWorld's scenes"),
         ("rfnet.n3=1", "unknown key 'rfnet.n3'; known in rfnet: init, image_size"),
     ],
 )

@@ -1,6 +1,7 @@
 """The same scene and verdict in other looks, so that no network learns the few products and places by heart.
 
 Pictures [B,3,H,W], products [B,4,H,W] in [0,1]; every change strikes half of a batch, by torch's generator.
+Further channels of the products are maps of the scene, which are mirrored with it.
 """
 
 import cv2
@@ -24,7 +25,7 @@ def new_look(image: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
     matrix = torch.where(_half(image)[..., 0], colour_matrices(len(image)), torch.eye(3))
     image, rgb = (_recolour(x, matrix) for x in (image, product[:, :3]))
     product = torch.cat([rgb, product[:, 3:]], dim=1)
-    return torch.where(_half(image), paste(_blur(image), product), image), product
+    return torch.where(_half(image), paste(_blur(image), product[:, :4]), image), product
 
 
 def spoil(image: Tensor) -> Tensor:

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from rfft.adworld.scenes import load_scenes
-from rfft.rewards.judge import Judge, JudgeConfig
+from rfft.rewards.judge import Judge, JudgeConfig, pool
 from rfft.training.pretrain.augment import augment
 from rfft.training.pretrain.base import build_tokenizer
 from rfft.training.pretrain.degraded import VARIANTS
 from rfft.training.pretrain.fit import FitConfig, PretrainRun, device, fit, on_device, start
 from rfft.training.pretrain.verdicts import (
     EVENLY,
+    REGIONS,
     REPORT,
     LabelledBatch,
     LogitsOf,
@@ -31,6 +32,7 @@ from rfft.training.pretrain.verdicts import (
     mixture,
     named,
     perturbed,
+    region_loss,
     scene_probabilities,
     scene_reports,
     write_report,
@@ -55,19 +57,20 @@ def train(run: PretrainRun) -> None:
     parts = [VariantScenes(SCENES[variant], variant, run.out / "rf-tiny", tokenizer) for variant in VARIANTS]
     torch.manual_seed(SEED)
     model = start(Judge, folder, JudgeConfig(vocab_size=len(tokenizer)))
-    read = on_device(nn.Linear(2 * model.config.widths[-1], 2))
+    width = model.config.widths[-1]
+    read, find = on_device(nn.Linear(2 * width, 2)), on_device(nn.Conv2d(width, len(REGIONS), 1))
     draw = mixture(parts, BATCH, EVENLY, augment)
 
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
         batch = draw(rng)
         image = perturbed(batch.image, batch.label, partial(verdicts_on, model, batch), PERTURBATION)
         with torch.autocast(device().type, torch.bfloat16):
-            features = model.features(image, batch.product, batch.caption_ids, batch.caption_mask)
-            logits, sizes = model.head(features), read(features)
+            seen = model.feature_map(image, batch.product, batch.caption_ids, batch.caption_mask)
+            logits, sizes, regions = model.head(pool(seen)), read(pool(seen)), find(seen)
         label = F.cross_entropy(logits.float(), batch.label, label_smoothing=0.02)
-        return label + 0.2 * size_loss(sizes.float(), batch.sizes)
+        return label + 0.2 * size_loss(sizes.float(), batch.sizes) + 0.5 * region_loss(regions, batch.regions)
 
-    nets = nn.ModuleDict({"judge": model, "read": read})
+    nets = nn.ModuleDict({"judge": model, "read": read, "find": find})
     fit(nets, loss_fn, FitConfig(lr=2e-3, weight_decay=0.02, ema=0.995, seed=SEED), run, "judge")
     copy.deepcopy(model).half().save_pretrained(folder)
     found = scene_probabilities(reader(model), run.out, NAME, "val")

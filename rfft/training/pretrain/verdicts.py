@@ -27,6 +27,7 @@ from rfft.types import LABELS
 CAPTION_LENGTH = 24
 COUNTS = {"render": 30_000, "vae": 5_000, "x0_hat": 5_000}  # scenes to train on
 ATTRIBUTE_CLASSES = [*map(len, ATTRIBUTES.values()), len(ROUND_CM), len(ROUND_CM)]
+REGIONS = {"prop": 80.0, "grown part": 255.0, "clutter": 130.0}  # and their saliency in AdWorld's maps
 EVENLY = (1 / 3, 1 / 3, 1 / 3)  # shares of the variants
 REPORT = "report.json"  # metrics on both splits, beside the weights they belong to
 DEPENDENCE = "dependence.json"  # RFNet's macro F1 when an input is another scene's
@@ -39,6 +40,7 @@ class LabelledBatch:
     They are image [B,3,64,64], product [B,4,64,64], caption [B,24], label [B] and attributes [B,6]: the class
     numbers of ATTRIBUTES, then of the centimetres that the caption states, and of those of what stands beside
     the product; IGNORED where there is none. sizes [B,2] are these two in centimetres, 0 where there is none.
+    regions [B,3,64,64] is 1 where REGIONS are.
     """
 
     image: Tensor
@@ -48,6 +50,7 @@ class LabelledBatch:
     label: Tensor
     attributes: Tensor
     sizes: Tensor
+    regions: Tensor
 
 
 Augmentation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -90,7 +93,7 @@ class VariantScenes:
         `augmentation` changes picture and product; with it the product's name gets strange words, too.
         """
         image = torch.from_numpy(self.images[index]).permute(0, 3, 1, 2).float().div(255)
-        product = self.scenes.pixels("product", index)
+        product = torch.cat([self.scenes.pixels(name, index) for name in ("product", "saliency")], dim=1)
         ids = self.ids[index]
         if augmentation is not None:
             image, product = augmentation(image, product)
@@ -98,8 +101,30 @@ class VariantScenes:
         labels = torch.from_numpy(self.scenes.label[index])
         attributes = torch.from_numpy(self.attributes[index])
         sizes = torch.from_numpy(self.sizes[index])
-        fields = (image, product, ids, self.mask[index], labels, attributes, sizes)
+        product, saliency = product[:, :4], product[:, 4:]
+        regions = find_regions(saliency, product)
+        fields = (image, product, ids, self.mask[index], labels, attributes, sizes, regions)
         return LabelledBatch(*(tensor.to(device()) for tensor in fields))
+
+
+def find_regions(saliency: Tensor, product: Tensor) -> Tensor:
+    """Return where REGIONS are, [B,3,H,W] of 0 and 1: by the saliency [B,1,H,W] that AdWorld draws each with.
+
+    None of them is seen where the product [B,4,H,W] is.
+    """
+    levels = saliency * 255
+    found = torch.cat([(levels - level).abs() < 10 for level in REGIONS.values()], dim=1)
+    return (found & (product[:, 3:4] == 0)).float()
+
+
+def region_loss(read: Tensor, regions: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy of the share of each cell that is a region.
+
+    read [B,3,h,w] are logits, regions [B,3,H,W] in [0,1].
+    """
+    height, width = read.shape[-2:]
+    share = F.adaptive_avg_pool2d(regions, (height, width))
+    return F.binary_cross_entropy_with_logits(read.float(), share)
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,140 @@
+"""What is asked of whom, and what is answered: the state behind the review page.
+
+A vote is on disk before `vote` returns.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import HTTPException
+from pydantic import BaseModel, Field
+
+from rfft.feedback.vote_store import VoteStore
+from rfft.feedback.votes import LONGEST_NOTE, Picture, Vote, check_answer
+from rfft.review.guide import Entry
+from rfft.review.queue import Question, Queue, Settings, as_seen, swapped
+
+NAMES = Field(min_length=1, max_length=60, pattern=r"^[^\x00-\x1f]+$")
+
+
+class Entering(BaseModel):
+    """Who a rater says to be, where no tokens are needed."""
+
+    name: Annotated[str, NAMES]
+
+
+class Answer(BaseModel):
+    """A vote as the page sends it; sides are as they were shown."""
+
+    left: str
+    right: str | None = None
+    answer: dict[str, Any]
+    note: Annotated[str, Field(max_length=LONGEST_NOTE)] = ""
+    x: Annotated[float | None, Field(ge=0, le=1)] = None
+    y: Annotated[float | None, Field(ge=0, le=1)] = None
+    seconds: Annotated[float | None, Field(ge=0)] = None
+
+
+@dataclass
+class Review:
+    """What is asked of whom, kept in step with the store by one lock."""
+
+    store: VoteStore
+    settings: Settings
+    pictures: dict[str, Picture]
+    guide: Sequence[Entry] = ()
+    with_tokens: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.queue = Queue(self.settings, self.pictures, self.store.votes())
+        self.raters = {token: name for name, token in self.store.raters().items()}
+        self.shown: dict[str, Question] = {}
+
+    def enter(self, name: str) -> str:
+        """Return the token of a rater."""
+        with self.lock:
+            token = self.store.add_rater(name)
+            self.raters[token] = name
+            return token
+
+    def ask(self, rater: str) -> dict[str, Any]:
+        """Return what a rater is asked now: the same again until it is answered."""
+        with self.lock:
+            return self._ask(rater)
+
+    def _ask(self, rater: str) -> dict[str, Any]:
+        question = self.shown.get(rater) or self.queue.next(rater)
+        if question is None:
+            return {"question": None, "progress": self._progress(rater)}
+        self.shown[rater] = question
+        coming = self.queue.next(rater, besides=question)
+        soon = [name for name in coming.key if name] if coming else self.queue.coming(rater)
+        return {
+            "question": self._describe(question, rater),
+            "soon": soon,
+            "progress": self._progress(rater),
+        }
+
+    def _describe(self, question: Question, rater: str) -> dict[str, Any]:
+        about = self.pictures[question.left]
+        sides = [name for name in question.key if name]
+        if swapped(self.settings.task, question, rater):
+            sides.reverse()
+        return {
+            "pictures": sides,
+            "product": about.id if about.product else None,
+            "caption": about.caption,
+            "prompt": about.prompt,
+        }
+
+    def _progress(self, rater: str) -> dict[str, int]:
+        return {"mine": len(self.queue.mine[rater])} | self.queue.progress()
+
+    def vote(self, rater: str, given: Answer) -> dict[str, Any]:
+        """Write a vote and return what comes next; in a second round also what others said before.
+
+        Raises HTTPException 409 for what was not asked, 422 for no answer to it.
+        """
+        with self.lock:
+            question = self.shown.get(rater)
+            if question is None or {given.left, given.right} != set(question.key):
+                raise HTTPException(409, "that picture is not the one you were asked about: reload the page")
+            turned = swapped(self.settings.task, question, rater)
+            try:
+                answer = as_seen(self.settings.task, check_answer(self.settings.task, given.answer), turned)
+            except ValueError as error:
+                raise HTTPException(422, f"no answer to this question: {error}") from None
+            told = {"note": given.note, "x": given.x, "y": given.y, "seconds": given.seconds}
+            vote = Vote(
+                self.settings.task, question.left, rater, answer, question.right,
+                round=self.settings.round, kind=question.kind, **told,  # type: ignore[arg-type]
+            )  # fmt: skip
+            self.queue.answered(self.store.add_vote(vote))
+            del self.shown[rater]
+            return self._ask(rater) | {"others": self._others(question) if self.settings.round > 1 else []}
+
+    def _others(self, question: Question) -> list[dict[str, Any]]:
+        votes = self.store.votes(self.settings.task)
+        earlier = [v for v in votes if (v.left, v.right) == question.key and v.round < self.settings.round]
+        return [{"answer": dict(vote.answer), "note": vote.note} for vote in earlier]
+
+    def undo(self, rater: str) -> dict[str, Any]:
+        """Take back a rater's last vote, and ask again."""
+        with self.lock:
+            vote = self.store.undo(rater, self.settings.task)
+            if vote is not None:
+                self.queue.undone(vote)
+                self.shown[rater] = Question(vote.left, vote.right, vote.kind)
+            return self._ask(rater)
+
+    def move_on(self, rater: str) -> dict[str, Any]:
+        """Go on to the pictures of another product and prompt."""
+        with self.lock:
+            self.queue.move_on(rater)
+            self.shown.pop(rater, None)
+            return self._ask(rater)
