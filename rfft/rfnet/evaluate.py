@@ -65,8 +65,8 @@ def predict(
 def report(probabilities: Tensor, targets: Tensor) -> Report:
     """Return the metrics of class probabilities [N,K] on targets [N,K], the share of each class.
 
-    A picture's label is the class of the largest share. `agreement` is the mean share of the class that is the
-    verdict, so many of the people agree; `agreement_available` the same of available or not; `loss` the plain
+    A picture's label is the class of the largest share. `agreement` is the mean share of the verdict's class:
+    so many people say the same; `agreement_available` likewise of available or not; `loss` is the plain
     cross-entropy. Probabilities that are not finite count as those of a verdict that is surely wrong.
     """
     labels = targets.argmax(dim=1)

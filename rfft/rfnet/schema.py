@@ -11,6 +11,7 @@ from typing import Literal
 from rfft.config.schema import EmaConfig, RunConfig, TrackerConfig, setting
 
 ADWORLD = "adworld:"  # before a source's name (adworld/styles.py), where data.train has AdWorld's scenes
+VOTES = "votes:"  # before a store of `rfft review`, or a file that it exported (rfnet/votes.py)
 
 
 @dataclass
@@ -70,9 +71,11 @@ class ScenesConfig:
 
 @dataclass
 class RFNetDataConfig:
-    """Folders in RF1M's form (rfft/feedback/folder.py), of shards (`rfft data prepare-rf1m`), or AdWorld."""
+    """Folders in RF1M's form (rfft/feedback/folder.py), people's votes, shards, or AdWorld."""
 
-    train: list[str] = setting([])  # folders; or [adworld:rfnet], see `scenes`
+    # Folders, also of shards (`rfft data prepare-rf1m`); votes:feedback.db, what people said on the page of
+    # `rfft review`; or [adworld:rfnet], see `scenes`.
+    train: list[str] = setting([])
     validation: list[str] = setting([])  # empty: a share of the training folders' captions (not of shards)
     validation_share: float = setting(0.05, above=0, most=0.5)
     image_size: int | None = setting(None, least=16)  # pictures are brought to it; null: the network's
