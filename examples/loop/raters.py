@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,13 @@ from rfft.feedback.dataset import square
 from rfft.models.pretrained import ASSETS
 from rfft.rewards.judge import Judge, JudgeConfig
 from rfft.training.pretrain.augment import augment
-from rfft.training.pretrain.degraded import VARIANTS
 from rfft.training.pretrain.fit import FitConfig, PretrainRun, device, fit, on_device
-from rfft.training.pretrain.judge import BATCH, PERTURBATION, verdicts_on
-from rfft.training.pretrain.verdicts import (
-    EVENLY,
-    LabelledBatch,
-    VariantScenes,
-    mixture,
-    perturbed,
-    tokenize,
-    tokenizer_for,
-)
+from rfft.training.pretrain.judge import BATCH
+from rfft.training.pretrain.verdicts import VariantScenes, mixture, tokenize, tokenizer_for
 from rfft.types import LABELS
 
 SOURCE = "monitor"  # of rfft/adworld/styles.py: what neither RFNet nor the judge learns from
+VARIANTS = ("render", "vae")  # as they are drawn, and as rf-tiny's autoencoder shows them
 FIRST_SEED = 101
 BIAS, NOISE = 0.5, 0.5  # standard deviations, of logits: of a rater's taste, and from picture to picture
 SECOND_FAULT = 0.35  # a fault of this probability is ticked beside the likeliest
@@ -44,7 +35,10 @@ MARGIN = 0.1  # of P(available), within which two pictures are the same to a rat
 
 
 def train_rater(number: int, out: Path, scenes: int, steps: int) -> Path:
-    """Train rater `number` on its own scenes by the judge's recipe, or go on with it; returns its folder."""
+    """Train rater `number` on scenes of its own, or go on with it; returns its folder.
+
+    The recipe is the judge's, less its second task and its perturbations: people were not trained against.
+    """
     folder = out / f"rater-{number}"
     if (folder / "config.json").exists():
         return folder
@@ -52,15 +46,15 @@ def train_rater(number: int, out: Path, scenes: int, steps: int) -> Path:
     tokenizer = tokenizer_for(ASSETS, "rf-tiny")
     source = SOURCE, scenes, seed
     parts = [VariantScenes(source, variant, ASSETS / "rf-tiny", tokenizer) for variant in VARIANTS]
+    shares = [1 / len(parts)] * len(parts)
     torch.manual_seed(seed)
     model = on_device(Judge(JudgeConfig(vocab_size=len(tokenizer)))).train()
-    draw = mixture(parts, BATCH, EVENLY, augment)
+    draw = mixture(parts, BATCH, shares, augment)
 
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
-        batch: LabelledBatch = draw(rng)
-        image = perturbed(batch.image, batch.label, partial(verdicts_on, model, batch), PERTURBATION)
+        batch = draw(rng)
         with torch.autocast(device().type, torch.bfloat16):
-            logits = model(image, batch.product, batch.caption_ids, batch.caption_mask)
+            logits = model(batch.image, batch.product, batch.caption_ids, batch.caption_mask)
         return F.cross_entropy(logits.float(), batch.label, label_smoothing=0.02)
 
     settings = FitConfig(lr=2e-3, weight_decay=0.02, ema=0.99, seed=seed)

@@ -1,0 +1,196 @@
+"""Pictures to a Label Studio server, and everybody's annotations back into the store of votes.
+
+Both may be done again and again: a picture is asked about once, and an annotation is taken in once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rfft.errors import UserError, require
+from rfft.feedback.vote_store import VoteStore, sole_writer
+from rfft.feedback.votes import Picture, Vote
+from rfft.review import label_studio_forms as forms
+from rfft.review.guide import read_guide
+from rfft.review.serve import gather
+
+AT_ONCE = 50  # tasks made with one request
+TIMEOUT = 60.0  # seconds
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Label Studio server, and the name of a project there."""
+
+    url: str
+    token: str = field(repr=False)
+    project: str
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull has found."""
+
+    new: int  # annotations taken in
+    known: int  # there already
+    skipped: int  # no answer to the question
+
+
+def push(
+    server: Server, sources: Sequence[Path], store: Path, task: str, raters: int, guide: Path | None = None
+) -> int:
+    """Make the project where there is none of its name, and tasks for what it does not ask yet.
+
+    Returns how many tasks are new. The pictures are taken into the store, for annotations to refer to.
+    Raises UserError for a server that is away or refuses the token, and for a project of another task.
+    """
+    with sole_writer(store), _client(server) as client:
+        opened = VoteStore(store, create=True)
+        pictures = gather(sources, opened)
+        opened.close()
+        asked = forms.questions(task, pictures)
+        require(asked, "no product and prompt has two pictures to compare: give folders with several of each")
+        project = _project(client, server.project)
+        if project is not None and _task_of(client, project.id) != task:
+            raise UserError(f"project {server.project!r} asks something else than {task}: name another")
+        project = project or client.projects.create(
+            title=server.project,
+            label_config=forms.labeling_config(task),
+            expert_instruction=forms.instructions(read_guide(task, guide)),
+            show_instruction=True,
+            maximum_annotations=raters,
+        )
+        there = {found.data.get(forms.ABOUT) for found in client.tasks.list(project=project.id)}
+        new = [question for question in asked if " ".join(question) not in there]
+        for first in range(0, len(new), AT_ONCE):
+            _add(client, project.id, task, new[first : first + AT_ONCE], pictures)
+        return len(new)
+
+
+def pull(server: Server, store: Path) -> Pulled:
+    """Take the annotations of all raters into the store; those that are there already are left.
+
+    One that was changed on the server since is a new vote of the same rater, whose last vote counts. Raises
+    UserError as `push` does.
+    """
+    with sole_writer(store), _client(server) as client:
+        opened = VoteStore(store)
+        project = _project(client, server.project)
+        if project is None:
+            raise UserError(f"{server.url}: no project {server.project!r}; `rfft review push` makes it")
+        task = _task_of(client, project.id)
+        if task is None:
+            raise UserError(f"project {server.project!r} was not made by `rfft review push`: name another")
+        known = {vote.origin for vote in opened.votes(undone=True)}
+        counts = {"new": 0, "known": 0, "skipped": 0}
+        for vote in _votes(client, server.url, project.id, task):
+            how = "skipped" if vote is None else "known" if vote.origin in known else "new"
+            counts[how] += 1
+            if vote is not None and how == "new":
+                opened.add_vote(vote)
+        opened.close()
+    return Pulled(**counts)
+
+
+def _votes(client: Any, url: str, project: int, task: str) -> Iterator[Vote | None]:
+    """Yield every annotation as a vote; None for one that is no answer."""
+    names = {user.id: user.email or user.username for user in client.users.list()}
+    for found in client.tasks.list(project=project, fields="all"):
+        for annotation in map(_plain, found.annotations or []):
+            user = annotation.get("completed_by")
+            user = user.get("id") if isinstance(user, Mapping) else user
+            origin = f"{url}/annotations/{annotation['id']}@{annotation.get('updated_at')}"
+            try:
+                about = found.data[forms.ABOUT]
+                vote = forms.vote_of(task, about, annotation, names.get(user, f"user {user}"), origin)
+            except (ValueError, KeyError, TypeError):
+                yield None
+            else:
+                yield None if annotation.get("was_cancelled") else vote
+
+
+def _plain(annotation: Any) -> dict[str, Any]:
+    return dict(annotation) if isinstance(annotation, Mapping) else annotation.model_dump(mode="json")
+
+
+def _project(client: Any, name: str) -> Any | None:
+    return next((project for project in client.projects.list() if project.title == name), None)
+
+
+def _task_of(client: Any, project: int) -> str | None:
+    """Return what a project asks, read from its labeling config; None if it is none of ours."""
+    config = client.projects.get(project).label_config
+    return next((task for task in forms.TASKS if forms.labeling_config(task) == config), None)
+
+
+def _add(
+    client: Any, project: int, task: str, questions: Sequence[Sequence[str]], pictures: Mapping[str, Picture]
+) -> None:
+    """Upload the pictures of some questions, and make their tasks."""
+    ids = list(dict.fromkeys(id for question in questions for id in question))
+    urls = dict(zip(ids, _upload(client, project, [pictures[id].path for id in ids]), strict=True))
+    client.projects.import_tasks(
+        project,
+        request=[
+            {
+                "data": forms.task_data(question, pictures, urls),
+                "predictions": forms.predictions(task, pictures[question[0]]),
+            }
+            for question in questions
+        ],
+    )
+
+
+def _upload(client: Any, project: int, paths: Sequence[Path]) -> list[str]:
+    """Upload pictures without making tasks of them; returns where they lie on the server.
+
+    The library has no method for this request of the server's (POST /api/projects/ID/import with files).
+    """
+    urls = []
+    for path in paths:
+        answer = client._client_wrapper.httpx_client.request(
+            f"api/projects/{project}/import",
+            method="POST",
+            params={"commit_to_project": "false"},
+            files={"file": (path.name, path.read_bytes())},
+            force_multipart=True,
+        )
+        answer.raise_for_status()
+        (number,) = answer.json()["file_upload_ids"]
+        urls.append(f"/data/{client.files.get(number).file}")
+    return urls
+
+
+@contextmanager
+def _client(server: Server) -> Iterator[Any]:
+    """Give a client of the server; what it refuses, and that it is away, is a UserError of one line."""
+    if not find_spec("label_studio_sdk"):
+        raise UserError("label-studio-sdk is not installed: pip install 'rfft[label-studio]'")
+    import httpx
+    from label_studio_sdk import LabelStudio
+    from label_studio_sdk.core.api_error import ApiError
+
+    try:
+        yield LabelStudio(base_url=server.url, api_key=server.token, timeout=TIMEOUT)
+    except ApiError as error:
+        raise UserError(_explained(server.url, error.status_code, error.body)) from None
+    except httpx.HTTPStatusError as error:
+        raise UserError(_explained(server.url, error.response.status_code, error.response.text)) from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UserError(
+            f"{server.url}: no Label Studio answers there ({error}); check --label-studio"
+        ) from None
+
+
+def _explained(url: str, status: int | None, body: Any) -> str:
+    if status in (401, 403):
+        return (
+            f"{url} refuses the token: set LABEL_STUDIO_API_KEY, or --token-file, to the one shown under "
+            "Account & Settings"
+        )
+    return f"{url} answers {status}: {' '.join(str(body).split())[:200]}"
