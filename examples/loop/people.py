@@ -1,4 +1,4 @@
-"""Raters at work: they open the links that `rfft review serve` prints, and answer over HTTP until nothing is asked."""
+"""Raters at work: they open the links that `rfft review serve` prints, and answer until nothing is asked."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ def _answer_all(link: str, task: str, rater: Rater) -> int:
         client.get(link).raise_for_status()
         asked, count = _json(client.get("/api/question")), 0
         while asked["question"] is not None:
-            asked, count = _json(client.post("/api/vote", json=_answer(client, task, rater, asked))), count + 1
+            asked, count = (
+                _json(client.post("/api/vote", json=_answer(client, task, rater, asked))),
+                count + 1,
+            )
         return count
 
 

@@ -89,7 +89,9 @@ def _parse() -> Loop:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--pictures", type=int, default=600, help="labelled in a round, to train RFNet on")
     parser.add_argument("--held-out", type=int, default=200, help="labelled in a round, to measure RFNet by")
-    parser.add_argument("--test", type=int, default=96, help="painted by two generators, for people to compare")
+    parser.add_argument(
+        "--test", type=int, default=96, help="painted by two generators, for people to compare"
+    )
     parser.add_argument("--scenes", type=int, default=20_000, help="that a rater learns from")
     parser.add_argument("--rater-steps", type=int, default=3000)
     parser.add_argument("overrides", nargs="*", help="settings of the generator's training: trainer.steps=66")
@@ -138,7 +140,6 @@ def _tune(loop: Loop, number: int) -> None:
     folder = loop.round(number)
     settings = f"reward.rfnet={loop.rfnet(number)}", f"run.out={folder}", "run.name=rfft", *loop.overrides
     loop.rfft(f"rfft-{number}", "train", "tiny", *settings)
-    loop.rfft(f"export-{number}", "export", folder / "rfft")
 
 
 def _compare(loop: Loop, number: int, raters: list[Rater]) -> None:
@@ -157,18 +158,48 @@ def _figures(loop: Loop, number: int) -> dict[str, Any]:
     folder = loop.round(number)
     network = {when: _read(folder / when / "evaluation.json") for when in ("before", "after")}
     names = "agreement", "agreement_available", "ap_available", "macro_f1"
-    judged = {side: _read(loop.round(n) / "rfft" / "summary.json") for side, n in _sides(number)}
+    runs = {"base": ("base", number), "old": ("tuned", number - 1), "new": ("tuned", number)}
     return {
         "round": number,
-        "people": _read(folder / "people-held" / "report.json"),
+        "people": _read(folder / "people-held" / "report.json")["labels"],
         "rfnet": {when: {name: found[name] for name in names} for when, found in network.items()},
-        "generator": judged,
-        "gsb": _read(folder / "people-gsb" / "report.json"),
+        "generator": {
+            side: _read(loop.round(n) / "rfft" / "summary.json")[state]["metrics"]
+            for side, (state, n) in runs.items()
+        },
+        "gsb": _read(folder / "people-gsb" / "report.json")["gsb"],
     }
 
 
-def _sides(number: int) -> tuple[tuple[str, int], tuple[str, int]]:
-    return ("old", number - 1), ("new", number)
+def _table(found: list[dict[str, Any]]) -> str:
+    """Return the rounds as a table in Markdown; intervals are of 95 %."""
+    lines = [
+        "| round | people among themselves (kappa) | RFNet says what people say | available or not | "
+        "AP(available) | available by the judge: base, old, new | people on new against old (GSB) |",
+        "| --- " * 7 + "|",
+    ]
+    for row in found:
+        changes = [
+            f"{row['rfnet']['before'][name]:.1%} to {row['rfnet']['after'][name]:.1%}"
+            for name in ("agreement", "agreement_available", "ap_available")
+        ]
+        judge = [_interval(row["generator"][side]["available_rate_judge"]) for side in ("base", "old", "new")]
+        kappa = row["people"]["fleiss_kappa"]
+        cells = [row["round"], "none" if kappa is None else f"{kappa:.2f}", *changes, ", ".join(judge)]
+        lines.append(f"| {' | '.join(map(str, cells))} | {_gsb(row['gsb']['gsb']['overall'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(metric: dict[str, float]) -> str:
+    return f"{metric['value']:.1%} ({metric['low']:.1%} to {metric['high']:.1%})"
+
+
+def _gsb(found: dict[str, Any]) -> str:
+    low, high = found["interval"]
+    counts = f"{found['good']} good, {found['same']} same, {found['bad']} bad"
+    return (
+        f"{counts}: {found['score']:+.2f} ({low:+.2f} to {high:+.2f}), sign test p {found['sign_test_p']:.2g}"
+    )
 
 
 def _read(file: Path) -> Any:
