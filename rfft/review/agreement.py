@@ -63,7 +63,6 @@ def figures(task: str, votes: Sequence[Vote], pictures: Mapping[str, Picture]) -
 def warm_up() -> None:
     """Import the libraries behind the figures, which takes seconds, before anybody asks for them."""
     import krippendorff  # noqa: F401
-    import scipy.stats
     import statsmodels.stats.inter_rater  # noqa: F401
 
 

@@ -100,7 +100,7 @@ def _add_page(app: FastAPI, review: Review) -> None:
     def enter(given: Entering) -> Response:
         if review.with_tokens:
             raise HTTPException(403, "open the link that you were given")
-        return _remember(Response(status_code=204), review, review.enter(given.name.strip()))
+        return _remember(Response(status_code=204), review, review.enter(given.name))
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import HTTPException
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StringConstraints
 
 from rfft.feedback.vote_store import VoteStore
 from rfft.feedback.votes import LONGEST_NOTE, Picture, Vote, check_answer
@@ -19,7 +19,7 @@ from rfft.review.guide import Entry
 from rfft.review.questions import Question, as_seen, swapped
 from rfft.review.queue import Queue, Settings
 
-NAMES = Field(min_length=1, max_length=60, pattern=r"^[^\x00-\x1f]+$")
+NAMES = StringConstraints(strip_whitespace=True, min_length=1, max_length=60, pattern=r"^[^\x00-\x1f]+$")
 
 
 class Entering(BaseModel):
