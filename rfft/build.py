@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from rfft.config.schema import Config
+from rfft.config.schema import Config, RewardConfig
 from rfft.data.dataset import KNOWN, Samples, evaluation_source, read_samples
 from rfft.data.encoded import EncodedSamples
 from rfft.data.encoder import Encoder
@@ -24,7 +24,7 @@ from rfft.models.pretrained import find_folder, read_config, tokenizer_of
 from rfft.objectives import OBJECTIVES
 from rfft.objectives.base import Objective, ObjectiveSettings
 from rfft.objectives.regularizers import make_regularizer, step_weights
-from rfft.rewards.availability import Availability, RFNetWithMaps
+from rfft.rewards.availability import Availability, Ensemble, RFNetWithMaps
 from rfft.rewards.maps import load_depth, load_saliency
 from rfft.rewards.preference import PickScore, TextMatch
 from rfft.rewards.rfnet import RFNet
@@ -72,11 +72,13 @@ def load_trained(config: Config, checkpoint: Path, device: torch.device | str) -
 
 def build_rfnet(config: Config, device: torch.device | str) -> RFNetWithMaps | None:
     """Load RFNet with its networks, frozen; None where the config has none (reward.rfnet: null)."""
-    reward = config.reward
-    if reward.rfnet is None:
-        return None
-    networks = load_depth(reward.depth), load_saliency(reward.saliency), caption_tokenizer(reward.rfnet)
-    model = RFNetWithMaps(RFNet.from_pretrained(reward.rfnet), *networks, reward.auxiliary_grad)
+    name = config.reward.rfnet
+    return None if name is None else _load_rfnet(config.reward, name, device)
+
+
+def _load_rfnet(reward: RewardConfig, name: str, device: torch.device | str) -> RFNetWithMaps:
+    networks = load_depth(reward.depth), load_saliency(reward.saliency), caption_tokenizer(name)
+    model = RFNetWithMaps(RFNet.from_pretrained(name), *networks, reward.auxiliary_grad)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -85,7 +87,8 @@ def build_reward(config: Config, rfnet: RFNetWithMaps | None, device: torch.devi
     terms: list[tuple[str, float, Reward]] = []
     for term in config.reward.terms:
         if term.use == "rfnet" and rfnet is not None:  # its scalars are the paper's: f_ac, available, ...
-            terms.append(("", term.weight, Availability(rfnet)))
+            others = [_load_rfnet(config.reward, name, device) for name in term.options.get("ensemble", [])]
+            terms.append(("", term.weight, Availability(Ensemble([rfnet, *others]) if others else rfnet)))
             continue
         reward = construct("reward.terms", term.use, term.options, REWARDS)
         terms.append((f"{term.use.rpartition(':')[2].lower()}/", term.weight, reward))

@@ -1,7 +1,8 @@
 """Parts that grow on a product and are not its own: shape hallucination.
 
 Each draws into a layer [64, 64], uint8, where the part is, and takes (layer, place, drop, rng); `drop` is how
-far below the product's base it may reach, in pixels.
+far below the product's base it may reach, in pixels. They are thick
+enough to be there after a VAE's round trip, too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def legs(layer: Image8, place: Placement, drop: int, rng: np.random.Generator) -
     """Two to four straight legs."""
     for x in _spread(place, 0.76, int(rng.integers(2, 5))):
         foot = (round(x + rng.uniform(-1.5, 1.5)), place.base + drop)
-        cv2.line(layer, (round(x), place.base - 4), foot, 255, int(rng.integers(2, 4)))
+        cv2.line(layer, (round(x), place.base - 4), foot, 255, int(rng.integers(3, 5)))
 
 
 def bent_legs(layer: Image8, place: Placement, drop: int, rng: np.random.Generator) -> None:
@@ -32,16 +33,16 @@ def bent_legs(layer: Image8, place: Placement, drop: int, rng: np.random.Generat
     for x in _spread(place, 0.7, int(rng.integers(2, 4))):
         out = np.sign(x - place.centre) * bow
         points = [(x, place.base - 4), (x + out, place.base + drop / 2), (x + 0.3 * out, place.base + drop)]
-        _line(layer, points, int(rng.integers(2, 4)))
+        _line(layer, points, int(rng.integers(3, 5)))
 
 
 def stilts(layer: Image8, place: Placement, drop: int, rng: np.random.Generator) -> None:
     """Thin legs with a bar across."""
     left, right = place.left + 0.1 * place.width, place.left + 0.9 * place.width
-    for x in np.linspace(left, right, rng.integers(3, 6)):
-        _line(layer, [(x, place.base - 3), (x, place.base + drop)], 1)
+    for x in np.linspace(left, right, rng.integers(2, 5)):
+        _line(layer, [(x, place.base - 3), (x, place.base + drop)], int(rng.integers(2, 4)))
     row = place.base + drop * rng.uniform(0.4, 0.8)
-    _line(layer, [(left, row), (right, row)], int(rng.integers(1, 3)))
+    _line(layer, [(left, row), (right, row)], int(rng.integers(2, 4)))
 
 
 def pedestal(layer: Image8, place: Placement, drop: int, rng: np.random.Generator) -> None:
@@ -77,7 +78,7 @@ def handle(layer: Image8, place: Placement, drop: int, rng: np.random.Generator)
     """A ring at a side or on top, as a cup's handle."""
     centre = _beside(place, int(rng.integers(3)), rng.uniform(7, 12), rng)
     size = (rng.uniform(9, 14), rng.uniform(9, 14))
-    cv2.ellipse(layer, (centre, size, 0), 255, int(rng.integers(2, 4)))
+    cv2.ellipse(layer, (centre, size, 0), 255, int(rng.integers(3, 5)))
 
 
 def tube(layer: Image8, place: Placement, drop: int, rng: np.random.Generator) -> None:
@@ -88,7 +89,7 @@ def tube(layer: Image8, place: Placement, drop: int, rng: np.random.Generator) -
     bend = rng.uniform(-12, 12)
     reach = ((0, 0), (7, bend / 3), (12, bend), (16, 1.5 * bend))
     points = [(x + side * right, y + down) for right, down in reach]
-    _line(layer, points, int(rng.integers(2, 5)))
+    _line(layer, points, int(rng.integers(3, 6)))
 
 
 def antenna(layer: Image8, place: Placement, drop: int, rng: np.random.Generator) -> None:
@@ -96,7 +97,7 @@ def antenna(layer: Image8, place: Placement, drop: int, rng: np.random.Generator
     for _ in range(int(rng.integers(2, 5))):
         x = place.centre + rng.uniform(-0.35, 0.35) * place.width
         tip = (x + rng.uniform(-8, 8), max(place.top - rng.uniform(7, 14), 0))
-        _line(layer, [(x, place.top + 4), tip], int(rng.integers(1, 3)))
+        _line(layer, [(x, place.top + 4), tip], int(rng.integers(2, 4)))
 
 
 def knob(layer: Image8, place: Placement, drop: int, rng: np.random.Generator) -> None:

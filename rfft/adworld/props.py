@@ -13,6 +13,9 @@ from rfft.adworld.placement import Placement, ramp
 from rfft.adworld.variety import nameless
 
 LEAST, MOST = 8, 28  # pixels: props of these heights fit beside a product
+ANY = 9, 24  # and those that are any icon: what has the wrong size is smaller or larger than all of them
+SMALLEST, LARGEST = 6.5, 54.0  # pixels of what has the wrong size: smaller ones nobody sees
+WRONG = 2.8, 4.0  # times too large or too small
 
 
 def asked_heights(product: Icon, drawn_height: int) -> dict[str, float]:
@@ -40,8 +43,8 @@ def choose(
     if kind in ("any", "nameless") and (label == "size_mismatch" or rng.random() < 0.75):
         scale = place.icon.shape[0] / product.height_cm
         if kind == "nameless":
-            return nameless(LEAST / scale, MOST / scale, rng)
-        fitting = [i for i in icons if LEAST <= i.height_cm * scale <= MOST and i.name != product.name]
+            return nameless(ANY[0] / scale, ANY[1] / scale, rng)
+        fitting = [i for i in icons if ANY[0] <= i.height_cm * scale <= ANY[1] and i.name != product.name]
         if fitting:
             return fitting[rng.integers(len(fitting))]
     if name == "none" and label == "size_mismatch":
@@ -62,6 +65,8 @@ def paint(
     room_left, room_right = place.left, SIZE - place.left - place.width
     on_left = rng.random() < room_left / max(room_left + room_right, 1)
     gap = rng.uniform(-3, 4)
+    if label == "size_mismatch":  # to be seen, not to lie behind the product
+        on_left, gap = room_left > room_right, max(gap, 0)
     left = place.left - gap - w if on_left else place.left + place.width + gap
     left = int(np.clip(round(left), -w // 4, SIZE - w + w // 4))
     base = int(np.clip(place.base + rng.integers(-4, 4), min(place.horizon + 3, SIZE - 1), SIZE - 1))
@@ -70,7 +75,9 @@ def paint(
 
 
 def _wrong(height: float, rng: np.random.Generator) -> float:
-    """Return 3 to 4.5 times a height in pixels, or as small a part of it."""
-    factor = rng.uniform(3, 4.5)
-    too_large = height * factor <= 46 and (height < 13 or rng.random() < 0.5)
-    return float(np.clip(height * factor if too_large else height / factor, 4, 50))
+    """Return WRONG times a height in pixels, or as small a part of it, whichever can be seen."""
+    factor, least = rng.uniform(*WRONG), WRONG[0]
+    large, small = height * least <= LARGEST, height / least >= SMALLEST
+    if large and (not small or rng.random() < 0.5):
+        return float(min(height * factor, LARGEST))
+    return float(max(height / factor, SMALLEST))

@@ -18,7 +18,7 @@ from rfft.utils.atomic_io import new_file
 
 ATTRIBUTES = {"surface": SURFACES, "place": PLACES, "prop": PROP_NAMES, "light": LIGHTS}
 IGNORED = -100  # the class number of an attribute without a class, which torch's cross-entropy leaves out
-_VERSION = 6  # to be raised when the drawing changes, so that no stale cache is read
+_VERSION = 7  # to be raised when the drawing changes, so that no stale cache is read
 _PIXELS = ("image", "product", "depth", "saliency")
 _TEXTS = ("captions", "prompts", "styles")
 _ARRAYS = (*_PIXELS, "label", "attributes", "prop_cm")

@@ -96,6 +96,13 @@ def _check_reward(reward: RewardConfig) -> None:
         reward.rfnet is not None or all(term.use != "rfnet" for term in reward.terms),
         "reward.terms has rfnet, and reward.rfnet is null: name a network with reward.rfnet, or other terms",
     )
+    for options in (term.options for term in reward.terms if term.use == "rfnet"):
+        names = options.get("ensemble", [])
+        known = set(options) <= {"ensemble"} and isinstance(names, list)
+        require(
+            known and all(isinstance(name, str) for name in names),
+            "reward.terms: rfnet takes options: {ensemble: [FOLDER, ...]}, further RFNets, and no others",
+        )
 
 
 def _check_fid(evaluate: EvaluateConfig) -> None:

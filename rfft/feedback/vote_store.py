@@ -132,16 +132,10 @@ class VoteStore:
             )
         return replace(vote, id=done.lastrowid if done.rowcount else None)
 
-    def undo(self, rater: str, task: str) -> Vote | None:
-        """Mark a rater's last vote in a task as undone, and return it; None if there is none."""
+    def undo(self, number: int) -> None:
+        """Mark the vote of a number as undone."""
         with self._transaction() as db:
-            row = db.execute(
-                "SELECT max(id) FROM votes WHERE rater = ? AND task = ? AND NOT undone", (rater, task)
-            ).fetchone()
-            if row[0] is None:
-                return None
-            db.execute("UPDATE votes SET undone = 1 WHERE id = ?", row)
-        return next(vote for vote in self.votes(undone=True) if vote.id == row[0])
+            db.execute("UPDATE votes SET undone = 1 WHERE id = ?", (number,))
 
     def votes(self, task: str | None = None, undone: bool = False) -> list[Vote]:
         """Return all votes, or those of a task, in the order in which they came; undone ones if asked for."""

@@ -60,6 +60,12 @@ def figures(task: str, votes: Sequence[Vote], pictures: Mapping[str, Picture]) -
     return found
 
 
+def warm_up() -> None:
+    """Import the libraries behind the figures, which takes seconds, before anybody asks for them."""
+    import krippendorff  # noqa: F401
+    import statsmodels.stats.inter_rater  # noqa: F401
+
+
 def _latest(votes: Sequence[Vote]) -> list[Vote]:
     """Return of each rater's votes on a question the last one; repeats stand beside it."""
     found = {(v.rater, v.left, v.right, v.kind): v for v in votes if not v.undone}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ import typer
 import uvicorn
 
 from rfft.errors import UserError
+from rfft.evaluation.store import STATES
 from rfft.feedback.vote_store import VoteStore, sole_writer
 from rfft.feedback.votes import Picture
+from rfft.review.agreement import warm_up
 from rfft.review.guide import read_guide
 from rfft.review.queue import Settings
 from rfft.review.server import create_app
@@ -61,11 +64,12 @@ def serve(
         raise UserError(f"--host {address.host} lets others in: name the --raters, who get a link each")
     with sole_writer(store_path):
         store = VoteStore(store_path, create=True)
-        pictures = gather(sources, store)
+        pictures = gather(sources, store, settings.task)
         review = Review(store, settings, pictures, read_guide(settings.task, guide), bool(raters))
         if not review.queue.progress()["wanted"]:
             raise UserError(_nothing(settings))
         listening = _listen(address)
+        threading.Thread(target=warm_up, daemon=True).start()
         where = f"http://{address.host}:{listening.getsockname()[1]}"
         typer.echo(
             f"{len(pictures)} pictures, task {settings.task}; votes go to {store_path}; Ctrl+C ends it"
@@ -78,10 +82,22 @@ def serve(
         store.close()
 
 
-def gather(sources: Sequence[Path], store: VoteStore) -> dict[str, Picture]:
-    """Return the pictures of all sources, and take them into the store."""
+def gather(sources: Sequence[Path], store: VoteStore, task: str = "labels") -> dict[str, Picture]:
+    """Return the pictures of all sources, and take them into the store.
+
+    For gsb of several runs these are the tuned ones. Raises UserError for two folders of one name, by which
+    votes tell them apart.
+    """
+    folders: dict[str, Path] = {}
+    for source in map(Path.resolve, sources):
+        if folders.setdefault(source.name, source) != source:
+            raise UserError(
+                f"{folders[source.name]} and {source} have one name, by which votes tell them apart: "
+                "rename one"
+            )
+    states = STATES[1:] if task == "gsb" and len(folders) > 1 else STATES
     kept = store.path.with_name(f"{store.path.name}.pictures")
-    found = {picture.id: picture for source in sources for picture in read_pictures(source, kept)}
+    found = {p.id: p for source in folders.values() for p in read_pictures(source, kept, states)}
     store.add_pictures(found.values())
     return found
 

@@ -1,10 +1,11 @@
 """The review page's server. A picture is named by its id alone, so that no path leads anywhere else."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Cookie, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.base import RequestResponseEndpoint
@@ -15,7 +16,6 @@ from rfft.review.agreement import figures
 from rfft.review.session import Answer, Entering, Review
 
 STATIC = Path(__file__).parent / "static"
-COOKIE = "rfft_rater"
 HEADERS = {  # nothing is loaded from elsewhere, nobody frames the page, and only this page posts
     "Content-Security-Policy": (
         "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
@@ -37,10 +37,11 @@ def create_app(review: Review, hosts: Sequence[str]) -> FastAPI:
         response.headers.update(HEADERS)
         return response
 
-    def known_rater(token: Annotated[str, Cookie(alias=COOKIE)] = "") -> str:
-        if token not in review.raters:
+    def known_rater(request: Request) -> str:
+        rater = review.raters.get(request.cookies.get(_cookie(review), ""))
+        if rater is None:
             raise HTTPException(401, "open the link that you were given")
-        return review.raters[token]
+        return rater
 
     Rater = Annotated[str, Depends(known_rater)]  # noqa: N806  a type
     _add_page(app, review)
@@ -78,11 +79,11 @@ def _add_page(app: FastAPI, review: Review) -> None:
             return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
         if token not in review.raters:
             raise HTTPException(401, "this link is not known: ask for another one")
-        return _remember(RedirectResponse("/", 303), token)
+        return _remember(RedirectResponse("/", 303), review, token)
 
     @app.get("/api/setup")
     def setup(request: Request) -> dict[str, Any]:
-        rater = review.raters.get(request.cookies.get(COOKIE, ""))
+        rater = review.raters.get(request.cookies.get(_cookie(review), ""))
         guide = [{"name": e.name, "text": e.text, "picture": e.picture is not None} for e in review.guide]
         return {
             "task": review.settings.task,
@@ -99,13 +100,18 @@ def _add_page(app: FastAPI, review: Review) -> None:
     def enter(given: Entering) -> Response:
         if review.with_tokens:
             raise HTTPException(403, "open the link that you were given")
-        return _remember(Response(status_code=204), review.enter(given.name.strip()))
+        return _remember(Response(status_code=204), review, review.enter(given.name))
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
 
-def _remember(response: Response, token: str) -> Response:
-    response.set_cookie(COOKIE, token, max_age=31536000, httponly=True, samesite="strict")
+def _cookie(review: Review) -> str:
+    """Return a cookie's name for this store: browsers send those of all ports of a host."""
+    return f"rfft_{hashlib.sha256(str(review.store.path.absolute()).encode()).hexdigest()[:12]}"
+
+
+def _remember(response: Response, review: Review, token: str) -> Response:
+    response.set_cookie(_cookie(review), token, max_age=31536000, httponly=True, samesite="strict")
     return response
 
 

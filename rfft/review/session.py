@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import HTTPException
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StringConstraints
 
 from rfft.feedback.vote_store import VoteStore
 from rfft.feedback.votes import LONGEST_NOTE, Picture, Vote, check_answer
 from rfft.review.guide import Entry
-from rfft.review.queue import Question, Queue, Settings, as_seen, swapped
+from rfft.review.questions import Question, as_seen, swapped
+from rfft.review.queue import Queue, Settings
 
-NAMES = Field(min_length=1, max_length=60, pattern=r"^[^\x00-\x1f]+$")
+NAMES = StringConstraints(strip_whitespace=True, min_length=1, max_length=60, pattern=r"^[^\x00-\x1f]+$")
 
 
 class Entering(BaseModel):
@@ -72,11 +73,9 @@ class Review:
         if question is None:
             return {"question": None, "progress": self._progress(rater)}
         self.shown[rater] = question
-        coming = self.queue.next(rater, besides=question)
-        soon = [name for name in coming.key if name] if coming else self.queue.coming(rater)
         return {
             "question": self._describe(question, rater),
-            "soon": soon,
+            "soon": self.queue.soon(rater, question),
             "progress": self._progress(rater),
         }
 
@@ -126,8 +125,9 @@ class Review:
     def undo(self, rater: str) -> dict[str, Any]:
         """Take back a rater's last vote, and ask again."""
         with self.lock:
-            vote = self.store.undo(rater, self.settings.task)
-            if vote is not None:
+            last = self.queue.mine[rater][-1:]
+            for vote in (v for v in last if v.id and {v.left, v.right or v.left} <= self.pictures.keys()):
+                self.store.undo(vote.id)
                 self.queue.undone(vote)
                 self.shown[rater] = Question(vote.left, vote.right, vote.kind)
             return self._ask(rater)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,20 @@ from rfft.types import LABELS
 from rfft.utils import contact_sheet
 
 SUFFIXES = {f".{name}" for name in (*EXTENSIONS.values(), "jpeg")}
-STATES = ("base", "tuned")
 
 
-def read_pictures(source: Path, kept: Path) -> list[Picture]:
+def read_pictures(source: Path, kept: Path, states: Sequence[str] = store.STATES) -> list[Picture]:
     """Return the pictures of a folder of any of these kinds.
 
-    A run's pictures lie in sheets and are written singly below the folder `kept`. Raises UserError for a
-    folder without pictures.
+    Those of a run's given states lie in sheets and are written singly below the folder `kept`. Raises
+    UserError for a folder without pictures.
     """
-    for name, read in READERS.items():
-        if (source / name).is_file():
-            found = list(read(source, kept))
-            break
+    source = source.resolve()
+    if (source / store.EVALUATION).is_file():
+        found = list(_run(source, kept, states))
     else:
-        found = list(_plain(source))
+        read = next((read for name, read in READERS.items() if (source / name).is_file()), _plain)
+        found = list(read(source))
     if not found:
         raise UserError(
             f"{source}: no pictures; give a folder of PNG, JPEG or WebP files, what `rfft generate` wrote, "
@@ -42,7 +41,7 @@ def read_pictures(source: Path, kept: Path) -> list[Picture]:
     return list({picture.id: picture for picture in found}.values())
 
 
-def _generated(source: Path, kept: Path) -> Iterator[Picture]:
+def _generated(source: Path) -> Iterator[Picture]:
     lines = (source / MANIFEST).read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(filter(None, lines), start=1):
         where = f"{source / MANIFEST}:{number}"
@@ -50,46 +49,41 @@ def _generated(source: Path, kept: Path) -> Iterator[Picture]:
             row = json.loads(line)
             path, product = (inside(source, row[name], where) for name in ("image", "product"))
             texts = {name: str(row[name]) for name in ("caption", "prompt")}
-            given = row["probabilities"]
+            given, place = row["probabilities"], _group(str(row["id"]), texts["prompt"])
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{where}: damaged; give a folder that `rfft generate` wrote") from None
         group = _group(texts["caption"], texts["prompt"])
-        yield _picture(
-            path, source, product=product, group=group, place=f"{row['id']}", probabilities=given, **texts
-        )
+        known = {"group": group, "place": place, "probabilities": given}
+        yield _picture(path, source, product=product, **known, **texts)
 
 
-def _run(source: Path, kept: Path) -> Iterator[Picture]:
+def _run(source: Path, kept: Path, states: Sequence[str]) -> Iterator[Picture]:
     """Yield a run's pictures, before and after training as sources of their own."""
     known = store.read_json(source / store.EVALUATION)
-    for state in (name for name in STATES if name in known):
+    for state in (name for name in states if name in known):
         sheets = store.pictures(source, state)
         verdicts = known[state].get("probabilities", {}).get("rfnet") or [None] * len(sheets)
-        folder = (
-            kept / f"{source.name}-{hashlib.sha256(str(source.absolute()).encode()).hexdigest()[:8]}-{state}"
-        )
+        folder = kept / f"{source.name}-{_group(str(source))}-{state}"
         folder.mkdir(parents=True, exist_ok=True)
         for number, cell in enumerate(known["cells"]):
             path = folder / f"{number:06}.png"
-            if not path.exists():
-                contact_sheet.save_png(path, sheets[number].permute(1, 2, 0).numpy())
+            contact_sheet.save_png(path, sheets[number].permute(1, 2, 0).numpy())
             given = verdicts[number] and dict(zip(LABELS, verdicts[number], strict=True))
             texts = {"caption": str(cell.get("caption", cell["product"])), "prompt": str(cell["prompt"])}
-            group, place = _group(cell["product"], cell["prompt"]), f"{cell['product']}/{number}"
+            group = _group(cell["product"], cell["prompt"])
+            place = _group(cell["product"], cell["prompt"], str(cell["seed"]))
             picture = _picture(path, source, group=group, place=place, probabilities=given, **texts)
             yield _named(picture, f"{source.name}/{state}")
 
 
-def _labelled(source: Path, kept: Path) -> Iterator[Picture]:
+def _labelled(source: Path) -> Iterator[Picture]:
     """Yield the pictures of a folder in RF1M's form: their labels are known, so they are gold."""
     for record in read_feedback(source):
-        product = source / "products" / f"{Path(record.name).stem}.png"
+        names = (f"images/{record.name}", f"products/{Path(record.name).stem}.png")
+        path, product = (inside(source, name, str(source / LABEL_FILE)) for name in names)
         texts = {"caption": record.caption, "prompt": record.prompt}
-        path, group = (
-            inside(source, f"images/{record.name}", str(source / LABEL_FILE)),
-            _group(*texts.values()),
-        )
-        yield _picture(path, source, product=product, group=group, label=LABELS[record.label], **texts)
+        known = {"group": _group(*texts.values()), "label": LABELS[record.label]}
+        yield _picture(path, source, product=product, **known, **texts)
 
 
 def _plain(source: Path) -> Iterator[Picture]:
@@ -102,14 +96,13 @@ def _plain(source: Path) -> Iterator[Picture]:
             yield _picture(inside(source, name, str(source)), source, group=str(path.parent), place=name)
 
 
-READERS: dict[str, Callable[[Path, Path], Iterator[Picture]]] = {
-    MANIFEST: _generated,
-    store.EVALUATION: _run,
-    LABEL_FILE: _labelled,
-}
+READERS: dict[str, Callable[[Path], Iterator[Picture]]] = {MANIFEST: _generated, LABEL_FILE: _labelled}
 
 
 def _picture(path: Path, source: Path, **known: Any) -> Picture:
+    for file in filter(None, (path, known.get("product"))):
+        if file.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{file}: a browser is shown PNG, JPEG and WebP files alone; convert it")
     digest = hashlib.sha256(path.read_bytes() + source.name.encode()).hexdigest()[:32]
     return Picture(id=digest, path=path, source=source.name, **known)
 

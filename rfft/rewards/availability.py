@@ -5,6 +5,8 @@ Shapes: B pictures, H W pixels, K classes in the order of types.LABELS (or COARS
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,6 +44,20 @@ class RFNetWithMaps(nn.Module):
         seen = image if self.auxiliary_grad else image.detach()
         maps = self.depth(seen), self.saliency(seen)
         return self.rfnet(image, product, *maps, ids, mask).float()
+
+
+class Ensemble(nn.Module):
+    """Several RFNets as one; harder to fool, as what deceives one need not deceive another."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        """Take networks that give logits [B,K] for pictures and their batch."""
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, image: Tensor, batch: Batch) -> Tensor:
+        """Return the logarithm of the networks' mean probabilities [B,K]."""
+        found = torch.stack([network(image, batch).log_softmax(dim=-1) for network in self.networks])
+        return found.logsumexp(dim=0) - math.log(len(self.networks))
 
 
 class Availability(nn.Module):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import tensor
+from torch import nn, tensor
 from torch.testing import assert_close
 
 from rfft.diffusion.losses import f_ac, l_cc, l_kl
+from rfft.rewards.availability import Ensemble
 
 
 def test_f_ac() -> None:
@@ -19,6 +20,15 @@ def test_f_ac() -> None:
     logits[1, 2] = math.log(3)
     assert_close(f_ac(logits), tensor((math.log(7 / 3) + math.log(7)) / 2))
     assert_close(f_ac(logits[1:], target=2), tensor(math.log(7 / 3)))
+
+
+def test_an_ensemble_says_the_mean_of_its_networks_probabilities() -> None:
+    """One says 3/4 and 1/4, the other 1/4 and 3/4."""
+    first, second = nn.Module(), nn.Module()
+    first.forward = lambda image, batch: tensor([[math.log(3.0), 0.0]])  # type: ignore[method-assign]
+    second.forward = lambda image, batch: tensor([[7.0, 7.0 + math.log(3.0)]])  # type: ignore[method-assign]
+    found = Ensemble([first, second])(torch.zeros(1, 3, 2, 2), None)
+    assert_close(found.exp(), tensor([[0.5, 0.5]]))
 
 
 def test_f_ac_is_computed_in_fp32() -> None:

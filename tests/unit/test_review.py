@@ -10,7 +10,8 @@ import pytest
 from rfft.feedback.votes import Picture, Vote
 from rfft.review.agreement import figures, fleiss, gsb, krippendorff_alpha
 from rfft.review.exports import shares
-from rfft.review.queue import GOLD_EVERY, REPEAT_EVERY, Question, Queue, Settings, as_seen, swapped
+from rfft.review.questions import Question, as_seen, swapped
+from rfft.review.queue import GOLD_EVERY, REPEAT_EVERY, Queue, Settings
 
 FAULTS = ("space_mismatch", "size_mismatch")
 
@@ -105,6 +106,31 @@ def test_of_a_pair_the_loser_gives_way_until_the_rater_moves_on() -> None:
     assert queue.next("anna") == Question("q0", "q1")
     vote("left")
     assert queue.next("anna") is None
+    assert queue.progress() == {"wanted": 6, "there": 2}
+
+
+def test_a_pair_goes_on_after_undo_and_a_new_start_where_it_was() -> None:
+    known = pictures(4, group="cup")
+    votes = [
+        Vote("pairs", "p0", "anna", {"better": "right"}, right="p1", id=1),
+        Vote("pairs", "p1", "anna", {"better": "left"}, right="p2", id=2),
+        Vote("pairs", "gone", "ben", {"better": "left"}, right="lost", id=3),  # not served any more
+    ]
+    queue = Queue(Settings("pairs"), known, votes)
+    assert queue.next("anna") == Question("p1", "p3")
+    queue.undone(votes[1])
+    assert queue.next("anna") == Question("p1", "p2")
+    queue.answered(votes[1])
+    assert queue.next("anna") == Question("p1", "p3")
+    assert queue.next("ben") == Question("p0", "p1")
+
+
+def test_undoing_a_repeat_leaves_the_first_answer() -> None:
+    queue = Queue(Settings("labels", raters=1), pictures(1), [label("p0", "anna", id=1)])
+    again = label("p0", "anna", kind="repeat", id=2)
+    queue.answered(again)
+    queue.undone(again)
+    assert queue.next("anna") is None and queue.progress() == {"wanted": 1, "there": 1}
 
 
 def test_gsb_pairs_what_two_runs_painted_in_one_place() -> None:
@@ -154,7 +180,7 @@ def test_figures_of_raters_and_rfnet_by_hand() -> None:
 
 
 def test_gsb_score_by_hand() -> None:
-    """6 good, 2 same, 2 bad: (6 - 2) / 10, its variance (0.8 - 0.4^2) / 10; sign test 2 (28 + 8 + 1) / 256."""
+    """6 good, 2 same, 2 bad: 4 / 10, its variance (0.8 - 0.4^2) / 10; sign test 2 (28 + 8 + 1) / 256."""
     words = ["good"] * 6 + ["same"] * 2 + ["bad"] * 2
     votes = [Vote("gsb", f"a{i}", "anna", {"overall": word}, right=f"b{i}") for i, word in enumerate(words)]
     found = gsb(votes, "overall")

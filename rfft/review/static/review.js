@@ -1,41 +1,17 @@
-"use strict";
-// The review page. All texts are set as text, never as HTML. A vote is answered by what comes next, whose
-// pictures have been loaded meanwhile, so that the next picture is there at once.
+// The review page. A vote is answered by what comes next, whose pictures have been loaded meanwhile, so that
+// the next picture is there at once.
 
-const $ = (id) => document.getElementById(id);
+import { fillGuide, showFigures } from "/static/figures.js";
+import { $, call, make, tell, words } from "/static/page.js";
+
 const state = { setup: null, question: null, since: 0, ticked: new Set(), chosen: {}, point: null, busy: false };
 const CODES = ["1", "2", "3", "4", "5", "6"];
 const ORDER = ["available", "unsuitable", "space_mismatch", "size_mismatch", "indistinctiveness", "shape_hallucination"];
 const TITLES = { labels: "What is wrong?", pairs: "Which is better?", gsb: "Good, same or bad?", scores: "How good, 1 to 5?" };
 const SIDES = [["left", "Left is better", "1", "ArrowLeft"], ["same", "The same", "2", "ArrowDown"], ["right", "Right is better", "3", "ArrowRight"]];
+const SCORES = ["useless", "bad", "usable", "good", "publish"];
 const DEFECT_KEYS = "asdfghjk";
-
-function make(tag, options = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(options)) {
-    if (name === "text") element.textContent = value;
-    else if (name === "click") element.addEventListener("click", value);
-    else element.setAttribute(name, value);
-  }
-  element.append(...children);
-  return element;
-}
-const words = (name) => name.replaceAll("_", " ");
-
-async function call(path, body) {
-  const options = body === undefined ? {} : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-  const response = await fetch(path, options);
-  if (!response.ok) {
-    const found = await response.json().catch(() => ({}));
-    throw new Error(typeof found.detail === "string" ? found.detail : `the server answered ${response.status}`);
-  }
-  return response.status === 204 ? null : response.json();
-}
-
-function tell(text, error = false) {
-  $("message").textContent = text;
-  $("message").classList.toggle("error", error);
-}
+const LARGEST_ZOOM = 9; // small pictures stay legible
 
 async function guarded(work) {
   if (state.busy) return;
@@ -53,14 +29,14 @@ function show(reply) {
   state.chosen = {};
   state.point = null;
   const { mine, there, wanted } = reply.progress;
-  $("counts").textContent = `${mine} by you, ${there} of ${wanted}`;
+  $("counts").textContent = `you ${mine}, team ${there} of ${wanted}`;
   $("bar").style.width = `${wanted ? (100 * there) / wanted : 0}%`;
   $("progress").setAttribute("aria-valuenow", there);
   $("progress").setAttribute("aria-valuemax", wanted);
   const there_is = state.question !== null;
   $("stage").hidden = $("answers").hidden = !there_is;
   $("others").hidden = true;
-  if (!there_is) return tell("All done, thank you. There is nothing more to ask you.");
+  if (!there_is) return tell(mine ? "All done, thank you. There is nothing more to ask you." : "There is nothing to ask you: others have done it all.");
   tell("");
   $("note").value = "";
   $("caption").textContent = state.question.caption || "(not known)";
@@ -80,7 +56,7 @@ function showPictures() {
   $("pictures").replaceChildren(...state.question.pictures.map((id, side) => {
     const name = two ? ["left picture", "right picture"][side] : "the picture to judge";
     const image = make("img", { src: `/picture/${id}`, alt: name, draggable: "false" });
-    image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth <= 256));
+    image.addEventListener("load", () => image.style.setProperty("--widest", `${LARGEST_ZOOM * image.naturalWidth}px`));
     const frame = make("div", { class: "picture" }, image);
     if (state.setup.task === "labels") image.addEventListener("click", (event) => pointAt(event, image, frame));
     if (state.setup.task === "pairs") {
@@ -142,7 +118,7 @@ const ANSWERS = {
         type: "button", class: "tick", role: "checkbox", "aria-checked": "false", "data-tick": name,
         "aria-label": `tick ${words(name)} and go on looking`, click: () => tickLabel(name),
       });
-      return make("span", { class: "answer-group" }, tick, label);
+      return make("span", { class: "group" }, tick, label);
     });
   },
   pairs() {
@@ -150,18 +126,18 @@ const ANSWERS = {
   },
   gsb() {
     return state.setup.dimensions.map((name) => make("div", { class: "dimension", "data-dimension": name }, make("span", { text: words(name) }),
-      ...SIDES.map(([side, text, key]) => button(side === "same" ? "same" : side, key, () => choose(name, side), { "data-side": side, "aria-label": `${words(name)}: ${text}` }))));
+      ...SIDES.map(([side, text, key]) => button(side, key, () => choose(name, side), { "data-side": side, "aria-label": `${words(name)}: ${text}` }))));
   },
   scores() {
-    const scores = [1, 2, 3, 4, 5].map((score) => button(["useless", "bad", "usable", "good", "publish"][score - 1], String(score), () => vote({ score, defects: [...state.ticked] })));
     const defects = state.setup.defects.map((name, i) => button(name, DEFECT_KEYS[i].toUpperCase(), () => tickDefect(name), { "aria-pressed": "false", "data-tick": name }));
-    return [...defects, make("div", { class: "break" }), ...scores];
+    const scores = SCORES.map((text, i) => button(text, String(i + 1), () => vote({ score: i + 1, defects: [...state.ticked] })));
+    return [make("div", { class: "row", role: "group", "aria-label": "what is wrong" }, ...defects), make("div", { class: "row scores", role: "group", "aria-label": "score" }, ...scores)];
   },
 };
 
 function showAnswers() {
   $("answers").replaceChildren(...ANSWERS[state.setup.task]());
-  $("answers").classList.toggle("wide", state.setup.task === "gsb");
+  $("answers").className = state.setup.task;
   markCurrent();
 }
 
@@ -171,7 +147,6 @@ function tickLabel(name) {
   state.ticked.has(name) ? state.ticked.delete(name) : state.ticked.add(name);
   const tick = document.querySelector(`[data-tick="${name}"]`);
   tick.setAttribute("aria-checked", state.ticked.has(name));
-  tick.textContent = state.ticked.has(name) ? "✓" : "";
   if (state.ticked.size) tell("Ticked faults go with the answer; Enter sends them as they are.");
 }
 
@@ -197,7 +172,12 @@ function choose(name, side) {
 }
 
 const undo = () => guarded(async () => show(await call("/api/undo", {})));
-const moveOn = () => guarded(async () => show(await call("/api/move-on", {})));
+const moveOn = () => guarded(async () => {
+  const before = String(state.question.pictures);
+  show(await call("/api/move-on", {}));
+  if (String(state.question?.pictures) === before) tell("Compare these two first: then on to the next product.");
+});
+const openFigures = () => guarded(() => showFigures(state.setup.labels));
 
 // ---- keys ----
 
@@ -242,38 +222,6 @@ function onKey(event) {
   event.preventDefault();
 }
 
-// ---- guide and figures ----
-
-function fillGuide() {
-  $("guide-entries").replaceChildren(...state.setup.guide.map((entry, i) => {
-    const parts = entry.picture ? [make("img", { src: `/guide/${i}`, alt: `an example: ${words(entry.name)}` })] : [];
-    return make("section", {}, ...parts, make("h3", { text: words(entry.name) }), make("p", { text: entry.text }));
-  }));
-}
-
-const percent = (found) => (found ? `${(100 * found.share).toFixed(0)} % of ${found.of}` : "");
-const number = (value) => (value === null || value === undefined ? "" : value.toFixed(2));
-
-function table(head, body) {
-  const row = (cells, tag) => make("tr", {}, ...cells.map((text) => make(tag, { text })));
-  return make("table", {}, make("thead", {}, row(head, "th")), make("tbody", {}, ...body.map((cells) => row(cells, "td"))));
-}
-
-function openFigures() {
-  return guarded(async () => {
-    const found = await call("/api/figures");
-    const parts = [
-      table(["votes", "Fleiss' kappa", "Krippendorff's alpha", "seconds a vote"], [[String(found.votes), number(found.fleiss_kappa), number(found.krippendorff_alpha), number(found.seconds_per_vote)]]),
-      table(["answer", "votes"], Object.entries(found.answers).map(([name, count]) => [words(name), String(count)])),
-      table(["rater", "votes", "seconds a vote", "with the majority", "with gold", "with themselves"],
-        Object.entries(found.raters).map(([name, of]) => [name, String(of.votes), number(of.seconds_per_vote), percent(of.with_majority), percent(of.with_gold), percent(of.with_self)])),
-    ];
-    if (found.rfnet) parts.push(make("p", { text: `RFNet says what most people say: ${percent(found.rfnet.agree)}.` }));
-    $("figures-body").replaceChildren(...parts);
-    $("figures").showModal();
-  });
-}
-
 // ---- beginning ----
 
 async function begin() {
@@ -286,7 +234,7 @@ async function begin() {
     return $("name").focus();
   }
   $("enter").hidden = true;
-  fillGuide();
+  fillGuide(state.setup.guide);
   return show(await call("/api/question"));
 }
 
