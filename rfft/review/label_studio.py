@@ -25,9 +25,6 @@ from rfft.review.serve import gather
 
 AT_ONCE = 50  # tasks made with one request
 LARGE, LONGEST = 400_000, 1024  # bytes that make a picture too large, and pixels of its longer side then
-    400_000,
-    1024,
-)  # bytes from which a picture is made smaller, and pixels of its longer side then
 TIMEOUT = 60.0  # seconds
 
 
