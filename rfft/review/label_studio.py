@@ -80,8 +80,8 @@ def push(
 def pull(server: Server, store: Path) -> Pulled:
     """Take the annotations of all raters into the store; those that are there already are left.
 
-    One that was changed on the server since is a new vote of the same rater, whose last vote counts. Raises
-    UserError as `push` does.
+    One that was changed on the server since takes the place of what was taken in before, which is marked as
+    undone. Raises UserError as `push` does.
     """
     with sole_writer(store), _client(server) as client:
         opened = VoteStore(store)
@@ -92,14 +92,22 @@ def pull(server: Server, store: Path) -> Pulled:
         if task is None:
             raise UserError(f"project {server.project!r} was not made by `rfft review push`: name another")
         known = {vote.origin for vote in opened.votes(undone=True)}
+        counting = {_annotation(vote): vote.id for vote in opened.votes()}
         counts = {"new": 0, "known": 0, "skipped": 0}
         for vote in _votes(client, server.url, project.id, task):
             how = "skipped" if vote is None else "known" if vote.origin in known else "new"
             counts[how] += 1
             if vote is not None and how == "new":
+                if (earlier := counting.get(_annotation(vote))) is not None:
+                    opened.undo(earlier)
                 opened.add_vote(vote)
         opened.close()
     return Pulled(**counts)
+
+
+def _annotation(vote: Vote) -> str:
+    """Return which annotation a vote comes from, whenever it was changed."""
+    return vote.origin.rpartition("@")[0] or f"vote {vote.id}"
 
 
 def _votes(client: Any, url: str, project: int, task: str) -> Iterator[Vote | None]:

@@ -120,6 +120,12 @@ def test_labels_there_and_back(
     assert {vote.left for vote in votes} == {tasks[0].data["rfft"]}
     assert {vote.rater for vote in votes} == {"rater@example.com"} and votes[0].seconds == 1.5
 
+    changed = list(client.annotations.list(tasks[0].id))[0]
+    client.annotations.update(changed.id, result=[choice("labels", "image", "indistinctiveness")])
+    assert run_command(*pull)[1].startswith("1 new votes")
+    opened = VoteStore(store)
+    assert len(opened.votes()) == 2 and len(opened.votes(undone=True)) == 3
+
     Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).save(pictures / "3.png")
     assert run_command(*push)[1].startswith("1 new tasks")
 

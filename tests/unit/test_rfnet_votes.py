@@ -83,8 +83,8 @@ def store(tmp_path: Path) -> Path:
     for vote in (*votes([A], [SPACE], [A]), *votes([BROKEN], [A], picture="q")):
         opened.add_vote(vote)
     opened.add_vote(Vote("labels", "p", "rater 0", {"labels": [SIZE]}, kind="repeat"))
-    opened.add_vote(Vote("labels", "p", "rater 3", {"labels": [SIZE]}))
-    opened.undo("rater 3", "labels")
+    undone = opened.add_vote(Vote("labels", "p", "rater 3", {"labels": [SIZE]}))
+    opened.undo(undone.id or 0)
     opened.close()
     return tmp_path / "feedback.db"
 
