@@ -25,6 +25,8 @@ from rfft.feedback.shard_stream import ShardPictures, holds_shards
 from rfft.models.pretrained import find_folder
 from rfft.rewards.maps import find_depth, load_depth, load_saliency, make_maps
 from rfft.rfnet import schema
+from rfft.rfnet.schema import VOTES
+from rfft.rfnet.votes import read_votes
 from rfft.types import COARSE_LABELS, LABELS
 from rfft.utils.log import messages
 
@@ -35,7 +37,12 @@ MIRROR = 2  # keeps this draw apart from others of the same seed
 
 
 def read_folders(folders: Sequence[str]) -> list[Record]:
-    return [record for folder in folders for record in read_feedback(folder)]
+    """Return the records of folders in RF1M's form, and of votes (votes:FILE)."""
+    return [
+        record
+        for name in folders
+        for record in (read_votes(name) if name.startswith(VOTES) else read_feedback(name))
+    ]
 
 
 def are_shards(folders: Sequence[str]) -> bool:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rfft.errors import UserError
+from rfft.feedback.dataset import targets_of
 from rfft.metrics.verdict import verdicts_of
 from rfft.rewards.rfnet import RFNet
 from rfft.rfnet.scenes import WithReaders, reading_loss
@@ -37,13 +38,22 @@ def class_weights(counts: Sequence[int]) -> Tensor:
     return (found.sum() / (present.sum() * found.clamp(min=1)) * present).float()
 
 
-def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean over the batch of weight * cross-entropy; logits [B,K], labels [B], weights [K].
+def weighted_loss(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    smoothing: float = 0.0,
+    of_picture: Tensor | float = 1.0,
+) -> Tensor:
+    """Mean over the batch of weight * cross-entropy.
 
-    Not divided by the batch's own weights, so that the gradients of several batches average to that of one.
+    logits [B,K]; targets: labels [B], or each class's share [B,K]; weights [K] of the classes, and
+    `of_picture` [B]. Not divided by the batch's own weights, so that the gradients of several batches average
+    to that of one.
     """
-    losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
-    return (weights[labels] * losses).mean()
+    shares = F.one_hot(targets, logits.shape[1]).float() if targets.ndim == 1 else targets
+    losses = F.cross_entropy(logits.float(), shares, reduction="none", label_smoothing=smoothing)
+    return (of_picture * (shares @ weights) * losses).mean()
 
 
 def rate_factor(step: int, steps_per_epoch: int, settings: RFNetOptimizerConfig) -> float:
@@ -133,11 +143,19 @@ class RFNetLearner(Learner[dict[str, Tensor]]):
             with self.accelerator.autocast():
                 output = self.forward(**inputs)
             logits, *read = output if isinstance(output, tuple) else (output,)
-            loss = weighted_loss(logits, labels, self.class_weights, objective.label_smoothing)
+            targets, of_picture = self._wanted(batch, logits.shape[1])
+            smoothing = objective.label_smoothing
+            loss = weighted_loss(logits, targets, self.class_weights, smoothing, of_picture)
             if read:
                 loss = loss + reading_loss(read, batch, objective)
             self.engine.backward(loss)
         return {"loss": loss.detach(), "accuracy": (verdicts_of(logits) == labels).float().mean()}
+
+    def _wanted(self, batch: Batch, classes: int) -> tuple[Tensor, Tensor | float]:
+        """Return each class's share [B,K] in what people said, and the pictures' weights [B] or 1."""
+        weight = batch.get("weight") if self.config.objective.agreement else None
+        device = self.accelerator.device
+        return targets_of(batch, classes).to(device), 1.0 if weight is None else weight.to(device)
 
     def _perturbed(self, batch: Batch, labels: Tensor) -> Tensor:
         """Return the batch's pictures, half of them moved against their labels; the maps stay meanwhile."""

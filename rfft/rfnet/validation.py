@@ -23,7 +23,7 @@ from rfft.utils.atomic_io import new_folder
 from rfft.utils.contact_sheet import read_png
 from rfft.utils.log import write_atomically
 
-NOBODY = -1  # the label of a row that only fills up a process's part
+NOBODY = -1  # the target of a row that only fills up a process's part
 
 
 class RFNetValidation(Callback):
@@ -69,7 +69,7 @@ class RFNetValidation(Callback):
             self.recorder.tracker.pictures("confusion", picture[None], {"step": [step]}, step)
 
     def verdicts(self) -> tuple[Tensor, Tensor]:
-        """Return probabilities [N,K] and labels [N] of all validation pictures, in every process."""
+        """Return probabilities and targets [N,K] of all validation pictures, in every process."""
         learner, accelerator = self.learner, self.learner.accelerator
         learner.rfnet.eval()
         loader = batches(self.source.once(self.own))
@@ -86,7 +86,7 @@ class RFNetValidation(Callback):
             ).cpu()
             for t in judged
         ]
-        real = everywhere[1] != NOBODY
+        real = everywhere[1][:, 0] != NOBODY
         return everywhere[0][real], everywhere[1][real]
 
     def export(self) -> None:
