@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from rfft.data.checked import LONGEST_ID
 from rfft.data.json_text import (
+    canvas_size,
     image_scale,
     optional_text,
     parse_json,
@@ -46,7 +47,7 @@ from rfft.errors import UserError
 from rfft.utils.log import messages
 from rfft.utils.processes import rank
 
-KEYS = ("id", "image", "caption", "prompt", "negative_prompt", "image_scale")
+KEYS = ("id", "image", "caption", "prompt", "negative_prompt", "image_scale", "size")
 
 
 class Folder(ProductList):
@@ -191,4 +192,5 @@ def _row(line: bytes, manifest: Path, number: int) -> Product:
         prompt=optional_text(row, "prompt", where),
         negative_prompt=optional_text(row, "negative_prompt", where),
         image_scale=image_scale(row, where),
+        size=canvas_size(row, where),
     )
