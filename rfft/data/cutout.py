@@ -117,7 +117,7 @@ def picture_shape(path: Source) -> tuple[int, int] | None:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # turned by a right angle
             return image.size if lies else (image.height, image.width)
-    except (*DECODER_ERRORS, Image.DecompressionBombError):
+    except (*DECODER_ERRORS, Image.DecompressionBombError, UserError):
         return None
 
 

@@ -1,7 +1,7 @@
 """The data seam: products with prompts as a map-style data set of samples, by what a config names.
 
-A source is a folder, a manifest, a known name (adworld), or the path package.module:Name of a data set of
-one's own; ":SPLIT" behind it takes one split of it (photos:val).
+A source is a folder, a manifest, a table, a known name (adworld), or the path package.module:Name of a data
+set of one's own; ":SPLIT" behind it takes one split of it (photos:val).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.utils.data import Subset
 
 from rfft.data.checked import CheckedDataset
 from rfft.data.product_files import ProductFiles
+from rfft.data.product_tables import HUB
 from rfft.data.prompts import Prompt, read_prompts
 from rfft.data.samples import Entry, Sample, Selection, Skipped, UnusableProduct
 from rfft.data.splits import Split, held_out, none_in_split, parse_source
@@ -190,7 +191,7 @@ def open_dataset(source: str, selection: Selection) -> SampleDataset:
     if known in KNOWN:
         return _with_prompts(resolve(KEY, known, KNOWN)(source, selection), selection)
     name, split = held_out(source, selection.holdout)
-    if not OWN.fullmatch(name) or Path(name).exists():
+    if name.startswith(HUB) or not OWN.fullmatch(name) or Path(name).exists():
         return ProductFiles(name, split, selection)
     return _with_prompts(_open_own(name, split, selection), selection)
 

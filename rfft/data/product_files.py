@@ -58,6 +58,8 @@ class ProductFiles:
             data = product.image.read_bytes()
         except OSError as error:
             raise UnusableProduct(product.id, f"{product.image}: {error.strerror}") from None
+        except UserError as error:
+            raise UnusableProduct(product.id, str(error)) from None
         return key_of(data, repr((self.framing, self._scale(index, product), self._prompt(index).matting)))
 
     def __getitem__(self, index: int) -> Sample:
