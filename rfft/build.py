@@ -13,6 +13,7 @@ from rfft.data.dataset import KNOWN, Samples, evaluation_source, read_samples
 from rfft.data.encoded import EncodedSamples
 from rfft.data.encoder import Encoder
 from rfft.data.samples import Entry, Framing, Selection, Skipped
+from rfft.data.sizes import as_buckets, as_size
 from rfft.data.splits import parse_source
 from rfft.data.store import find_store
 from rfft.errors import require
@@ -227,10 +228,11 @@ def _evaluation(config: Config) -> Selection:
 def _framing(config: Config) -> Framing:
     data = config.data
     return Framing(
-        size=data.image_size,
+        size=as_size(data.image_size),
         scale=None if data.keep_location else data.image_scale,
         white_level=data.white_level if data.white_to_alpha else None,
         max_pixels=data.max_pixels,
+        buckets=as_buckets(data.buckets, as_size(data.image_size)),
     )
 
 
@@ -241,7 +243,7 @@ def build_conditions(
     data = config.data
     return EncodedSamples(
         samples,
-        Encoder(bundle, data.image_size),
+        Encoder(bundle, as_size(data.image_size)),
         find_store(data.cache, data.cache_gb),
         (data.canny_low, data.canny_high),
         0 if samples.in_memory else data.workers,

@@ -15,7 +15,7 @@ ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 def setting(default: Any, **limits: Any) -> Any:
-    """Return a field with a default and limits: `above` (exclusive), `least` and `most` (inclusive)."""
+    """Return a field with a default and limits: above (exclusive), least, most; nested: lists in a list."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=limits)
     return field(default=default, metadata=limits)
@@ -62,7 +62,9 @@ class DataConfig:
     prompts: str | None = None  # prompt file in the official form; null: the products' own prompts
     count: int | None = setting(None, least=1)  # use only the first products; AdWorld: 500 unless said here
     prompts_per_product: int = setting(1, least=1)  # of the prompt file, or of AdWorld's grammar
-    image_size: int = setting(64, least=16)  # pixels, square
+    image_size: Any = 64  # pixels: of a square, or [height, width]
+    # Canvases by the products' own proportions: [[h, w], ...], or auto, of as many pixels as image_size.
+    buckets: Any = setting(None, nested=True)
     image_scale: float = setting(0.7, above=0, most=1)  # the product's longer side as a share of the canvas
     keep_location: bool = False  # the pictures are framed as they should be: no zoom on the product
     white_to_alpha: bool = False  # images without alpha: white becomes transparent

@@ -22,6 +22,7 @@ ELSEWHERE = (
     *("rollout.steps", "rollout.guidance_scale", "trainer.mixed_precision", "reward.rfnet"),
     *("model.bundle", "model.controlnet", "model.dtype", "data.image_size", "data.image_scale"),
     *("data.keep_location", "data.white_to_alpha", "data.white_level", "data.canny_low", "data.canny_high"),
+    "data.buckets",
 )
 ABSENT = (None, "none", False)  # values of a measure that was not taken: it may be added
 

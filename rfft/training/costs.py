@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from rfft import build
 from rfft.config.schema import Config
 from rfft.data.encoded import AHEAD
+from rfft.data.sizes import as_buckets, as_size
 from rfft.models.bundle import Bundle
 from rfft.models.load import load_skeleton, skeleton_batch
 from rfft.models.lora import merged_bytes
@@ -21,7 +23,7 @@ from rfft.rewards.judge import Judge
 from rfft.rewards.probe import Probe
 from rfft.rewards.weighted import WeightedRewards, is_differentiable
 from rfft.training.method import check_gradient, trained_steps
-from rfft.types import Conditioning, NoiseLevel
+from rfft.types import Conditioning, NoiseLevel, Size, sides
 from rfft.utils.estimate import Cost, cost, fake, imagine, peak_bytes, weight_bytes
 
 COUNTED = 1024  # pictures at most; more of them cost in proportion
@@ -99,7 +101,7 @@ def costs(config: Config) -> Costs:
     bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
     if model.gradient_checkpointing:
         bundle.enable_gradient_checkpointing()
-    bundle.schedule(config.rollout.steps, config.data.image_size)  # or it is refused
+    bundle.schedule(config.rollout.steps, largest(config))  # or it is refused
     rfnet = build.build_rfnet(config, "cpu")
     reward = build.build_reward(config, rfnet, "cpu")
     rewards = [reward] if rfnet is None else [reward, rfnet]
@@ -147,6 +149,12 @@ def costs(config: Config) -> Costs:
     return Costs(facts, lasting, passing, together, start)
 
 
+def largest(config: Config) -> Size:
+    """Return the size of the canvas that has most pixels."""
+    size = as_size(config.data.image_size)
+    return max((size, *as_buckets(config.data.buckets, size)), key=lambda size: math.prod(sides(size)))
+
+
 def _evaluation_networks(config: Config) -> list[nn.Module]:
     """Those that stay in memory while the run trains."""
     settings = config.evaluate
@@ -169,13 +177,14 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
     every, reward = reward, WeightedRewards([term for term in reward.terms if is_differentiable(term[2])])
     counted, rows = (min(count, COUNTED) for count in (trainer.batch_size, judged))
     frozen = [*bundle.modules, reward]
-    schedule = bundle.schedule(config.rollout.steps, config.data.image_size)
-    positions = counted * (config.data.image_size // bundle.latent_factor) ** 2
+    size = largest(config)
+    schedule = bundle.schedule(config.rollout.steps, size)
+    positions = counted * math.prod(sides(size)) // bundle.latent_factor**2
     multiply_adds = positions * sum(p.numel() for p in bundle.unwrapped.parameters())
     small = multiply_adds < COMPUTED and counted <= FEW
     with nullcontext() if small else fake():
         imagine([*frozen, bundle.unwrapped])
-        batch = skeleton_batch(bundle, config.data.image_size, counted)
+        batch = skeleton_batch(bundle, largest(config), counted)
         level = NoiseLevel(torch.zeros((), dtype=schedule.timesteps.dtype), torch.ones(()), torch.ones(()))
         # Where the gradient enters by the input, all steps but the first hand it on to the one before.
         x = batch.noise.clone().requires_grad_(work.chained)
@@ -204,17 +213,16 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
 
 def _encoder_peak(config: Config, bundle: Bundle) -> int:
     """Return the bytes that encoding a product takes beside the weights; at first it is for an evaluation."""
-    size = config.data.image_size
     with fake():
         imagine(bundle.modules)
-        pictures = torch.zeros(1, 3, size, size)  # one by one, see data/encoder.py
+        pictures = torch.zeros(1, 3, *sides(largest(config)))  # one by one, see data/encoder.py
         return peak_bytes(lambda: bundle.encode_image(pictures), _parameters(bundle.modules))
 
 
 def _data_bytes(config: Config, bundle: Bundle) -> int:
     """Return the bytes of the batch that is trained on, and of those that are read meanwhile."""
     with fake():
-        batch = skeleton_batch(bundle, config.data.image_size, 1)
+        batch = skeleton_batch(bundle, largest(config), 1)
         both = batch.null.cat(batch.z)
     texts = [both.hidden, *both.added.values()]
     canvases = batch.product.numel()  # uint8, beside those in [0, 1]
