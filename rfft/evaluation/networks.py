@@ -13,9 +13,9 @@ from rfft import build
 from rfft.config.schema import Config
 from rfft.generation.sample import reward_logits
 from rfft.metrics.features import EfficientNetLite0, load_efficientnet_lite0
+from rfft.models.layers import ScoreReward
 from rfft.rewards.availability import RFNetWithMaps
 from rfft.rewards.judge import Judge
-from rfft.rewards.preference import TextMatch
 from rfft.rewards.probe import Probe
 from rfft.types import Batch
 from rfft.utils.log import warn
@@ -32,7 +32,7 @@ class Networks:
     judge_tokenizer: Any  # its tokens are not RFNet's
     probe: Probe | None
     features: EfficientNetLite0
-    scorers: Mapping[str, TextMatch]
+    scorers: Mapping[str, ScoreReward]
 
 
 def load_networks(config: Config, rfnet: RFNetWithMaps | None, device: torch.device) -> Networks:
