@@ -2,12 +2,12 @@
 
     python tools/simulate_votes.py SCENES STORE --raters 3 --seed 0
 
-SCENES is a folder that `rfft adworld draw` wrote. The raters know the labels: this stands for people, and says
-nothing of them. What they go by:
+SCENES is a folder that `rfft adworld draw` wrote. The raters know the labels: this stands for people, and
+says nothing of them. What they go by:
 
 pairs   an available picture is better than a faulty one, else the same; 10 % of the answers are drawn anew
-gsb     quality as above; alignment: the left picture, whose own prompt is shown, is better unless both have it;
-        overall: quality, and alignment where that is the same
+gsb     quality as above; alignment: the left picture, whose own prompt is shown, is better unless both have
+        it; overall: quality, and alignment where that is the same
 scores  5 for an available picture, by fault 4 to 1, each rater one off at random times; the fault as a defect
 """
 
