@@ -19,7 +19,6 @@ from rfft.errors import require
 from rfft.models.bundle import Bundle
 from rfft.models.families import KNOWN as KNOWN_FAMILIES
 from rfft.models.families.base import Family
-from rfft.models.layers import ScoreReward
 from rfft.models.load import load_bundle, load_tiny_vae
 from rfft.models.pretrained import find_folder, read_config, tokenizer_of
 from rfft.objectives import OBJECTIVES
@@ -27,8 +26,6 @@ from rfft.objectives.base import Objective, ObjectiveSettings
 from rfft.objectives.regularizers import make_regularizer, step_weights
 from rfft.rewards.availability import Availability, Ensemble, RFNetWithMaps
 from rfft.rewards.maps import load_depth, load_saliency
-from rfft.rewards.people import load_aesthetic, load_pickscore
-from rfft.rewards.preference import TextMatch
 from rfft.rewards.rfnet import RFNet
 from rfft.rewards.weighted import REWARDS, WeightedRewards
 from rfft.types import Reward
@@ -112,18 +109,6 @@ def build_objective(config: Config) -> Objective:
         "objective.use", settings.use, {"settings": common, **settings.options}, OBJECTIVES
     )
     return objective
-
-
-def build_scorers(config: Config, device: torch.device | str) -> dict[str, ScoreReward]:
-    """What scores pictures by their prompts in an evaluation, by the name of its figure; frozen."""
-    settings, scorers = config.evaluate, dict[str, ScoreReward]()
-    if settings.clip is not None:
-        scorers["clip_score"] = TextMatch(settings.clip)
-    if settings.pickscore is not None:
-        scorers["pickscore"] = load_pickscore(settings.pickscore)
-    if settings.aesthetic is not None:
-        scorers["aesthetic"] = load_aesthetic(model=settings.aesthetic)
-    return {name: scorer.requires_grad_(False).eval().to(device) for name, scorer in scorers.items()}
 
 
 def load_tokenizer(network: str) -> Any:

@@ -6,8 +6,8 @@ SCENES is a folder that `rfft adworld draw` wrote. The raters know the labels: t
 says nothing of them. What they go by:
 
 pairs   an available picture is better than a faulty one, else the same; 10 % of the answers are drawn anew
-gsb     quality as above; alignment: the left picture, whose own prompt is shown, is better unless both have
-        it; overall: quality, and alignment where that is the same
+gsb     quality as above; overall the same; alignment: the left picture, whose own prompt is shown, is better
+        unless both have it
 scores  5 for an available picture, by fault 4 to 1, each rater one off at random times; the fault as a defect
 """
 
@@ -73,8 +73,7 @@ def noisy(answer: str, rng: np.random.Generator) -> str:
 def rounds(first: Picture, second: Picture, quality: str, rng: np.random.Generator) -> dict[str, str]:
     """Return Good/Same/Bad of two pictures beside the prompt of the first."""
     alignment = noisy(BETTER[2] if first.prompt == second.prompt else BETTER[0], rng)
-    overall = alignment if quality == BETTER[2] else quality
-    found = {"overall": overall, "alignment": alignment, "quality": quality}
+    found = {"overall": quality, "alignment": alignment, "quality": quality}
     return {name: GSB[answer] for name, answer in found.items()}
 
 
