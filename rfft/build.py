@@ -27,7 +27,6 @@ from rfft.objectives.base import Objective, ObjectiveSettings
 from rfft.objectives.regularizers import make_regularizer, step_weights
 from rfft.rewards.availability import Availability, Ensemble, RFNetWithMaps
 from rfft.rewards.maps import load_depth, load_saliency
-from rfft.rewards.preference import PickScore, TextMatch
 from rfft.rewards.rfnet import RFNet
 from rfft.rewards.weighted import REWARDS, WeightedRewards
 from rfft.types import Reward
@@ -111,16 +110,6 @@ def build_objective(config: Config) -> Objective:
         "objective.use", settings.use, {"settings": common, **settings.options}, OBJECTIVES
     )
     return objective
-
-
-def build_scorers(config: Config, device: torch.device | str) -> dict[str, TextMatch]:
-    """What scores pictures by their prompts in an evaluation, by the name of its figure; frozen."""
-    settings, scorers = config.evaluate, {}
-    if settings.clip is not None:
-        scorers["clip_score"] = TextMatch(settings.clip)
-    if settings.pickscore is not None:
-        scorers["pickscore"] = PickScore(settings.pickscore)
-    return {name: scorer.requires_grad_(False).eval().to(device) for name, scorer in scorers.items()}
 
 
 def load_tokenizer(network: str) -> Any:

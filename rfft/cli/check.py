@@ -127,7 +127,8 @@ def _networks(config: Config) -> list[str]:
     reward, evaluate = config.reward, config.evaluate
     named = [] if reward.rfnet is None else [reward.rfnet, reward.depth, reward.saliency]
     if evaluate.enabled:
-        named += filter(None, [evaluate.judge, evaluate.probe, evaluate.clip, evaluate.pickscore])
+        scorers = evaluate.clip, evaluate.pickscore, evaluate.aesthetic
+        named += filter(None, [evaluate.judge, evaluate.probe, *scorers])
     return named
 
 

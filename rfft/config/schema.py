@@ -210,7 +210,8 @@ class EvaluateConfig:
     # For real bases (docs/metrics.md); each null or false: not measured. CLIP model of the CLIP score, a
     # folder or a hub id: openai/clip-vit-large-patch14.
     clip: str | None = None
-    pickscore: str | None = None  # the same for PickScore: yuvalkirstain/PickScore_v1
+    pickscore: str | None = None  # the same for PickScore: yuvalkirstain/PickScore_v1, RUN/preference
+    aesthetic: str | None = None  # RUN/aesthetic of `rfft aesthetic train`
     fid: Literal["none", "efficientnet", "clip"] = "none"  # whose features; compares with `reference`
     fidelity: bool = False  # PSNR and SSIM of the product, as the generator shows it before it is pasted
     # Prompt engineering: what is painted, while pictures are judged by the prompts as they are.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -148,13 +148,21 @@ class FolderPictures:
         return DataLoader(own, reading.batch_size, num_workers=reading.workers)
 
 
+class Examples(Protocol):
+    """What can be learned from, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Item: ...
+
+
 class Shuffled(Dataset[Item]):
     """Place p of an endless order, shuffled anew for every epoch and mirrored by chance.
 
     A function of seed and place alone: neither a resume nor the number of processes changes what comes next.
     """
 
-    def __init__(self, items: FeedbackDataset, seed: int, mirror: bool) -> None:
+    def __init__(self, items: Examples, seed: int, mirror: bool) -> None:
         self.items, self.seed, self.mirror = items, seed, mirror
 
     def __getitem__(self, position: int) -> Item:

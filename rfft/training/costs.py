@@ -14,6 +14,7 @@ from rfft import build
 from rfft.config.schema import Config
 from rfft.data.encoded import AHEAD
 from rfft.data.sizes import as_buckets, as_size
+from rfft.evaluation.networks import load_scorers
 from rfft.models.bundle import Bundle
 from rfft.models.load import load_skeleton, skeleton_batch
 from rfft.models.lora import merged_bytes
@@ -162,7 +163,7 @@ def _evaluation_networks(config: Config) -> list[nn.Module]:
         return []
     readers = (Judge, settings.judge), (Probe, settings.probe)
     own = [kind.from_pretrained(name) for kind, name in readers if name is not None]
-    return [*own, *build.build_scorers(config, "cpu").values()]
+    return [*own, *load_scorers(config, "cpu").values()]
 
 
 def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) -> tuple[Cost, Cost, bool]:
