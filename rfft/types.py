@@ -138,7 +138,7 @@ class Prediction:
     """What one guided forward says at one sampling step."""
 
     guided: Denoised  # x0_hat and eps_hat with classifier-free guidance
-    g: Tensor  # [B,C,h,w] guidance direction (7)
+    g: Tensor  # [B,C,h,w] guidance direction (7); empty where nobody asked, and null was not computed
 
 
 @dataclass

@@ -22,6 +22,7 @@ from rfft.training.job import open_job, resume, start
 from rfft.training.learner import RFFTLearner
 from rfft.training.loop import Callback, run_loop
 from rfft.training.recorder import CheckpointSaver, Recorder
+from rfft.training.speed import Profile
 from rfft.training.tracking import Tracker
 from rfft.utils.checkpoint import Checkpoints
 from rfft.utils.faults import explained, require_agreement
@@ -75,6 +76,8 @@ def _train(config: Config, lock: FolderLock, signals: StopSignals) -> None:
         if validation is not None:
             callbacks.append(Validations(run, learner, validation, recorder, saver))
         callbacks.append(ExportAndReport(run, learner, recorder, saver))
+        if config.trainer.profile:
+            callbacks.append(Profile(run, config.trainer.profile, accelerator.process_index))
         run_loop(learner, callbacks)
 
 
