@@ -30,6 +30,7 @@ MAY_CHANGE = (
     ),
     # For another number of processes, or less memory; the maths stay, see docs/faults.md.
     *("trainer.batch_size", "trainer.accumulation", "rollout.shared_draw"),
+    "rollout.compile",
     *("trainer.decode_batch", "model.gradient_checkpointing"),
     *("data.cache", "data.cache_gb", "data.workers"),
 )

@@ -103,11 +103,11 @@ def roll_out(
     stop: int,
     x: Tensor,
 ) -> Tensor:
-    """Return x at step `stop` from x at step `start`, without gradient, with LoRA weights merged."""
+    """Return x at step `stop` from x at step `start`, without gradient, by what the policy rolls out."""
     if stop <= start:
         return x
-    with policy.merged():
-        return rollout(policy.denoiser, batch, schedule, settings.guidance_scale, start, stop, x)
+    with policy.rolling() as denoiser:
+        return rollout(denoiser, batch, schedule, settings.guidance_scale, start, stop, x)
 
 
 def predict(

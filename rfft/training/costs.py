@@ -21,6 +21,7 @@ from rfft.rewards.judge import Judge
 from rfft.rewards.probe import Probe
 from rfft.rewards.weighted import WeightedRewards, is_differentiable
 from rfft.training.method import check_gradient, trained_steps
+from rfft.training.speed import describe_rollouts
 from rfft.types import Conditioning, NoiseLevel
 from rfft.utils.estimate import Cost, cost, fake, imagine, peak_bytes, weight_bytes
 
@@ -110,7 +111,9 @@ def costs(config: Config) -> Costs:
         "gradients and optimizer": 12 * sum(sizes),  # gradient and two moments, fp32
         "moving average": 4 * sum(sizes) * config.ema.enabled,
     }
-    merged = merged_bytes(bundle.unwrapped)
+    merged, fast = merged_bytes(bundle.unwrapped), config.rollout.precision != "autocast"
+    if fast:  # at most: what is frozen and kept in that precision anyway is shared
+        merged, lasting["rollout's copy"] = 0, 2 * sum(p.numel() for p in bundle.unwrapped.parameters())
     activations = work.graphs * work.learned * denoiser.activations
     passing = {
         "rollout's merged weights": merged,
@@ -125,11 +128,14 @@ def costs(config: Config) -> Costs:
     start = sum(lasting[name] for name in first) + _encoder_peak(config, bundle)
     facts = {
         "denoiser forwards per micro-batch": str(forwards),
+        "forwards without gradient": describe_rollouts(config, bundle.family.units),
         "trained": f"{', '.join(model.train)}: {sum(sizes):,} parameters in {len(sizes)} tensors",
         "parameters in all": f"{sum(p.numel() for p in {*_parameters([*bundle.modules, *rewards])}):,}",
         "data in memory": f"{_data_bytes(config, bundle) / 2**20:,.1f} MiB, however many products there are",
         "per optimizer step and process": f"{trainer.accumulation * flops / 1e12:,.2f} TFLOP",
     }
+    if config.rollout.cache > 1:
+        facts["per optimizer step and process"] += ", less what rollout.cache leaves out"
     if not complete:
         facts["not counted"] = "FLOPs and activations of rewards beside RFNet"
     return Costs(facts, lasting, passing, together, start)

@@ -1,7 +1,4 @@
-"""How much a run computes, and where its time goes: FLOPs of the generator, and a profiler's trace.
-
-Shapes: B batch.
-"""
+"""How much a run computes, where its time goes, and the fast copy that its rollouts run on."""
 
 from __future__ import annotations
 
@@ -11,15 +8,23 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from rfft import build
 from rfft.config.schema import Config
+from rfft.data.store import find_store
+from rfft.errors import require
 from rfft.models.bundle import Bundle
+from rfft.models.fast import FastCopy, can_compile, keep_compiled
 from rfft.models.load import skeleton_batch
 from rfft.objectives.base import Objective
 from rfft.training.loop import Callback
+from rfft.training.method import trained_steps
 from rfft.types import Conditioning
 from rfft.utils.estimate import Cost, FlopCounter
 
 TRACE = "profile"  # in a run's folder
+DRAWS = 1000
+# So many forwards of a rollout earn the minute or two that compiling takes, on a CPU as on a GPU.
+EARNED = 3000
 
 
 class Arithmetic:
@@ -30,6 +35,7 @@ class Arithmetic:
 
         Before the bundle is wrapped for several processes; no gradient is left behind.
         """
+        self.cached = config.rollout.cache > 1
         size, self.steps = config.data.image_size, config.rollout.steps
         with bundle.device:
             batch = skeleton_batch(bundle, size, 1)
@@ -43,8 +49,56 @@ class Arithmetic:
         self.cost = Cost(forward.total, backward.total, 0) * config.trainer.batch_size
 
     def of_micro_batch(self, objective: Objective, ks: Sequence[int]) -> float:
-        """Return the FLOPs of the generator in a micro-batch trained at the steps ks."""
-        return objective.work(self.steps, ks).flops(self.cost, objective.settings)
+        """Return the FLOPs of the generator in a micro-batch at the steps ks; 0: it leaves some out."""
+        return 0.0 if self.cached else objective.work(self.steps, ks).flops(self.cost, objective.settings)
+
+
+def mean_rollout(config: Config) -> float:
+    """Return the forwards without gradient of a micro-batch, the mean over draws of the trained steps."""
+    objective, draw = build.build_objective(config), trained_steps(config, strata=1)
+    found = [objective.work(config.rollout.steps, draw(step, 0)).rollout for step in range(DRAWS)]
+    return sum(found) / DRAWS
+
+
+def compiles(config: Config, blocks: Sequence[str], device: torch.device) -> bool:
+    """Return whether the fast copy is compiled; raises UserError where it should be and cannot."""
+    rollout, trainer = config.rollout, config.trainer
+    if rollout.compile == "never" or rollout.precision == "autocast":
+        return False
+    possible = bool(blocks) and can_compile(device)
+    if rollout.compile == "always":
+        require(
+            possible,
+            "rollout.compile=always: torch finds no compiler (g++, or Triton for GPUs): set it to auto",
+        )
+        return True
+    return possible and trainer.steps * trainer.accumulation * mean_rollout(config) >= EARNED
+
+
+def describe_rollouts(config: Config, blocks: Sequence[str]) -> str:
+    """Say what the forwards without gradient run on."""
+    rollout = config.rollout
+    if rollout.precision == "autocast":
+        return "on the trained networks, adapters merged (rollout.precision=autocast)"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    told = [f"on a copy in {rollout.precision}"]
+    told.append("compiled" if compiles(config, blocks, device) else "not compiled")
+    if rollout.cache > 1:
+        told.append(f"of {rollout.cache} forwards in a row one is whole")
+    return ", ".join(told)
+
+
+def prepare_rollouts(config: Config, bundle: Bundle) -> None:
+    """Give the bundle the fast copy that the config asks for; once the engine has the trained networks."""
+    rollout, blocks = config.rollout, bundle.family.units
+    if rollout.precision == "autocast":
+        return
+    dtype = torch.bfloat16 if rollout.precision == "bf16" else torch.float16
+    bundle.fast = FastCopy(bundle.unwrapped, dtype, rollout.cache)
+    if compiles(config, blocks, bundle.device):
+        if (store := find_store(config.data.cache, config.data.cache_gb)) is not None:
+            keep_compiled(store.folder.parent / "compiled")
+        bundle.fast.compile(blocks)
 
 
 class Profile(Callback):
