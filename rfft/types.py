@@ -150,7 +150,7 @@ class Prediction:
     """What one guided forward says at one sampling step."""
 
     guided: Denoised  # x0_hat and eps_hat with classifier-free guidance
-    g: Tensor  # [B,C,h,w] guidance direction (7)
+    g: Tensor  # [B,C,h,w] guidance direction (7); empty where nobody asked, and null was not computed
 
 
 @dataclass
@@ -190,6 +190,8 @@ class Policy(Protocol):
     def denoiser(self) -> Denoise: ...
 
     def merged(self) -> AbstractContextManager[None]: ...
+
+    def rolling(self) -> AbstractContextManager[Denoise]: ...
 
     def reference(self) -> AbstractContextManager[None]: ...
 

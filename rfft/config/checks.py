@@ -44,6 +44,10 @@ def check_config(config: Config) -> None:
         f"model.dtype={model.dtype} needs autocast: set trainer.mixed_precision=bf16, or model.dtype=float32",
     )
     require(
+        rollout.precision != "autocast" or (rollout.cache == 1 and rollout.compile != "always"),
+        "rollout.cache and rollout.compile are of the rollout's own copy: set rollout.precision=bf16",
+    )
+    require(
         rollout.last <= rollout.steps,
         f"rollout.last={rollout.last} is more than rollout.steps={rollout.steps}: lower rollout.last",
     )

@@ -1,4 +1,4 @@
-"""The configuration: every setting, its type, its meaning and its default, in one place.
+"""The configuration: every setting, its type, its meaning and its default, here and in rollout.py.
 
 load.py reads a config into these classes, checks.py refuses combinations that cannot work.
 """
@@ -10,15 +10,10 @@ from typing import Any, Literal
 
 from omegaconf import MISSING
 
+from rfft.config.rollout import RolloutConfig, setting
+
 TrainMode = Literal["denoiser_lora", "controlnet_lora", "controlnet"]
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
-
-
-def setting(default: Any, **limits: Any) -> Any:
-    """Return a field with a default and limits: above (exclusive), least, most; nested: lists in a list."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=limits)
-    return field(default=default, metadata=limits)
 
 
 @dataclass
@@ -103,23 +98,6 @@ class RewardConfig:
 
 
 @dataclass
-class RolloutConfig:
-    steps: int = setting(40, least=1)  # S, DDIM steps
-    last: int = setting(10, least=1)  # the trained step is drawn among the last ones
-    grad_steps: int = setting(1, least=1)  # trained steps per rollout
-    # even: at equal distances from a random first one; random: each by itself, the i-th of the last ones
-    # with a weight of i ** bias; last: the last grad_steps of all.
-    draw: Literal["even", "random", "last"] = "even"
-    bias: float = setting(0.0, least=-10, most=10)
-    # Micro-batches of an optimizer step that share a draw of the trained steps; null: as many as there are
-    # processes, so that none waits for another. To repeat a run of N processes on fewer, set N.
-    shared_draw: int | None = setting(None, least=1)
-    # Of painting: samples, evaluation and `rfft generate`; and of the training rollout, unless
-    # objective.guidance_scale says otherwise.
-    guidance_scale: float = setting(7.5, least=1)
-
-
-@dataclass
 class ObjectiveConfig:
     # How a verdict becomes a gradient: rfft (the paper's), refl, draft-k, draft-lv, drtune, flowbp-sparse,
     # flowbp-bridge, leapalign; without a gradient of the rewards ddpo, nft, dpo. A name also sets what
@@ -165,6 +143,7 @@ class TrainerConfig:
     keep: int = setting(2, least=1)  # newest checkpoints kept
     sample_every: int = setting(100, least=0)  # image grids at fixed seeds; 0: none
     max_minutes: float | None = setting(None, above=0)  # stop training in time, whatever `steps` says
+    profile: int = setting(0, least=0)  # steps that torch's profiler traces, from the second on: RUN/profile
     timeout_minutes: float = setting(30, above=0)  # so long a process waits for another one, then it gives up
 
 

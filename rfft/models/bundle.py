@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rfft.errors import UserError
 from rfft.models import lora
 from rfft.models.families.base import Family
+from rfft.models.fast import FastCopy
 from rfft.models.half import use_in_full
 from rfft.types import Conditioning, Denoise, Schedule, Size
 
@@ -39,6 +40,7 @@ class Bundle:
         self.denoiser: Denoise = self.unwrapped
         self.frozen_controlnet: nn.Module | None = None
         self.tiny_vae: AutoencoderTiny | None = None
+        self.fast: FastCopy | None = None  # of the denoiser, for training rollouts
         self.modes: list[str] = []
 
     @property
@@ -178,6 +180,16 @@ class Bundle:
         """Merge the adapters into the weights, for forwards without gradient."""
         with lora.merged(self.unwrapped):
             yield
+
+    @contextmanager
+    def rolling(self) -> Iterator[Denoise]:
+        """Have a denoiser for a training rollout, without gradient: the fast copy, if there is one."""
+        if self.fast is None:
+            with self.merged():
+                yield self.denoiser
+        else:
+            self.fast.begin()
+            yield self.fast
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by name."""

@@ -125,8 +125,9 @@ class Review:
     def undo(self, rater: str) -> dict[str, Any]:
         """Take back a rater's last vote, and ask again."""
         with self.lock:
-            last = self.queue.mine[rater][-1:]
-            for vote in (v for v in last if v.id and {v.left, v.right or v.left} <= self.pictures.keys()):
+            for vote in self.queue.mine[rater][-1:]:
+                if vote.id is None or not {vote.left, vote.right or vote.left} <= self.pictures.keys():
+                    continue
                 self.store.undo(vote.id)
                 self.queue.undone(vote)
                 self.shown[rater] = Question(vote.left, vote.right, vote.kind)

@@ -24,6 +24,7 @@ from rfft.rewards.judge import Judge
 from rfft.rewards.probe import Probe
 from rfft.rewards.weighted import WeightedRewards, is_differentiable
 from rfft.training.method import check_gradient, trained_steps
+from rfft.training.speed import describe_rollouts
 from rfft.types import Conditioning, NoiseLevel, Size, sides
 from rfft.utils.estimate import Cost, cost, fake, imagine, peak_bytes, weight_bytes
 
@@ -33,23 +34,12 @@ COMPUTED, FEW = 1e11, 16  # multiply-adds and pictures: of fewer, computing is q
 
 @dataclass(frozen=True)
 class Forwards:
-    """Of the denoiser in a micro-batch; each is one batched call for prompt and null together.
-
-    Without gradient and at guidance 1 there is no null.
-    """
+    """Of the denoiser in a micro-batch; each is one batched call for prompt and null together."""
 
     fewest: int  # without gradient; the draw of the trained steps makes the range
     most: int
     trained: int
     reference: int
-    guided: bool = True
-
-    def flops(self, work: Work, denoiser: Cost) -> float:
-        """Return the FLOPs of all of them, and of the backward passes, for a micro-batch."""
-        free = (self.fewest + self.most) / 2 * (1.0 if self.guided else 0.5)  # unguided: no second branch
-        rollout = work.painted * free * denoiser.forward
-        learned = (self.trained + self.reference) * denoiser.forward + self.trained * denoiser.backward
-        return rollout + work.learned * learned
 
     def __str__(self) -> str:
         range_ = f"{self.fewest} to {self.most}" if self.fewest < self.most else str(self.most)
@@ -62,10 +52,10 @@ def works(config: Config) -> list[Work]:
     return [objective.work(config.rollout.steps, draw(step, 0)) for step in range(1000)]
 
 
-def count_forwards(all_works: Sequence[Work], guided: bool = True) -> Forwards:
+def count_forwards(all_works: Sequence[Work]) -> Forwards:
     """Count the denoiser's forwards in a micro-batch, over all draws of the trained steps."""
     free = [work.rollout for work in all_works]
-    return Forwards(min(free), max(free), all_works[0].trained, all_works[0].reference, guided)
+    return Forwards(min(free), max(free), all_works[0].trained, all_works[0].reference)
 
 
 @dataclass(frozen=True)
@@ -94,8 +84,7 @@ class Costs:
 def costs(config: Config) -> Costs:
     """Count parameters, FLOPs of an optimizer step and memory of a process."""
     model, trainer, all_works = config.model, config.trainer, works(config)
-    guidance_scale = build.build_objective(config).settings.guidance_scale
-    forwards = count_forwards(all_works, guided=guidance_scale != 1)
+    objective, forwards = build.build_objective(config), count_forwards(all_works)
     work = max(all_works, key=lambda work: (work.merges_beside_graphs, work.graphs))  # at its worst
     dtype = getattr(torch, model.dtype)
     bundle = load_skeleton(model.bundle, dtype, model.controlnet, build.family_of(config), model.tiny_vae)
@@ -106,14 +95,14 @@ def costs(config: Config) -> Costs:
     rfnet = build.build_rfnet(config, "cpu")
     reward = build.build_reward(config, rfnet, "cpu")
     rewards = [reward] if rfnet is None else [reward, rfnet]
-    check_gradient(config, build.build_objective(config), reward)
+    check_gradient(config, objective, reward)
     denoiser, judge, complete = _calls(config, bundle, reward, work)
 
     parts = trainer.batch_size / min(trainer.decode_batch or trainer.batch_size, trainer.batch_size)
     judged = parts * work.backwards * (judge.forward + judge.backward)
     if work.verdicts is not None:
         judged = parts * work.verdicts * judge.forward
-    flops = forwards.flops(work, denoiser) + judged
+    flops = sum(each.flops(denoiser, objective.settings) for each in all_works) / len(all_works) + judged
     sizes = [parameter.numel() for parameter in bundle.trainable().values()]
     copies = filter(None, [bundle.frozen_controlnet])  # the reference, where a whole module is trained
     texts = bundle.family.text_networks()
@@ -125,7 +114,9 @@ def costs(config: Config) -> Costs:
         "gradients and optimizer": 12 * sum(sizes),  # gradient and two moments, fp32
         "moving average": 4 * sum(sizes) * config.ema.enabled,
     }
-    merged = merged_bytes(bundle.unwrapped)
+    merged, fast = merged_bytes(bundle.unwrapped), config.rollout.precision != "autocast"
+    if fast:  # at most: what is frozen and kept in that precision anyway is shared
+        merged, lasting["rollout's copy"] = 0, 2 * sum(p.numel() for p in bundle.unwrapped.parameters())
     activations = work.graphs * work.learned * denoiser.activations
     passing = {
         "rollout's merged weights": merged,
@@ -140,11 +131,14 @@ def costs(config: Config) -> Costs:
     start = sum(lasting[name] for name in first) + _encoder_peak(config, bundle)
     facts = {
         "denoiser forwards per micro-batch": str(forwards),
+        "forwards without gradient": describe_rollouts(config, bundle.family.units),
         "trained": f"{', '.join(model.train)}: {sum(sizes):,} parameters in {len(sizes)} tensors",
         "parameters in all": f"{sum(p.numel() for p in {*_parameters([*bundle.modules, *rewards])}):,}",
         "data in memory": f"{_data_bytes(config, bundle) / 2**20:,.1f} MiB, however many products there are",
         "per optimizer step and process": f"{trainer.accumulation * flops / 1e12:,.2f} TFLOP",
     }
+    if config.rollout.cache > 1:
+        facts["per optimizer step and process"] += ", less what rollout.cache leaves out"
     if not complete:
         facts["not counted"] = "FLOPs and activations of rewards beside RFNet"
     return Costs(facts, lasting, passing, together, start)

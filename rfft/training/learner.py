@@ -32,6 +32,7 @@ from rfft.training.distributed import Engine, Zero, uses_deepspeed, uses_fsdp
 from rfft.training.ema import Ema
 from rfft.training.fsdp import Fsdp
 from rfft.training.method import check_gradient, dual_beta, trained_steps
+from rfft.training.speed import Arithmetic
 from rfft.training.step import Learner
 from rfft.types import Batch, Reward, StepOutput, size_of
 from rfft.utils.checkpoint import Stateful
@@ -71,20 +72,18 @@ class RFFTLearner(Learner[StepOutput]):
         conditions: the samples, on the way or in memory.
         """
         super().__init__(accelerator)
-        self.config, trainer = config, config.trainer
+        self.config, self.counters, trainer = config, TrainingCounters(), config.trainer
         self.bundle, self.reward, self.rfnet, self.conditions = bundle, reward, rfnet, conditions
-        self.counters = TrainingCounters()
         self.stopped = False  # at a guardrail; the same in all processes
         self.order = order_of(conditions, config.run.seed, trainer.batch_size)
         bundle.schedule(config.rollout.steps, as_size(config.data.image_size))  # or it is refused
-        self.objective = build.build_objective(config)
+        self.objective, self.dual = build.build_objective(config), dual_beta(config)
         if isinstance(reward, WeightedRewards):
             check_gradient(config, self.objective, reward)
-        self.dual = dual_beta(config)
-        rollout, optimizer = config.rollout, config.optimizer
         self.steps, self.max_minutes = trainer.steps, trainer.max_minutes
-        self.accumulation, self.max_grad_norm = trainer.accumulation, optimizer.max_grad_norm
-        self.passes = self.work.backwards
+        rollout, optimizer = config.rollout, config.optimizer
+        self.accumulation, self.passes = trainer.accumulation, self.work.backwards
+        self.max_grad_norm = optimizer.max_grad_norm
         parts = trainer.accumulation * accelerator.num_processes  # micro-batches in all processes
         self.samples_per_step = trainer.batch_size * parts
         self.shared = rollout.shared_draw or accelerator.num_processes
@@ -94,6 +93,7 @@ class RFFTLearner(Learner[StepOutput]):
                 f"processes and divide the {parts} micro-batches of an optimizer step"
             )
         self.trained_steps = trained_steps(config, parts // self.shared)
+        self.arithmetic = Arithmetic(config, bundle)  # before the engine changes it
         adamw = optimization.adamw(bundle.trainable().values(), optimizer)
         self.lr_schedule = torch.optim.lr_scheduler.LambdaLR(
             adamw, lambda step: min(1.0, (step + 1) / max(1, optimizer.warmup))
@@ -128,6 +128,7 @@ class RFFTLearner(Learner[StepOutput]):
         """Compute one micro-batch: its gradients are added up, its output is detached."""
         batch = self.batch(micro).to(self.accelerator.device)
         ks = self.trained_steps(self.counters.step, micro * self.accelerator.num_processes // self.shared)
+        self.flops = self.flops * bool(micro) + self.arithmetic.of_micro_batch(self.objective, ks)
         if self.dual is not None:
             self.objective.settings = replace(self.objective.settings, beta=self.dual.value)
         schedule = self.bundle.schedule(self.config.rollout.steps, size_of(batch.product))
