@@ -5,7 +5,7 @@ BIN := .venv/bin
 RFFT := $(BIN)/rfft
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation compare test test-slow test-launch test-faults test-cuda test-full lint format clean
+.PHONY: help setup demo ablation compare test test-slow test-launch test-faults test-cuda test-full test-label-studio test-long lint format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /\1\t/' | expand -t 12
@@ -46,6 +46,16 @@ test-faults: setup  ## faults injected: killed at 20 points, lost processes, ful
 
 test-cuda: setup  ## half precision, TF32 and the launch files on one CUDA device
 	$(BIN)/pytest -q -m cuda tests/cuda
+
+test-label-studio:  ## pictures to a real Label Studio server, annotations back (two environments of its own, minutes)
+	$(PYTHON) -m venv .venv-label-studio/server
+	.venv-label-studio/server/bin/pip install --quiet label-studio
+	$(PYTHON) -m venv .venv-label-studio/client
+	.venv-label-studio/client/bin/pip install --quiet --editable ".[$(EXTRAS),label-studio]"
+	LABEL_STUDIO=.venv-label-studio/server/bin/label-studio .venv-label-studio/client/bin/pytest -q -m label_studio
+
+test-long: setup  ## simulated raters label, RFNet and the generator learn from them, two rounds (hours)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m long -s
 
 test-full: setup  ## one step of full-width SD 1.5, 2.1 and SDXL in each mode (up to 8 GB of memory, minutes each)
 	$(BIN)/pytest -q -m full -s tests/full

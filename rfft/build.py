@@ -13,6 +13,7 @@ from rfft.data.dataset import KNOWN, Samples, evaluation_source, read_samples
 from rfft.data.encoded import EncodedSamples
 from rfft.data.encoder import Encoder
 from rfft.data.samples import Entry, Framing, Selection, Skipped
+from rfft.data.sizes import as_buckets, as_size
 from rfft.data.splits import parse_source
 from rfft.data.store import find_store
 from rfft.errors import require
@@ -26,7 +27,6 @@ from rfft.objectives.base import Objective, ObjectiveSettings
 from rfft.objectives.regularizers import make_regularizer, step_weights
 from rfft.rewards.availability import Availability, Ensemble, RFNetWithMaps
 from rfft.rewards.maps import load_depth, load_saliency
-from rfft.rewards.preference import PickScore, TextMatch
 from rfft.rewards.rfnet import RFNet
 from rfft.rewards.weighted import REWARDS, WeightedRewards
 from rfft.types import Reward
@@ -110,16 +110,6 @@ def build_objective(config: Config) -> Objective:
         "objective.use", settings.use, {"settings": common, **settings.options}, OBJECTIVES
     )
     return objective
-
-
-def build_scorers(config: Config, device: torch.device | str) -> dict[str, TextMatch]:
-    """What scores pictures by their prompts in an evaluation, by the name of its figure; frozen."""
-    settings, scorers = config.evaluate, {}
-    if settings.clip is not None:
-        scorers["clip_score"] = TextMatch(settings.clip)
-    if settings.pickscore is not None:
-        scorers["pickscore"] = PickScore(settings.pickscore)
-    return {name: scorer.requires_grad_(False).eval().to(device) for name, scorer in scorers.items()}
 
 
 def load_tokenizer(network: str) -> Any:
@@ -227,10 +217,11 @@ def _evaluation(config: Config) -> Selection:
 def _framing(config: Config) -> Framing:
     data = config.data
     return Framing(
-        size=data.image_size,
+        size=as_size(data.image_size),
         scale=None if data.keep_location else data.image_scale,
         white_level=data.white_level if data.white_to_alpha else None,
         max_pixels=data.max_pixels,
+        buckets=as_buckets(data.buckets, as_size(data.image_size)),
     )
 
 
@@ -241,7 +232,7 @@ def build_conditions(
     data = config.data
     return EncodedSamples(
         samples,
-        Encoder(bundle, data.image_size),
+        Encoder(bundle, as_size(data.image_size)),
         find_store(data.cache, data.cache_gb),
         (data.canny_low, data.canny_high),
         0 if samples.in_memory else data.workers,

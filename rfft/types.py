@@ -20,12 +20,24 @@ LABELS = ("available", "space_mismatch", "size_mismatch", "indistinctiveness", "
 COARSE_LABELS = ("available", "unavailable")
 
 Index = slice | Tensor | list[int]
+Size = int | tuple[int, int]  # of a picture in pixels: the side of a square, or height and width
 T = TypeVar("T", bound="TensorFields")
 
 
 def label_names(count: int) -> tuple[str, ...]:
     """Return what the `count` outputs of a reward network stand for; the first is always "available"."""
     return COARSE_LABELS if count == len(COARSE_LABELS) else LABELS
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Return height and width."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def size_of(pictures: Tensor) -> Size:
+    """Return the size of pictures [...,H,W]."""
+    height, width = pictures.shape[-2:]
+    return height if height == width else (height, width)
 
 
 def _map(value: Any, function: Any) -> Any:
@@ -138,7 +150,7 @@ class Prediction:
     """What one guided forward says at one sampling step."""
 
     guided: Denoised  # x0_hat and eps_hat with classifier-free guidance
-    g: Tensor  # [B,C,h,w] guidance direction (7)
+    g: Tensor  # [B,C,h,w] guidance direction (7); empty where nobody asked, and null was not computed
 
 
 @dataclass
@@ -178,6 +190,8 @@ class Policy(Protocol):
     def denoiser(self) -> Denoise: ...
 
     def merged(self) -> AbstractContextManager[None]: ...
+
+    def rolling(self) -> AbstractContextManager[Denoise]: ...
 
     def reference(self) -> AbstractContextManager[None]: ...
 

@@ -15,7 +15,7 @@ from rfft.diffusion.compositing import latent_mask
 from rfft.models.bundle import Bundle
 from rfft.models.load import load_bundle
 from rfft.rewards.availability import Availability
-from rfft.types import Batch, Reward
+from rfft.types import Batch, Reward, Size, sides
 from tests import shapes
 
 PIXELS = 32
@@ -77,7 +77,7 @@ def bundle(pipeline_folder: Path) -> Bundle:
 
 @pytest.fixture
 def make_batch() -> Callable[..., Batch]:
-    """make_batch(bundle, count): products with prompts, random but always the same."""
+    """make_batch(bundle, count, size): products with prompts, random but always the same."""
     return _make_batch
 
 
@@ -119,29 +119,29 @@ def make_trained(pipeline_folder: Path) -> Callable[..., Bundle]:
     return make
 
 
-def draw_products(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw_products(count: int, generator: torch.Generator, size: Size = PIXELS) -> tuple[Tensor, Tensor]:
     """RGBA products [B,4,H,W] and their edges [B,3,H,W]."""
-    product = torch.rand(count, 4, PIXELS, PIXELS, generator=generator)
+    product = torch.rand(count, 4, *sides(size), generator=generator)
     product[:, 3] = 0
     product[:, 3, 12:28, 8:20] = 1
-    edges = (torch.rand(count, 1, PIXELS, PIXELS, generator=generator) > 0.8).float()
+    edges = (torch.rand(count, 1, *sides(size), generator=generator) > 0.8).float()
     return product, edges.repeat(1, 3, 1, 1)
 
 
-def _make_batch(bundle: Bundle, count: int = 2) -> Batch:
+def _make_batch(bundle: Bundle, count: int = 2, size: Size = PIXELS) -> Batch:
     generator = torch.Generator().manual_seed(3)
-    product, edges = draw_products(count, generator)
-    h = PIXELS // bundle.latent_factor
-    z, _ = bundle.encode_prompts(["a bookcase in a park", "soft light"][:count], PIXELS)
-    null, _ = bundle.encode_prompts([""] * count, PIXELS)
+    product, edges = draw_products(count, generator, size)
+    h, w = (side // bundle.latent_factor for side in sides(size))
+    z, _ = bundle.encode_prompts(["a bookcase in a park", "soft light"][:count], size)
+    null, _ = bundle.encode_prompts([""] * count, size)
     return Batch(
         z=z,
         null=null,
         edges=bundle.encode_control(edges, product),
         product=product,
         x_o=bundle.encode_image(product[:, :3] * product[:, 3:]),
-        mask=latent_mask(product, (h, h)),
-        noise=torch.randn(count, bundle.family.latent_channels, h, h, generator=generator),
+        mask=latent_mask(product, (h, w)),
+        noise=torch.randn(count, bundle.family.latent_channels, h, w, generator=generator),
         sample=torch.arange(count),
         captions=["bookcase", "vase"][:count],
         prompts=["a bookcase in a park", "soft light"][:count],

@@ -31,7 +31,7 @@ def stock_picture(pipe: Any, batch: Batch, steps: int, guidance_scale: float, ou
         **pooled,
         image=_pixels(batch),
         # Theirs is what to paint, ours what to keep.
-        mask_image=F.interpolate(1 - batch.mask, batch.product.shape[-1]),
+        mask_image=F.interpolate(1 - batch.mask, batch.product.shape[-2:]),
         control_image=batch.edges,
         latents=batch.noise,
         num_inference_steps=steps,

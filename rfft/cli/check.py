@@ -18,6 +18,7 @@ from rfft.data.dataset import Samples
 from rfft.data.overlap import describe_samples, overlap_warnings
 from rfft.data.references import reference_images
 from rfft.data.samples import Skipped
+from rfft.data.sizes import as_size
 from rfft.data.store import find_store
 from rfft.evaluation.validation import validation_config
 from rfft.rfnet.check import describe as describe_rfnet
@@ -109,7 +110,7 @@ def _evaluation(config: Config, trained: Samples, warnings: list[str]) -> str:
     compared = ""
     if (reference := build.reference_source(config)) is not None:
         data = config.data
-        count = sum(map(len, reference_images(reference, data.image_size, data.max_pixels)))
+        count = sum(map(len, reference_images(reference, as_size(data.image_size), data.max_pixels)))
         compared = f", KID to {count} pictures of {reference}"
     return f"{describe_samples(samples, source)}, {evaluate.seeds} seeds{compared}"
 
@@ -126,7 +127,8 @@ def _networks(config: Config) -> list[str]:
     reward, evaluate = config.reward, config.evaluate
     named = [] if reward.rfnet is None else [reward.rfnet, reward.depth, reward.saliency]
     if evaluate.enabled:
-        named += filter(None, [evaluate.judge, evaluate.probe, evaluate.clip, evaluate.pickscore])
+        scorers = evaluate.clip, evaluate.pickscore, evaluate.aesthetic
+        named += filter(None, [evaluate.judge, evaluate.probe, *scorers])
     return named
 
 

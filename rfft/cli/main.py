@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rfft import __version__
-from rfft.cli import adworld, data, pictures, products, review, rfnet, runs, sweep
+from rfft.cli import adworld, data, pictures, preference, products, review, rfnet, runs, sweep
 from rfft.errors import Interrupted, ProcessLost, UserError, disk_problem
 
 COMMANDS = (  # in the order of the help
@@ -29,7 +29,9 @@ COMMANDS = (  # in the order of the help
 )
 GROUPS = {
     "adworld": adworld.app,
+    "aesthetic": preference.aesthetic,
     "data": data.app,
+    "preference": preference.preference,
     "products": products.app,
     "review": review.app,
     "rfnet": rfnet.app,

@@ -17,17 +17,23 @@ def train_rfnet(
     config: Annotated[
         Path,
         typer.Argument(
-            metavar="CONFIG", help="A YAML file, or a shipped one: rfnet_tiny, rfnet_paper, rfnet_embedded."
+            metavar="CONFIG",
+            help="A YAML file, or a shipped one: rfnet_votes, rfnet_tiny, rfnet_paper, rfnet_embedded.",
         ),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="a.b=c", help="Settings to change: data.train=[scenes].")
     ] = None,
+    begin_from: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RFNET", help="Go on from its weights; short for rfnet.init=RFNET."),
+    ] = None,
 ) -> None:
-    """Train RFNet on folders in RF1M's form; the same command again resumes a run that was cut off."""
+    """Train RFNet on votes or labelled folders; the same command again resumes a run that was cut off."""
     from rfft.rfnet.config import load_config
 
-    settings = load_config(config, overrides or [])
+    begin = [f"rfnet.init={begin_from}"] if begin_from else []
+    settings = load_config(config, [*begin, *(overrides or [])])
     from rfft.rfnet import trainer
 
     trainer.train(settings)
@@ -38,7 +44,9 @@ def evaluate_rfnet(
     network: Annotated[
         Path, typer.Argument(metavar="RUN", help="A run's folder, an RFNet folder, or rf-tiny-rfnet.")
     ],
-    data: Annotated[Path, typer.Option(help="Labelled pictures, a folder in RF1M's form.")],
+    data: Annotated[
+        Path, typer.Option(help="Labelled pictures: a folder in RF1M's form, or votes:feedback.db.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder for the metrics. Default: RUN.")] = None,
     depth: Annotated[str | None, typer.Option(help="Network for missing depth. Default: the run's.")] = None,
     saliency: Annotated[str | None, typer.Option(help="Network for missing saliency.")] = None,

@@ -8,6 +8,7 @@ from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
 from rfft.config.schema import Config, EvaluateConfig, ModelConfig, ObjectiveConfig, RewardConfig
+from rfft.config.sizes import check_sizes
 from rfft.errors import UserError, require
 
 LARGEST = 2**63 - 1
@@ -43,6 +44,10 @@ def check_config(config: Config) -> None:
         f"model.dtype={model.dtype} needs autocast: set trainer.mixed_precision=bf16, or model.dtype=float32",
     )
     require(
+        rollout.precision != "autocast" or (rollout.cache == 1 and rollout.compile != "always"),
+        "rollout.cache and rollout.compile are of the rollout's own copy: set rollout.precision=bf16",
+    )
+    require(
         rollout.last <= rollout.steps,
         f"rollout.last={rollout.last} is more than rollout.steps={rollout.steps}: lower rollout.last",
     )
@@ -57,10 +62,7 @@ def check_config(config: Config) -> None:
     )
     _check_reward(config.reward)
     _check_beta(objective)
-    require(
-        data.image_size % 8 == 0,
-        f"data.image_size={data.image_size} is no multiple of 8: {data.image_size // 8 * 8} is",
-    )
+    check_sizes(data)
     require(
         data.canny_low < data.canny_high,
         f"data.canny_low={data.canny_low} must be below data.canny_high={data.canny_high}",
@@ -150,6 +152,8 @@ def check_limits(settings: Any, prefix: str = "") -> None:
         value = getattr(settings, entry.name)
         if is_dataclass(value):
             check_limits(value, f"{prefix}{entry.name}.")
+        elif entry.metadata.get("nested"):
+            continue
         elif isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
             # OmegaConf lets them pass, whatever the schema has in the list.
             raise UserError(f"{prefix}{entry.name} is {value}; it must be a list of single values")

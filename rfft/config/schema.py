@@ -1,4 +1,4 @@
-"""The configuration: every setting, its type, its meaning and its default, in one place.
+"""The configuration: every setting, its type, its meaning and its default, here and in rollout.py.
 
 load.py reads a config into these classes, checks.py refuses combinations that cannot work.
 """
@@ -10,15 +10,10 @@ from typing import Any, Literal
 
 from omegaconf import MISSING
 
+from rfft.config.rollout import RolloutConfig, setting
+
 TrainMode = Literal["denoiser_lora", "controlnet_lora", "controlnet"]
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
-
-
-def setting(default: Any, **limits: Any) -> Any:
-    """Return a field with a default and limits: `above` (exclusive), `least` and `most` (inclusive)."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=limits)
-    return field(default=default, metadata=limits)
 
 
 @dataclass
@@ -62,7 +57,9 @@ class DataConfig:
     prompts: str | None = None  # prompt file in the official form; null: the products' own prompts
     count: int | None = setting(None, least=1)  # use only the first products; AdWorld: 500 unless said here
     prompts_per_product: int = setting(1, least=1)  # of the prompt file, or of AdWorld's grammar
-    image_size: int = setting(64, least=16)  # pixels, square
+    image_size: Any = 64  # pixels: of a square, or [height, width]
+    # Canvases by the products' own proportions: [[h, w], ...], or auto, of as many pixels as image_size.
+    buckets: Any = setting(None, nested=True)
     image_scale: float = setting(0.7, above=0, most=1)  # the product's longer side as a share of the canvas
     keep_location: bool = False  # the pictures are framed as they should be: no zoom on the product
     white_to_alpha: bool = False  # images without alpha: white becomes transparent
@@ -98,23 +95,6 @@ class RewardConfig:
     depth: str = "rf-tiny-depth"  # or a DPT or Depth Anything model of transformers: a folder or a hub id
     saliency: str = "rf-tiny-saliency"  # u2netp: U2-Net, embedded, for real pictures
     auxiliary_grad: bool = True  # does the gradient pass through depth and saliency?
-
-
-@dataclass
-class RolloutConfig:
-    steps: int = setting(40, least=1)  # S, DDIM steps
-    last: int = setting(10, least=1)  # the trained step is drawn among the last ones
-    grad_steps: int = setting(1, least=1)  # trained steps per rollout
-    # even: at equal distances from a random first one; random: each by itself, the i-th of the last ones
-    # with a weight of i ** bias; last: the last grad_steps of all.
-    draw: Literal["even", "random", "last"] = "even"
-    bias: float = setting(0.0, least=-10, most=10)
-    # Micro-batches of an optimizer step that share a draw of the trained steps; null: as many as there are
-    # processes, so that none waits for another. To repeat a run of N processes on fewer, set N.
-    shared_draw: int | None = setting(None, least=1)
-    # Of painting: samples, evaluation and `rfft generate`; and of the training rollout, unless
-    # objective.guidance_scale says otherwise.
-    guidance_scale: float = setting(7.5, least=1)
 
 
 @dataclass
@@ -163,6 +143,7 @@ class TrainerConfig:
     keep: int = setting(2, least=1)  # newest checkpoints kept
     sample_every: int = setting(100, least=0)  # image grids at fixed seeds; 0: none
     max_minutes: float | None = setting(None, above=0)  # stop training in time, whatever `steps` says
+    profile: int = setting(0, least=0)  # steps that torch's profiler traces, from the second on: RUN/profile
     timeout_minutes: float = setting(30, above=0)  # so long a process waits for another one, then it gives up
 
 
@@ -208,7 +189,8 @@ class EvaluateConfig:
     # For real bases (docs/metrics.md); each null or false: not measured. CLIP model of the CLIP score, a
     # folder or a hub id: openai/clip-vit-large-patch14.
     clip: str | None = None
-    pickscore: str | None = None  # the same for PickScore: yuvalkirstain/PickScore_v1
+    pickscore: str | None = None  # the same for PickScore: yuvalkirstain/PickScore_v1, RUN/preference
+    aesthetic: str | None = None  # RUN/aesthetic of `rfft aesthetic train`
     fid: Literal["none", "efficientnet", "clip"] = "none"  # whose features; compares with `reference`
     fidelity: bool = False  # PSNR and SSIM of the product, as the generator shows it before it is pasted
     # Prompt engineering: what is painted, while pictures are judged by the prompts as they are.

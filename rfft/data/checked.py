@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rfft.data.samples import Sample
 from rfft.errors import require
+from rfft.types import Size, sides
 
 LONGEST_ID = 200  # bytes; file systems take 255, and something is added
 
@@ -17,8 +18,8 @@ LONGEST_ID = 200  # bytes; file systems take 255, and something is added
 class CheckedDataset:
     """A data set whose samples are checked when they are read; they are read one after the other."""
 
-    def __init__(self, dataset: Any, name: str, size: int) -> None:
-        """`name` is for messages; `size` is S, the side that canvases must have."""
+    def __init__(self, dataset: Any, name: str, size: Size) -> None:
+        """`name` is for messages; `size` is what canvases must have."""
         self.dataset, self.name, self.size = dataset, name, size
         self.lock = Lock()  # a data set of one's own need not know of threads
 
@@ -47,10 +48,11 @@ def _fits_file_name(name: str) -> bool:
     )
 
 
-def _check_canvas(canvas: Tensor, size: int, where: str) -> None:
+def _check_canvas(canvas: Tensor, size: Size, where: str) -> None:
+    height, width = sides(size)
     require(
-        isinstance(canvas, Tensor) and canvas.is_floating_point() and canvas.shape == (4, size, size),
-        f"{where}: its canvas must be a float tensor [4, {size}, {size}], as data.image_size says",
+        isinstance(canvas, Tensor) and canvas.is_floating_point() and canvas.shape == (4, height, width),
+        f"{where}: its canvas must be a float tensor [4, {height}, {width}], as data.image_size says",
     )
     within = bool((canvas >= 0).all() and (canvas <= 1).all())  # NaN is neither
     require(within, f"{where}: its canvas has values that are not within [0, 1]")

@@ -1,6 +1,6 @@
 """Conditions: all that a sample needs besides noise; and the draws that depend on seed and position alone.
 
-Shapes: N samples, B batch, S the side of the canvas, C latent channels, h w latent.
+Shapes: N samples, B batch, S T height and width of the canvas, C latent channels, h w latent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rfft.data.samples import Sample
 from rfft.diffusion.compositing import latent_mask
 from rfft.models.bundle import Bundle
 from rfft.models.layers import composite_on_grey
-from rfft.types import Batch, Conditioning
+from rfft.types import Batch, Conditioning, Size, sides, size_of
 from rfft.utils.log import warn
 from rfft.utils.processes import rank
 
@@ -30,7 +30,7 @@ SHOWN = 10  # characters that a warning names
 
 
 def init_image(product: Tensor) -> Tensor:
-    """Return the picture [B,3,S,S] whose latent is x_o: the product [B,4,S,S] on mid-grey."""
+    """Return the picture [B,3,S,T] whose latent is x_o: the product [B,4,S,T] on mid-grey."""
     return composite_on_grey(product)[:, :3]
 
 
@@ -43,7 +43,7 @@ def encode_samples(bundle: Bundle, samples: list[Sample], canny: tuple[int, int]
     """
     products = torch.stack([sample.canvas for sample in samples])
     x_o = _encode_products(bundle, products)
-    size = products.shape[-1]
+    size = size_of(products)
     return Batch(
         z=_encode_texts(bundle, [sample.prompt for sample in samples], size, "prompts"),
         null=_encode_texts(bundle, [sample.negative for sample in samples], size, "negative prompts"),
@@ -59,37 +59,38 @@ def encode_samples(bundle: Bundle, samples: list[Sample], canny: tuple[int, int]
 
 
 def outlines(products: Tensor, canny: tuple[int, int]) -> Tensor:
-    """Return c [B,3,S,S] of canvases [B,4,S,S]: one channel, seen three times."""
+    """Return c [B,3,S,T] of canvases [B,4,S,T]: one channel, seen three times."""
     found = torch.stack([edges(product, *canny)[:1] for product in products])
     return found.expand(-1, 3, -1, -1)
 
 
-def encoded_at_once(size: int) -> int:
-    """Return how many pictures of size x size pixels go through the encoder in one forward."""
-    return max(1, PIXELS // size**2)
+def encoded_at_once(size: Size) -> int:
+    """Return how many pictures of a size go through the encoder in one forward."""
+    height, width = sides(size)
+    return max(1, PIXELS // (height * width))
 
 
 def _encode_products(bundle: Bundle, products: Tensor) -> Tensor:
-    """Return x_o [N,C,h,w] of canvases [N,4,S,S], in the precision of the bundle's frozen weights.
+    """Return x_o [N,C,h,w] of canvases [N,4,S,T], in the precision of the bundle's frozen weights.
 
     Not under autocast: x_o is blended into every latent, and what half precision loses would stay there.
     """
-    parts = products.split(encoded_at_once(products.shape[-1]))
+    parts = products.split(encoded_at_once(size_of(products)))
     return torch.cat([bundle.encode_image(init_image(part.to(bundle.device))).cpu() for part in parts])
 
 
 def encode_edges(bundle: Bundle, edges: Tensor, products: Tensor) -> Tensor:
-    """Return what the ControlNet takes, of edges [N,3,S,S] and canvases [N,4,S,S]."""
+    """Return what the ControlNet takes, of edges [N,3,S,T] and canvases [N,4,S,T]."""
     if not bundle.family.encodes_control:
         return edges
-    count = encoded_at_once(products.shape[-1])
+    count = encoded_at_once(size_of(products))
     parts = zip(edges.split(count), products.split(count), strict=True)
     return torch.cat(
         [bundle.encode_control(e.to(bundle.device), p.to(bundle.device)).cpu() for e, p in parts]
     )
 
 
-def _encode_texts(bundle: Bundle, texts: list[str], size: int, kind: str) -> Conditioning:
+def _encode_texts(bundle: Bundle, texts: list[str], size: Size, kind: str) -> Conditioning:
     """Return the features of N texts, each distinct one encoded once; `kind` is what a warning calls them."""
     distinct = list(dict.fromkeys(texts))
     parts: list[Conditioning] = []

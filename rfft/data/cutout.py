@@ -1,6 +1,6 @@
 """A product's pixels: load the cutout, put it on the canvas, find its edges, paste it back at full size.
 
-Shapes: H W source pixels, S the side of the square canvas.
+Shapes: H W source pixels, S T height and width of the canvas.
 Sources are uint8 [H,W,4] RGBA with straight alpha; tensors are channels first, in [0, 1].
 Boxes are (left, top, right, bottom).
 """
@@ -17,11 +17,12 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from rfft.data.members import Source
 from rfft.errors import UserError
+from rfft.types import Size, sides
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")  # Pillow knows more, and runs Ghostscript for one of them
 LEAST_SIDE, MOST_ASPECT = (
@@ -45,11 +46,11 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Placement:
-    """Says which box of the source lies in which box of the canvas; `size` is S."""
+    """Says which box of the source lies in which box of the canvas; `size` is the canvas's."""
 
     source: Box
     canvas: Box
-    size: int
+    size: Size
 
 
 def load_cutout(path: Source, white_level: int | None, max_pixels: int) -> Pixels:
@@ -108,6 +109,18 @@ def open_upright(path: Source, max_pixels: int) -> Image.Image:
         raise UserError(f"{path}: not a readable image") from None
 
 
+def picture_shape(path: Source) -> tuple[int, int] | None:
+    """Return height and width of a picture as it is shown, by its header; None where that cannot be read."""
+    try:
+        file = path if isinstance(path, Path) else io.BytesIO(path.read_bytes())
+        with warnings.catch_warnings(), Image.open(file, formats=FORMATS) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # turned by a right angle
+            return image.size if lies else (image.height, image.width)
+    except (*DECODER_ERRORS, Image.DecompressionBombError, UserError):
+        return None
+
+
 def frame_count(image: Image.Image) -> int:
     """Return how many pictures a file holds: frames of an animation, or pages."""
     # A JPEG with more than one is what cameras write; the first one is the photo, the others its previews.
@@ -126,14 +139,15 @@ def refuse_sliver(source: Pixels, path: Source) -> None:
         )
 
 
-def read_square(path: Path, size: int, max_pixels: int) -> Tensor:
-    """Read the middle of a picture, resized: uint8 [3,size,size]; more than max_pixels are refused."""
+def read_middle(path: Path, size: Size, max_pixels: int) -> Tensor:
+    """Read the middle of a picture, resized: uint8 [3,H,W]; more than max_pixels are refused."""
     image = open_upright(path, max_pixels)
+    height, width = sides(size)
     try:
-        square = ImageOps.fit(image.convert("RGB"), (size, size))
+        middle = ImageOps.fit(image.convert("RGB"), (width, height))
     except ValueError as error:  # CIE Lab, for example
         raise UserError(f"{path}: {error}; save the picture as RGB") from None
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+    return torch.from_numpy(np.array(middle)).permute(2, 0, 1)
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
@@ -144,13 +158,13 @@ def eight_bit(image: Image.Image) -> Image.Image:
 
 
 def place_on_canvas(
-    source: Pixels, size: int, scale: float | None, matting: bool = False
+    source: Pixels, size: Size, scale: float | None, matting: bool = False
 ) -> tuple[Tensor, Placement]:
-    """Put a product on a transparent canvas; returns the canvas [4,S,S] and where on it the product lies.
+    """Put a product on a transparent canvas; returns the canvas [4,S,T] and where on it the product lies.
 
     The official golden-ratio zoom: the product, cropped to where its alpha is above one half, is scaled until
-    its longer side takes the share `scale` of the canvas, and stands in the middle. `scale=None` keeps the
-    picture's own framing; so does `matting` for a product that is cut off by its picture's border.
+    it takes the share `scale` of the canvas's height or width, and stands in the middle. `scale=None` keeps
+    the picture's own framing; so does `matting` for a product that is cut off by its picture's border.
     """
     height, width = source.shape[:2]
     box = bounds(source[..., 3] > 127)
@@ -159,10 +173,11 @@ def place_on_canvas(
     if scale is None:
         box, scale = (0, 0, width, height), 1.0
     left, top, right, bottom = box
-    ratio = size * scale / max(right - left, bottom - top)
+    canvas_height, canvas_width = sides(size)
+    ratio = min(canvas_height * scale / (bottom - top), canvas_width * scale / (right - left))
     new_width, new_height = (max(1, round(ratio * side)) for side in (right - left, bottom - top))
-    x, y = (size - new_width) // 2, (size - new_height) // 2
-    canvas = np.zeros((size, size, 4), np.float32)
+    x, y = (canvas_width - new_width) // 2, (canvas_height - new_height) // 2
+    canvas = np.zeros((canvas_height, canvas_width, 4), np.float32)
     canvas[y : y + new_height, x : x + new_width] = resize_rgba(
         source[top:bottom, left:right], new_width, new_height
     )
@@ -190,7 +205,7 @@ def resize_rgba(rgba: Pixels, width: int, height: int) -> NDArray[np.float32]:
 
 
 def edges(product: Tensor, low: int = 100, high: int = 200) -> Tensor:
-    """Return Canny edges c [3,S,S] (0 or 1, equal channels) of a canvas [4,S,S], as in the official code."""
+    """Return Canny edges c [3,S,T] (0 or 1, equal channels) of a canvas [4,S,T], as in the official code."""
     visible = (product[:3] * (product[3:] >= 0.5)).mul(255).round().byte()
     picture = np.ascontiguousarray(visible.permute(1, 2, 0).cpu().numpy())
     found = torch.from_numpy(cv2.Canny(picture, low, high)).float().div(255)
@@ -198,15 +213,15 @@ def edges(product: Tensor, low: int = 100, high: int = 200) -> Tensor:
 
 
 def paste_back(result: Tensor, source: Pixels, placement: Placement, max_pixels: int) -> Pixels:
-    """Return the generated picture [3,S,S] at the product's resolution with its pixels, uint8 [H',W',3].
+    """Return the generated picture [3,S,T] at the product's resolution with its pixels, uint8 [H',W',3].
 
     The background is enlarged until the product on it has its source size; then the source is laid over it
     through its alpha. Products smaller than on the canvas, and results beyond max_pixels, are resampled.
     """
-    cutout, (x, y), side = _full_size(source, placement, max_pixels)
+    cutout, (x, y), (height, width) = _full_size(source, placement, max_pixels)
     background = result.clamp(0, 1).float().permute(1, 2, 0).cpu().numpy()
-    if side != placement.size:
-        background = cv2.resize(background, (side, side), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    if (height, width) != sides(placement.size):
+        background = cv2.resize(background, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     window = background[y : y + cutout.shape[0], x : x + cutout.shape[1]]
     window += cutout[..., 3:] * (cutout[..., :3] - window)
     return np.rint(background * 255).astype(np.uint8)
@@ -214,26 +229,27 @@ def paste_back(result: Tensor, source: Pixels, placement: Placement, max_pixels:
 
 def product_layer(source: Pixels, placement: Placement, max_pixels: int) -> Pixels:
     """Return what `paste_back` lays over the picture: uint8 [H',W',4], transparent but for the product."""
-    cutout, (x, y), side = _full_size(source, placement, max_pixels)
-    layer = np.zeros((side, side, 4), np.uint8)
+    cutout, (x, y), shape = _full_size(source, placement, max_pixels)
+    layer = np.zeros((*shape, 4), np.uint8)
     layer[y : y + cutout.shape[0], x : x + cutout.shape[1]] = np.rint(cutout * 255)
     return layer
 
 
 def _full_size(
     source: Pixels, placement: Placement, max_pixels: int
-) -> tuple[NDArray[np.float32], tuple[int, int], int]:
-    """Return the product in [0, 1] at its own resolution, its left upper corner, and the picture's side."""
+) -> tuple[NDArray[np.float32], tuple[int, int], tuple[int, int]]:
+    """Return the product in [0, 1] at its own resolution, its left upper corner, and the picture's shape."""
     left, top, right, bottom = placement.source
     x0, y0, x1, y1 = placement.canvas
     own = max(right - left, bottom - top) / max(x1 - x0, y1 - y0)  # source pixels per canvas pixel
-    ratio = max(1.0, min(own, max_pixels**0.5 / placement.size))
-    side = round(placement.size * ratio)
+    canvas = sides(placement.size)
+    ratio = max(1.0, min(own, (max_pixels / (canvas[0] * canvas[1])) ** 0.5))
+    shape = round(canvas[0] * ratio), round(canvas[1] * ratio)
     width, height = (max(1, round(length * ratio / own)) for length in (right - left, bottom - top))
     cutout = resize_rgba(source[top:bottom, left:right], width, height)
-    x = _centred((x0 + x1) / 2 * ratio, width, side)
-    y = _centred((y0 + y1) / 2 * ratio, height, side)
-    return cutout, (x, y), side
+    x = _centred((x0 + x1) / 2 * ratio, width, shape[1])
+    y = _centred((y0 + y1) / 2 * ratio, height, shape[0])
+    return cutout, (x, y), shape
 
 
 def _centred(centre: float, length: int, side: int) -> int:

@@ -1,7 +1,7 @@
 """The data seam: products with prompts as a map-style data set of samples, by what a config names.
 
-A source is a folder, a manifest, a known name (adworld), or the path package.module:Name of a data set of
-one's own; ":SPLIT" behind it takes one split of it (photos:val).
+A source is a folder, a manifest, a table, a known name (adworld), or the path package.module:Name of a data
+set of one's own; ":SPLIT" behind it takes one split of it (photos:val).
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from torch.utils.data import Subset
 
 from rfft.data.checked import CheckedDataset
 from rfft.data.product_files import ProductFiles
+from rfft.data.product_tables import HUB
 from rfft.data.prompts import Prompt, read_prompts
 from rfft.data.samples import Entry, Sample, Selection, Skipped, UnusableProduct
 from rfft.data.splits import Split, held_out, none_in_split, parse_source
 from rfft.errors import UserError, require
+from rfft.types import Size
 from rfft.utils.registry import construct, resolve
 
 KEY = "data.products"
@@ -36,7 +38,8 @@ class SampleDataset(Protocol):
 
     Sample i is the same at every call and in every process, and can be read without those before it. For one
     that cannot be used, UnusableProduct is raised. Two methods may save it work: `entry` returns a sample in
-    words, `address` a key of all that its canvas depends on (see ProductFiles).
+    words, `address` a key of all that its canvas depends on; a third one, `size`, returns its canvas's size
+    without a look at it, and lets samples differ in that (see ProductFiles).
     """
 
     def __len__(self) -> int: ...
@@ -104,8 +107,11 @@ class Samples(Sequence[Sample]):
 
         `how` raises UnusableProduct for an item that cannot be used.
         """
+        size = self.size(number)
         for step in range(len(self)):
-            index = self._index((number + step) % len(self))
+            index = self.item((number + step) % len(self))
+            if self.size_of(index) != size:  # batches have one size
+                continue
             try:
                 return how(index)
             except UnusableProduct as error:
@@ -117,19 +123,28 @@ class Samples(Sequence[Sample]):
     def problem(self, number: int) -> Skipped | None:
         """Return why a sample cannot be used, if it cannot; its picture is read."""
         try:
-            self.dataset[self._index(number)]
+            self.dataset[self.item(number)]
         except UnusableProduct as error:
             return Skipped(error.product, str(error))
         return None
 
     def entry(self, number: int) -> Entry:
         """Return a sample in words; without its picture being read where the data set can tell."""
-        return self.entry_of(self._index(number))
+        return self.entry_of(self.item(number))
 
     def entry_of(self, index: int) -> Entry:
         """Return the same for an item of the data set."""
         told = getattr(self.dataset, "entry", None)
         return self.dataset[index].entry if told is None else told(index)
+
+    def size(self, number: int) -> Size | None:
+        """Return the size of a sample's canvas; None where the data set does not tell."""
+        return self.size_of(self.item(number))
+
+    def size_of(self, index: int) -> Size | None:
+        """Return the same for an item of the data set."""
+        told = getattr(self.dataset, "size", None)
+        return None if told is None else told(index)
 
     def products(self) -> int | None:
         """Return how many products there are; None where all samples would have to be read to tell."""
@@ -150,7 +165,8 @@ class Samples(Sequence[Sample]):
         """Say whether reading a sample takes no time."""
         return self.source.partition(":")[0] in KNOWN
 
-    def _index(self, number: int) -> int:
+    def item(self, number: int) -> int:
+        """Return which item of the data set a sample is."""
         return self._good[number] if number < len(self._good) else number + self._removed
 
     def _skip(self, error: UnusableProduct) -> None:
@@ -175,7 +191,7 @@ def open_dataset(source: str, selection: Selection) -> SampleDataset:
     if known in KNOWN:
         return _with_prompts(resolve(KEY, known, KNOWN)(source, selection), selection)
     name, split = held_out(source, selection.holdout)
-    if not OWN.fullmatch(name) or Path(name).exists():
+    if name.startswith(HUB) or not OWN.fullmatch(name) or Path(name).exists():
         return ProductFiles(name, split, selection)
     return _with_prompts(_open_own(name, split, selection), selection)
 

@@ -3,7 +3,7 @@
 What was encoded once comes from the store on disk, in later epochs, runs and other processes; workers read
 the next batches while the step runs.
 
-Shapes: B samples, S the side of the canvas.
+Shapes: B samples of one size, H W pixels of their canvases.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rfft.data.conditions import outlines
@@ -23,7 +25,7 @@ from rfft.data.encoder import Encoder, conditioning
 from rfft.data.samples import Entry
 from rfft.data.store import Item, Store
 from rfft.diffusion.compositing import latent_mask
-from rfft.types import Batch, Conditioning
+from rfft.types import Batch, Conditioning, Size, size_of
 
 RECENT = 64  # prompts whose features are kept in memory: the negative one, and those of the last batches
 AHEAD = 2  # batches that are read while one is trained on
@@ -37,7 +39,7 @@ class Picture:
 
     entry: Entry
     address: bytes  # in the store
-    canvas: Tensor  # uint8 [4,S,S]
+    canvas: Tensor  # uint8 [4,H,W]
     x_o: Tensor | None  # None: has to be encoded
     keeps_canvas: bool  # in the store, as it takes time to read
 
@@ -48,8 +50,8 @@ class Loaded:
 
     pictures: list[Picture]
     items: dict[bytes, Item]  # prompts, and what the ControlNet takes: those that the store had
-    product: Tensor  # [B,4,S,S]
-    edges: Tensor  # [B,3,S,S]
+    product: Tensor  # [B,4,H,W]
+    edges: Tensor  # [B,3,H,W]
 
 
 class EncodedSamples:
@@ -79,8 +81,18 @@ class EncodedSamples:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def size(self, number: int) -> Size | None:
+        """Return the size of a sample's canvas; None where the data set does not tell, and all have one."""
+        return self.samples.size(number)
+
+    def buckets(self) -> NDArray[np.uint8] | None:
+        """Return the number of each sample's bucket, [N]; None where all samples have one size."""
+        told = getattr(self.samples.dataset, "sample_buckets", None)
+        found = None if told is None else told()
+        return None if found is None else found[[self.samples.item(i) for i in range(len(self))]]
+
     def index(self, numbers: Sequence[int]) -> Batch:
-        """Return these samples on the CPU, with zeros for the noise, which is drawn at each use.
+        """Return these samples, all of one size, on the CPU, with zeros for the noise, drawn at each use.
 
         Raises UserError for one that cannot be used.
         """
@@ -109,7 +121,8 @@ class EncodedSamples:
     def _load(self, numbers: tuple[int, ...]) -> Loaded:
         pictures = [self.samples.read(number, self._read) for number in numbers]
         texts = [text for picture in pictures for text in (picture.entry.prompt, picture.entry.negative)]
-        missing = {self._address(text) for text in texts} - self._prompts.keys()
+        size = size_of(pictures[0].canvas)
+        missing = {self.encoder.address(size, "prompt", text) for text in texts} - self._prompts.keys()
         product = torch.stack([picture.canvas for picture in pictures]).float().div(255)
         edges = outlines(product, self.canny)
         if torch.cuda.is_available():
@@ -123,7 +136,8 @@ class EncodedSamples:
         dataset = self.samples.dataset
         own_address: Callable[[int], bytes] | None = getattr(dataset, "address", None)
         if own_address is not None:
-            address = self.encoder.address("file", own_address(index))
+            size = self.samples.size_of(index) or self.encoder.size
+            address = self.encoder.address(size, "file", own_address(index))
             if item := self._stored([address]).get(address):
                 entry = self.change(self.samples.entry_of(index))
                 return Picture(entry, address, item[CANVAS], item[LATENT], True)
@@ -132,14 +146,11 @@ class EncodedSamples:
         entry = self.change(sample.entry)
         if own_address is not None:
             return Picture(entry, address, canvas, None, True)
-        address = self.encoder.address("canvas", canvas.numpy().tobytes())
+        address = self.encoder.address(size_of(canvas), "canvas", canvas.numpy().tobytes())
         return Picture(entry, address, canvas, self._stored([address]).get(address, {}).get(LATENT), False)
 
     def _control_address(self, picture: Picture) -> bytes:
         return self.encoder.control_address(picture.address, self.canny)
-
-    def _address(self, text: str) -> bytes:
-        return self.encoder.address("prompt", text)
 
     def _stored(self, addresses: Iterable[bytes]) -> dict[bytes, Item]:
         return {} if self.store is None else dict(self.store.get(addresses))
@@ -197,11 +208,12 @@ class EncodedSamples:
     ) -> Conditioning:
         """Return the features of B prompts, each distinct one encoded once."""
         items: dict[str, Item] = {}
+        size = size_of(loaded.product)
         for text in dict.fromkeys(texts):
-            address = self._address(text)
+            address = self.encoder.address(size, "prompt", text)
             item = self._prompts.pop(address, None) or loaded.items.get(address)
             if item is None:
-                item = new[address] = self.encoder.prompt(text)
+                item = new[address] = self.encoder.prompt(text, size)
             items[text] = self._prompts[address] = item
         while len(self._prompts) > RECENT:
             self._prompts.popitem(last=False)

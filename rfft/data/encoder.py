@@ -3,7 +3,7 @@
 Pictures and prompts go through them one by one, so that what comes out does not depend on what else there is,
 neither on the batch nor on what was in the cache.
 
-Shapes: S the side of the canvas, C latent channels, h w latent, L tokens, D features.
+Shapes: H W pixels of the canvas, C latent channels, h w latent, L tokens, D features.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rfft.data.conditions import UNREAD, encode_edges, init_image, unread
 from rfft.data.store import Item, key_of
 from rfft.models.bundle import Bundle
-from rfft.types import Conditioning
+from rfft.types import Conditioning, Size
 from rfft.utils.log import warn
 from rfft.utils.processes import rank
 
@@ -29,20 +29,20 @@ HIDDEN, ADDED, CUT = "hidden", "added.", "cut"  # names of a prompt's tensors in
 class Encoder:
     """Latents of canvases and features of prompts, by the frozen networks of a bundle."""
 
-    def __init__(self, bundle: Bundle, size: int) -> None:
-        """`size` is S."""
+    def __init__(self, bundle: Bundle, size: Size) -> None:
+        """`size`: of canvases whose data set does not tell it."""
         self.bundle, self.size = bundle, size
         self.encodes_control = bundle.family.encodes_control
         self.name = fingerprint(bundle)
         self._told: set[tuple[str, str]] = set()
 
-    def address(self, *parts: bytes | str) -> bytes:
-        """Return the address of what these networks make of something that the parts tell."""
-        return key_of(self.name, str(self.size), *parts)
+    def address(self, size: Size, *parts: bytes | str) -> bytes:
+        """Return the address of what these networks make, for pictures of a size, of what the parts tell."""
+        return key_of(self.name, str(size), *parts)
 
     @torch.no_grad()
     def picture(self, canvas: Tensor) -> Tensor:
-        """Return x_o [C,h,w], on the CPU, of a canvas uint8 [4,S,S], in the precision of the frozen weights.
+        """Return x_o [C,h,w], on the CPU, of a canvas uint8 [4,H,W], in the precision of the frozen weights.
 
         Not under autocast: x_o is blended into every latent, and what half precision loses would stay there.
         """
@@ -57,15 +57,15 @@ class Encoder:
 
     @torch.no_grad()
     def control(self, edges: Tensor, product: Tensor) -> Tensor:
-        """Return what the ControlNet takes, on the CPU, of edges [3,S,S] and a canvas [4,S,S]."""
+        """Return what the ControlNet takes, on the CPU, of edges [3,H,W] and a canvas [4,H,W]."""
         with torch.autocast(self.bundle.device.type, enabled=False):
             return encode_edges(self.bundle, edges[None], product[None])[0]
 
     @torch.no_grad()
-    def prompt(self, text: str) -> Item:
-        """Return the features of a prompt, and how many characters of it the text encoder does not read."""
+    def prompt(self, text: str, size: Size) -> Item:
+        """Return a prompt's features for pictures of a size, and how many characters of it are not read."""
         with torch.autocast(self.bundle.device.type, enabled=False):
-            found, (cut,) = self.bundle.encode_prompts([text], self.size)
+            found, (cut,) = self.bundle.encode_prompts([text], size)
         added = {ADDED + name: tensor.cpu() for name, tensor in found.added.items()}
         return {HIDDEN: found.hidden.cpu(), CUT: torch.tensor(len(cut))} | added
 

@@ -89,6 +89,17 @@ def optional_text(row: dict[str, Any], key: str, where: str) -> str | None:
     return text
 
 
+def canvas_size(row: dict[str, Any], where: str) -> tuple[int, int] | None:
+    """Return the row's `size`, [height, width] in pixels; None where there is none."""
+    size = row.get("size")
+    if size is None:
+        return None
+    whole = isinstance(size, (list, tuple)) and all(type(side) is int and side > 0 for side in size)
+    if not whole or len(size) != 2:
+        raise UserError(f"{where}: size is {size!r}; it must be [height, width] in pixels")
+    return size[0], size[1]
+
+
 def image_scale(row: dict[str, Any], where: str) -> float | None:
     """Return a row's image_scale, a share in (0, 1], or None where it has none."""
     scale = row.get("image_scale")

@@ -1,4 +1,4 @@
-"""Pictures that lie inside of another file: members of a tar archive."""
+"""Pictures that lie inside of another file, such as members of a tar archive."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from rfft.errors import UserError
 
@@ -30,7 +30,19 @@ class Member:
         return f"{self.archive}: {self.name}"
 
 
-Source: TypeAlias = Path | Member  # where a picture's bytes are
+class Bytes(Protocol):
+    """A picture that is no file of its own."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def read_bytes(self) -> bytes: ...
+
+
+Source: TypeAlias = Path | Bytes  # where a picture's bytes are
 
 
 def members(archive: Path) -> Iterator[Member]:

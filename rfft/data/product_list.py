@@ -36,6 +36,7 @@ class Product:
     prompt: str | None = None
     negative_prompt: str | None = None
     image_scale: float | None = None  # the product's longer side as a share of the canvas
+    size: tuple[int, int] | None = None  # height and width wanted, of which the proportions count
 
 
 Wanted: TypeAlias = Callable[[str], bool]

@@ -1,7 +1,7 @@
 """Products in WebDataset shards: tar archives in which a sample's files have one name and follow each other.
 
 NAME.png (or .webp, .tif, .jpg) is the product; NAME.txt its caption; NAME.json an object with caption,
-prompt, negative_prompt, image_scale, all optional. The last part of NAME is the product's id.
+prompt, negative_prompt, image_scale, size, all optional. The last part of NAME is the product's id.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rfft.data.checked import LONGEST_ID
-from rfft.data.json_text import image_scale, optional_text, parse_json, refuse_unknown
+from rfft.data.json_text import canvas_size, image_scale, optional_text, parse_json, refuse_unknown
 from rfft.data.members import Member, members
 from rfft.data.product_list import (
     FIT,
@@ -34,7 +34,7 @@ from rfft.data.product_list import (
 )
 from rfft.errors import UserError, require
 
-KEYS = ("caption", "prompt", "negative_prompt", "image_scale")
+KEYS = ("caption", "prompt", "negative_prompt", "image_scale", "size")
 PICTURE, ROW = "picture", ".json"
 PARTS = (PICTURE, NOTE, ROW)  # of a sample: one of SUFFIXES, and two that need not be there
 Parts = Mapping[str, Member]
@@ -106,6 +106,7 @@ def _product(parts: Parts) -> Product:
         prompt=optional_text(row, "prompt", f"{picture}"),
         negative_prompt=optional_text(row, "negative_prompt", f"{picture}"),
         image_scale=image_scale(row, f"{picture}"),
+        size=canvas_size(row, f"{picture}"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Lists of product cutouts on disk: a folder of pictures or shards, or a JSON-lines manifest."""
+"""Lists of product cutouts: a folder of pictures or shards, a JSON-lines manifest, or a table."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from rfft.data.checked import LONGEST_ID
 from rfft.data.json_text import (
+    canvas_size,
     image_scale,
     optional_text,
     parse_json,
@@ -42,11 +43,12 @@ from rfft.data.product_list import (
     words,
 )
 from rfft.data.product_shards import Shards
-from rfft.errors import UserError
+from rfft.data.product_tables import Table, open_table
+from rfft.errors import UserError, require
 from rfft.utils.log import messages
 from rfft.utils.processes import rank
 
-KEYS = ("id", "image", "caption", "prompt", "negative_prompt", "image_scale")
+KEYS = ("id", "image", "caption", "prompt", "negative_prompt", "image_scale", "size")
 
 
 class Folder(ProductList):
@@ -128,15 +130,18 @@ class Manifest(ProductList):
 def read_products(
     source: str | Path, wanted: Wanted = lambda _: True, check: Check = lambda _: None
 ) -> ProductList:
-    """List the products of a folder of pictures or shards or of a JSON-lines manifest, in a fixed order.
+    """List the products of a folder of pictures or shards, of a JSON-lines manifest or of a table, in order.
 
     wanted: says by its id whether a product is; check: is given the wanted ones, of a folder of pictures the
     first one, to refuse it with a UserError. Raises UserError for what is no such source, and where it has no
     product at all.
     """
-    source = Path(source)
     with messages(quiet=rank() > 0).status(f"listing {escape(str(source))}"):
-        return _listed(source, wanted, check)
+        if (table := open_table(source)) is not None:
+            products = Table(*table, wanted, check)
+            require(products.total, f"{source}: a table without rows")
+            return products
+        return _listed(Path(source), wanted, check)
 
 
 def _listed(source: Path, wanted: Wanted, check: Check) -> ProductList:
@@ -191,4 +196,5 @@ def _row(line: bytes, manifest: Path, number: int) -> Product:
         prompt=optional_text(row, "prompt", where),
         negative_prompt=optional_text(row, "negative_prompt", where),
         image_scale=image_scale(row, where),
+        size=canvas_size(row, where),
     )

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rfft.data.cutout import read_square
+from rfft.data.cutout import read_middle
 from rfft.data.products import SUFFIXES
 from rfft.errors import UserError
+from rfft.types import Size
 from rfft.utils.registry import resolve
 
 KEY = "evaluate.reference"
@@ -19,8 +20,8 @@ FEWEST = 4  # pictures that KID needs
 BATCH = 32  # pictures in memory
 
 
-def reference_images(source: str, size: int, max_pixels: int) -> Iterator[Tensor]:
-    """Yield available pictures uint8 [B,3,size,size] of a folder, BATCH or fewer at a time.
+def reference_images(source: str, size: Size, max_pixels: int) -> Iterator[Tensor]:
+    """Yield available pictures uint8 [B,3,H,W] of a folder, BATCH or fewer at a time.
 
     adworld:SPLIT has AdWorld's size. Raises UserError for too few of them, and for one that cannot be read.
     """
@@ -33,4 +34,4 @@ def reference_images(source: str, size: int, max_pixels: int) -> Iterator[Tensor
     if len(files) < FEWEST:
         raise UserError(f"{KEY}: {source} must be a folder of {FEWEST} pictures at least, or null for no KID")
     for first in range(0, len(files), BATCH):
-        yield torch.stack([read_square(file, size, max_pixels) for file in files[first : first + BATCH]])
+        yield torch.stack([read_middle(file, size, max_pixels) for file in files[first : first + BATCH]])

@@ -1,6 +1,6 @@
 """What is painted: a sample is a product on its canvas with a prompt.
 
-Shapes: H W source pixels, S the side of the square canvas.
+Shapes: H W pixels of the canvas, H' W' of the source.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rfft.data.cutout import Pixels, Placement
 from rfft.errors import UserError
+from rfft.types import Size
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,14 @@ class Sample:
     """
 
     id: str  # unique in its data set, and fit for a file name
-    canvas: Tensor  # [4,S,S] float RGBA in [0,1], straight alpha: the product where it shall stand
+    canvas: Tensor  # [4,H,W] float RGBA in [0,1], straight alpha: the product where it shall stand
     caption: str  # what the product is, for the reward networks: "oak stool, about 45 cm tall"
     prompt: str  # what is to be painted around it
     negative: str = ""  # the negative prompt
     attributes: Mapping[str, str] = field(
         default_factory=dict
     )  # what the prompt asks for; known in AdWorld only
-    source: Pixels | None = None  # uint8 [H,W,4], the product's own pixels, to be pasted at full size
+    source: Pixels | None = None  # uint8 [H',W',4], the product's own pixels, to be pasted at full size
     placement: Placement | None = None  # where on the canvas which part of the source lies
     product: str = ""  # names the product, the same for all its prompts; empty: `id` does
 
@@ -58,10 +59,12 @@ class Entry:
 class Framing:
     """How pictures of products come onto the canvas."""
 
-    size: int  # S
-    scale: float | None  # the product's longer side as a share of S; None keeps the picture's own framing
+    size: Size  # of the canvas
+    # The share of the canvas that the product's longer side takes; None keeps the picture's own framing.
+    scale: float | None
     white_level: int | None = None  # white from here on becomes transparent; None: pictures need alpha
     max_pixels: int = 50_000_000
+    buckets: tuple[Size, ...] = field(default=(), repr=False)  # each product has the nearest of these sizes
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,11 @@ def denoise_twice(
     return Denoised(x0_z, eps_z), Denoised(x0_null, eps_null)
 
 
+def denoise_once(denoiser: Denoise, x: Tensor, i: int, batch: Batch, schedule: Schedule) -> Denoised:
+    """Return what the denoiser makes of x at step i for the prompt z: all that guidance of scale 1 needs."""
+    return denoiser(x, schedule.level(i), batch.z, batch.edges)
+
+
 def advance(guided: Denoised, i: int, batch: Batch, schedule: Schedule) -> Tensor:
     """Take step i with the guided prediction, then inpaint at the noise reached (none after the last)."""
     return inpaint_next(
@@ -74,7 +79,7 @@ def rollout(
     x = batch.noise if x is None else x
     for i in range(start, len(schedule) if stop is None else stop):
         if guidance_scale == 1:  # null would change nothing, and bases with distilled guidance have none
-            guided = denoiser(x, schedule.level(i), batch.z, batch.edges)
+            guided = denoise_once(denoiser, x, i, batch, schedule)
         else:
             z, null = denoise_twice(denoiser, x, i, batch, schedule)
             guided = guide(z, null, guidance_scale, x, schedule.level(i))

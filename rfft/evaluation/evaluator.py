@@ -18,6 +18,7 @@ from rfft import build
 from rfft.config.schema import Config, EvaluateConfig
 from rfft.data.references import reference_images
 from rfft.data.samples import Entry
+from rfft.data.sizes import as_size
 from rfft.errors import UserError, require
 from rfft.evaluation import summary
 from rfft.evaluation.measures import (
@@ -105,7 +106,7 @@ class Evaluator:
     def _measure_reference(self, source: str) -> Values:
         """Return features [M,D] of the held-out pictures, by FEATURES and EMBEDDING."""
         data, parts = self.config.data, []
-        for pictures in reference_images(source, data.image_size, data.max_pixels):
+        for pictures in reference_images(source, as_size(data.image_size), data.max_pixels):
             images = pictures.float() / 255
             found = {FEATURES: image_features(self.networks.features, images)}
             if self.space is not None:

@@ -17,11 +17,21 @@ PAINTED = (  # settings that decide what is painted
     *("products", "prompts", "count", "prompts_per_product", "seeds", "max_attempts"),
     *("quality_words", "negative_prompt", "only_accepted"),
 )
-MEASURED = ("judge", "probe", "reference", "clip", "pickscore", "fid", "fidelity")  # and what measures it
+MEASURED = (
+    "judge",
+    "probe",
+    "reference",
+    "clip",
+    "pickscore",
+    "aesthetic",
+    "fid",
+    "fidelity",
+)  # what measures it
 ELSEWHERE = (
     *("rollout.steps", "rollout.guidance_scale", "trainer.mixed_precision", "reward.rfnet"),
     *("model.bundle", "model.controlnet", "model.dtype", "data.image_size", "data.image_scale"),
     *("data.keep_location", "data.white_to_alpha", "data.white_level", "data.canny_low", "data.canny_high"),
+    "data.buckets",
 )
 ABSENT = (None, "none", False)  # values of a measure that was not taken: it may be added
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from rfft.evaluation.networks import Networks
 from rfft.metrics.colour import colourfulness
 from rfft.metrics.features import fill_product, image_features
-from rfft.rewards.preference import picture_features
+from rfft.rewards.preference import TextMatch, picture_features
 from rfft.rewards.probe import Probe
 
 SHOWN, COLOUR, BACKGROUND, FEATURES, EMBEDDING = (
@@ -80,5 +80,6 @@ class Measures:
         """Return the features [B,D] that FID compares."""
         if self.fid_space == "efficientnet":
             return image_features(self.networks.features, images)
-        clip = self.networks.scorers["clip_score"].clip
-        return picture_features(clip, images.to(clip.device)).cpu()
+        scorer = self.networks.scorers["clip_score"]
+        assert isinstance(scorer, TextMatch)
+        return picture_features(scorer.clip, images.to(scorer.clip.device)).cpu()

@@ -13,8 +13,10 @@ from rfft import build
 from rfft.config.schema import Config
 from rfft.generation.sample import reward_logits
 from rfft.metrics.features import EfficientNetLite0, load_efficientnet_lite0
+from rfft.models.layers import ScoreReward
 from rfft.rewards.availability import RFNetWithMaps
 from rfft.rewards.judge import Judge
+from rfft.rewards.people import load_aesthetic, load_pickscore
 from rfft.rewards.preference import TextMatch
 from rfft.rewards.probe import Probe
 from rfft.types import Batch
@@ -32,7 +34,7 @@ class Networks:
     judge_tokenizer: Any  # its tokens are not RFNet's
     probe: Probe | None
     features: EfficientNetLite0
-    scorers: Mapping[str, TextMatch]
+    scorers: Mapping[str, ScoreReward]
 
 
 def load_networks(config: Config, rfnet: RFNetWithMaps | None, device: torch.device) -> Networks:
@@ -48,8 +50,20 @@ def load_networks(config: Config, rfnet: RFNetWithMaps | None, device: torch.dev
         None if settings.judge is None else build.load_tokenizer(settings.judge),
         _load(Probe, settings.probe, device),
         features,
-        build.build_scorers(config, device),
+        load_scorers(config, device),
     )
+
+
+def load_scorers(config: Config, device: torch.device | str) -> dict[str, ScoreReward]:
+    """What scores pictures by their prompts in an evaluation, by the name of its figure; frozen."""
+    settings, scorers = config.evaluate, dict[str, ScoreReward]()
+    if settings.clip is not None:
+        scorers["clip_score"] = TextMatch(settings.clip)
+    if settings.pickscore is not None:
+        scorers["pickscore"] = load_pickscore(settings.pickscore)
+    if settings.aesthetic is not None:
+        scorers["aesthetic"] = load_aesthetic(model=settings.aesthetic)
+    return {name: scorer.requires_grad_(False).eval().to(device) for name, scorer in scorers.items()}
 
 
 def _load(kind: type[Network], name: str | None, device: torch.device) -> Network | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from rfft.config.schema import Config
 from rfft.data.conditions import noise_for
 from rfft.data.encoded import EncodedSamples
+from rfft.data.sizes import as_size, of_one_size
 from rfft.diffusion.compositing import paste
 from rfft.evaluation.measures import LOGITS, SCORE, Values, joined, named
 from rfft.evaluation.networks import Verdicts
@@ -23,8 +24,8 @@ from rfft.generation.sample import Outcome, autocast, improves, paint_bare, recu
 from rfft.metrics.fidelity import product_fidelity
 from rfft.metrics.verdict import is_accepted
 from rfft.models.bundle import Bundle
-from rfft.types import Batch
-from rfft.utils.contact_sheet import to_bytes
+from rfft.types import Batch, sides, size_of
+from rfft.utils.contact_sheet import in_middle, to_bytes
 from rfft.utils.processes import count, rank, spread
 
 NOISE_SEED = 24080418  # seed s of the grid is NOISE_SEED + s: no run trains on this noise
@@ -68,7 +69,8 @@ class Painter:
         """conditions: of the grid's N samples; measure: what is measured of the pictures of some samples."""
         self.config, self.settings, self.bundle = config, config.evaluate, bundle
         self.conditions, self.verdicts, self.measure = conditions, verdicts, measure
-        self.schedule = bundle.schedule(config.rollout.steps, config.data.image_size)
+        self.cell = _around(conditions)
+        bundle.schedule(config.rollout.steps, as_size(config.data.image_size))  # or it is refused
 
     def paint(
         self,
@@ -83,10 +85,13 @@ class Painter:
         reference: by the model before training; measures: not only verdicts; keep: is given each picture's
         place among the cells, and the picture uint8 [3,H,W], in the first process.
         """
-        size = self.settings.batch_size
+        # Places of cells, so many at a time whose pictures have one size.
+        parts = of_one_size(
+            range(len(cells)), lambda place: self.conditions.size(cells[place][0]), self.settings.batch_size
+        )
 
         def cells_of(number: int) -> Cells:
-            return cells[number * size : (number + 1) * size]
+            return [cells[place] for part in parts[number : number + 1] for place in part]
 
         def paint_part(number: int) -> tuple[Values, Tensor]:
             part = cells_of(number)
@@ -94,22 +99,25 @@ class Painter:
             self.conditions.prefetch([_samples(cells_of(number + count()))])
             return self._paint_batch(part, batch, reference, measures)
 
-        def tell(parts: int) -> None:
+        def tell(done: int) -> None:
             if report is not None:
-                report(min(parts * size, len(cells)), len(cells))
+                report(sum(map(len, parts[:done])), len(cells))
 
         def deliver(number: int, pictures: Tensor) -> None:
-            for place, picture in enumerate(pictures, start=number * size):
-                keep(place, picture)
+            for place, picture in zip(parts[number], pictures, strict=True):
+                keep(place, picture if self.cell is None else in_middle(picture, *self.cell))
 
-        return joined(spread(paint_part, -(-len(cells) // size), tell, deliver))
+        found = joined(spread(paint_part, len(parts), tell, deliver))
+        order = torch.tensor([place for part in parts for place in part]).argsort()
+        return {name: values[order] for name, values in found.items()}
 
     def _paint_batch(
         self, cells: Cells, batch: Batch, reference: bool, measures: bool
     ) -> tuple[Values, Tensor]:
+        schedule = self.bundle.schedule(self.config.rollout.steps, size_of(batch.product))
         with autocast(self.bundle.device, self.config.trainer.mixed_precision):
             scale = self.config.rollout.guidance_scale
-            bare = paint_bare(self.bundle, batch, self.schedule, scale, reference)
+            bare = paint_bare(self.bundle, batch, schedule, scale, reference)
         image = paste(bare, batch.product)
         values = {LOGITS + name: logits for name, logits in self.verdicts(image, batch).items()}
         if measures:
@@ -167,6 +175,15 @@ class Painter:
             found = self.paint([(i, attempt) for i in pending], reference, report, measures=False)
             tried[pending, attempt] = is_accepted(found[LOGITS + "rfnet"])
         return tried[:, : self.settings.max_attempts]
+
+
+def _around(conditions: EncodedSamples) -> tuple[int, int] | None:
+    """Return height and width of a cell that has room for all pictures; None where all have one size."""
+    sizes = {size for i in range(len(conditions)) if (size := conditions.size(i)) is not None}
+    if len(sizes) < 2:
+        return None
+    heights, widths = zip(*map(sides, sizes), strict=True)
+    return max(heights), max(widths)
 
 
 def _samples(cells: Cells) -> list[int]:

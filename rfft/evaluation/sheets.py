@@ -47,8 +47,10 @@ class Sheets:
         ]
         if not self._files:
             raise FileNotFoundError(next(_names(run, state)))
+        heights = [contact_sheet.height_of(file) for file in self._files]
+        self._height = sum(heights) // -(-count // columns)  # of a cell
+        self._held = heights[0] // self._height * columns  # cells of a sheet
         self._cells = lru_cache(maxsize=OPEN)(self._read)
-        self._held = len(self._cells(0))
 
     def __len__(self) -> int:
         return self.count
@@ -64,9 +66,8 @@ class Sheets:
 
     def _read(self, sheet: int) -> Tensor:
         pixels = contact_sheet.read_png(self._files[sheet])
-        side = pixels.shape[1] // self.columns
-        held = pixels.shape[0] // side * self.columns
-        return contact_sheet.untile(pixels, self.columns, min(held, self.count - sheet * held))
+        there = min(self._held, self.count - sheet * self._held)
+        return contact_sheet.untile(pixels, self.columns, self._height, there)
 
 
 def _names(run: Path, state: str) -> Iterator[Path]:

@@ -52,6 +52,7 @@ NAMED = {
     "fid": MetricKind("FID to held-out pictures", 1, higher_is_better=False),
     "clip_score": MetricKind("CLIP score", 2),
     "pickscore": MetricKind("PickScore", 2),
+    "aesthetic": MetricKind("aesthetic score", 2),
     "product_psnr": MetricKind("unpasted product, PSNR in dB", 1),
     "product_ssim": MetricKind("unpasted product, SSIM", 3),
 }

@@ -7,6 +7,8 @@ An item, S the side of the square pictures (bytes, because processes pass them o
     saliency uint8 [1,S,S]
     caption  str
     label    int
+    target   float32 [K], of pictures that are not in shards: the share of each class in what people said
+    weight   float32 [], likewise: the picture's weight in the loss
 RFNet is trained on anything that gives batches of such items as `Pictures` does.
 """
 
@@ -20,12 +22,14 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from rfft.data.cutout import resize_rgba
 from rfft.feedback.folder import Pixels, Record
 from rfft.feedback.maps import MapStore
+from rfft.types import LABELS
 
 Item = dict[str, Any]
 PICTURES = ("image", "product", "depth", "saliency")
@@ -68,6 +72,7 @@ class FeedbackDataset(Dataset[Item]):
         """
         self.records, self.size, self.maps = records, size, maps
         self.labels = [min(record.label, 1) if coarse else record.label for record in records]
+        self.targets = [_target(record, coarse) for record in records]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -80,7 +85,23 @@ class FeedbackDataset(Dataset[Item]):
             found = self.maps[kind].load(record, sample) if kind in self.maps else None
             blank = torch.zeros(1, self.size, self.size, dtype=torch.uint8)
             pictures[kind] = blank if found is None else square(found, self.size)
-        return {**pictures, "caption": record.caption, "label": self.labels[i]}
+        said = {"target": self.targets[i], "weight": torch.tensor(record.weight)}
+        return {**pictures, "caption": record.caption, "label": self.labels[i], **said}
+
+
+def _target(record: Record, coarse: bool) -> Tensor:
+    """Return the share of each class, [5], or [2] where they are coarse."""
+    shares = torch.zeros(len(LABELS))
+    shares[record.label] = 1.0
+    if record.target is not None:
+        shares = torch.tensor(record.target)
+    return torch.stack([shares[0], shares[1:].sum()]) if coarse else shares
+
+
+def targets_of(batch: Item, classes: int) -> Tensor:
+    """Return the share of each class [B,K] in what people said; where just labels are known, 1 of theirs."""
+    found: Tensor | None = batch.get("target")
+    return F.one_hot(batch["label"], classes).float() if found is None else found
 
 
 def square(picture: Pixels, size: int) -> Tensor:

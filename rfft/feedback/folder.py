@@ -43,19 +43,26 @@ class FeedbackPicture:
 
 @dataclass(frozen=True)
 class Record:
-    """A line of the label file; its pictures are read by `load`."""
+    """A labelled picture, such as a line of the label file; its files are read by `load`."""
 
     folder: Path
     name: str
     label: int  # class, an index into LABELS
     caption: str
     prompt: str = ""
+    target: tuple[float, ...] | None = None  # what people said, a share for each class; None: all the label
+    weight: float = 1.0  # in the loss
+
+    def files(self) -> tuple[Path, Path]:
+        """Return where the picture and its product lie."""
+        stem = Path(self.name).stem
+        return self.folder / "images" / self.name, self.folder / "products" / f"{stem}.png"
 
     def load(self) -> FeedbackPicture:
         """Read the pictures; raises UserError for a file that is missing, broken or of another size."""
-        stem = f"{Path(self.name).stem}.png"
-        image = read_picture(self.folder / "images" / self.name, cv2.IMREAD_COLOR_RGB)
-        product = _read_product(self.folder / "products" / stem)
+        picture_file, product_file = self.files()
+        image = read_picture(picture_file, cv2.IMREAD_COLOR_RGB)
+        product = _read_product(product_file)
         if product.shape[:2] != image.shape[:2]:
             raise UserError(f"{self.folder}: image and product of {self.name} differ in size")
         return FeedbackPicture(image, product, self._map("depth"), self._map("saliency"))

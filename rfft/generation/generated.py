@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from rfft.data.cutout import paste_back, product_layer
@@ -89,9 +89,8 @@ def write_sheet(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write the contact sheet of the pictures of some rows of the manifest."""
     cells = []
     for row in rows:
-        small = Image.fromarray(contact_sheet.read_png(folder / row["image"])).resize(
-            (THUMBNAIL, THUMBNAIL), Image.Resampling.BOX
-        )
+        picture = Image.fromarray(contact_sheet.read_png(folder / row["image"]))
+        small = ImageOps.pad(picture, (THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, contact_sheet.PAPER)
         cells.append(torch.from_numpy(np.array(small)).permute(2, 0, 1))
     verdicts = torch.tensor([row["accepted"] for row in rows])
     columns = min(SHEET_COLUMNS, len(cells))

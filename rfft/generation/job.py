@@ -17,6 +17,7 @@ from torch import Tensor
 from rfft.config.schema import Config
 from rfft.data.dataset import Samples
 from rfft.data.samples import Skipped
+from rfft.data.sizes import of_one_size
 from rfft.errors import UserError
 from rfft.generation.generated import keep_picture, manifest_row
 from rfft.generation.progress import Generation
@@ -95,8 +96,7 @@ class Job:
         begun = {place: refused[ids[i]] for place, i in enumerate(numbers) if ids[i] in refused}
 
         def attempt_all(waiting: list[int], attempt: int, best: dict[int, Outcome]) -> Tensor:
-            size = self.size
-            batches = [waiting[first : first + size] for first in range(0, len(waiting), size)]
+            batches = of_one_size(waiting, lambda place: self.samples.size(numbers[place]), self.size)
 
             def paint_one(piece: int) -> tuple[Tensor, Tensor]:
                 chosen, later = batches[piece], batches[piece + count() : piece + count() + 1]

@@ -28,6 +28,7 @@ from rfft.generation.progress import Generation
 from rfft.generation.sample import autocast, paint, reward_logits
 from rfft.metrics.wilson import shown_share
 from rfft.models.bundle import Bundle
+from rfft.types import size_of
 from rfft.utils.faults import painting
 from rfft.utils.log import messages
 from rfft.utils.processes import broadcast, joined, rank
@@ -106,8 +107,7 @@ def painter(config: Config, bundle: Bundle, samples: Samples, device: torch.devi
             "reward.rfnet is null, and recurrent generation asks RFNet: name one with reward.rfnet"
         )
     conditions = build.build_conditions(config, bundle, samples)
-    schedule = bundle.schedule(config.rollout.steps, config.data.image_size)
-    scale = config.rollout.guidance_scale
+    steps, scale = config.rollout.steps, config.rollout.guidance_scale
 
     @torch.no_grad()
     def draw(chosen: list[int], attempt: int, following: list[int]) -> tuple[Tensor, Tensor]:
@@ -116,6 +116,7 @@ def painter(config: Config, bundle: Bundle, samples: Samples, device: torch.devi
         indices = [noise_index(samples.entry(i)) for i in chosen]
         noise = noise_for(config.run.seed + attempt, indices, tuple(encoded.x_o.shape[1:]))
         batch = replace(encoded, noise=noise).to(device)
+        schedule = bundle.schedule(steps, size_of(batch.product))
         with autocast(device, config.trainer.mixed_precision):
             images = paint(bundle, batch, schedule, scale)
         return images.cpu(), reward_logits(lambda x: rfnet(x, batch), images).softmax(-1).cpu()

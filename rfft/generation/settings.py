@@ -20,7 +20,7 @@ CARRIED = {
     "reward": None,
     "rollout": None,
     "objective": None,
-    "data": ("image_size", "image_scale", "keep_location", "canny_low", "canny_high"),
+    "data": ("image_size", "buckets", "image_scale", "keep_location", "canny_low", "canny_high"),
     "trainer": ("mixed_precision",),
     "evaluate": ("max_attempts",),
 }

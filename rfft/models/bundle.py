@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from rfft.errors import UserError
 from rfft.models import lora
 from rfft.models.families.base import Family
+from rfft.models.fast import FastCopy
 from rfft.models.half import use_in_full
-from rfft.types import Conditioning, Denoise, Schedule
+from rfft.types import Conditioning, Denoise, Schedule, Size
 
 MODES = ("denoiser_lora", "controlnet_lora", "controlnet")
 
@@ -39,6 +40,7 @@ class Bundle:
         self.denoiser: Denoise = self.unwrapped
         self.frozen_controlnet: nn.Module | None = None
         self.tiny_vae: AutoencoderTiny | None = None
+        self.fast: FastCopy | None = None  # of the denoiser, for training rollouts
         self.modes: list[str] = []
 
     @property
@@ -63,10 +65,10 @@ class Bundle:
                 module.to(device)
         return self
 
-    def schedule(self, steps: int, size: int | None = None) -> Schedule:
+    def schedule(self, steps: int, size: Size | None = None) -> Schedule:
         """Return the sampling steps that diffusers would make, on this bundle's device.
 
-        `size`: the pictures' side in pixels, on which some families' noise levels depend.
+        `size`: the pictures', on which some families' noise levels depend.
         """
         return self.family.schedule(steps, size).to(self.device)
 
@@ -78,8 +80,8 @@ class Bundle:
 
     # ---- encoders ----
 
-    def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
-        """Return text features for pictures of size x size pixels, and what was cut off each prompt's end."""
+    def encode_prompts(self, prompts: list[str], size: Size) -> tuple[Conditioning, list[str]]:
+        """Return text features for pictures of this size, and what was cut off each prompt's end."""
         texts = self.family.text_networks()
         at_rest = [next(network.parameters()).device for network in texts]
         try:
@@ -178,6 +180,16 @@ class Bundle:
         """Merge the adapters into the weights, for forwards without gradient."""
         with lora.merged(self.unwrapped):
             yield
+
+    @contextmanager
+    def rolling(self) -> Iterator[Denoise]:
+        """Have a denoiser for a training rollout, without gradient: the fast copy, if there is one."""
+        if self.fast is None:
+            with self.merged():
+                yield self.denoiser
+        else:
+            self.fast.begin()
+            yield self.fast
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by name."""

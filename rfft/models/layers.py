@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rfft.types import Batch
+from rfft.types import Batch, Size, sides
 
 GREY = 0.5
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
+def resize(x: Tensor, size: Size) -> Tensor:
     """Bilinear resize to size x size or (height, width), anti-aliased when shrinking; differentiable."""
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = sides(size)
     if x.shape[-2:] == (height, width):
         return x
     shrinks = x.shape[-2] > height or x.shape[-1] > width

@@ -17,7 +17,7 @@ from rfft.models.bundle import Bundle
 from rfft.models.families import KNOWN
 from rfft.models.families.base import Family
 from rfft.models.pretrained import ASSETS, load_part, skeleton_part, why
-from rfft.types import Batch
+from rfft.types import Batch, Size, sides
 
 EMBEDDED = "rf-tiny"
 
@@ -71,19 +71,21 @@ def load_tiny_vae(path_or_id: str, dtype: torch.dtype = torch.float32) -> Autoen
     return load_part("model.tiny_vae", AutoencoderTiny, path_or_id, dtype)
 
 
-def skeleton_batch(bundle: Bundle, size: int, count: int) -> Batch:
-    """Return an empty batch of `count` pictures of size x size pixels."""
-    h, channels = size // bundle.latent_factor, bundle.family.latent_channels
+def skeleton_batch(bundle: Bundle, size: Size, count: int) -> Batch:
+    """Return an empty batch of `count` pictures of this size."""
+    height, width = sides(size)
+    h, w = height // bundle.latent_factor, width // bundle.latent_factor
+    channels = bundle.family.latent_channels
     conditioning = bundle.family.blank_conditioning(count)
-    edges, product = torch.zeros(count, 3, size, size), torch.zeros(count, 4, size, size)
+    edges, product = torch.zeros(count, 3, height, width), torch.zeros(count, 4, height, width)
     return Batch(
         z=conditioning,
         null=conditioning,
         edges=bundle.encode_control(edges, product),
         product=product,
-        x_o=torch.zeros(count, channels, h, h),
-        mask=torch.zeros(count, 1, h, h),
-        noise=torch.zeros(count, channels, h, h),
+        x_o=torch.zeros(count, channels, h, w),
+        mask=torch.zeros(count, 1, h, w),
+        noise=torch.zeros(count, channels, h, w),
         sample=torch.arange(count),
         captions=["bookcase, about 180 cm tall"] * count,
         prompts=["a bookcase in a park"] * count,

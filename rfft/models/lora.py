@@ -76,7 +76,7 @@ def merged(module: nn.Module) -> Iterator[None]:
         for layer in layers:
             weight = layer.get_base_layer().weight
             originals.append((weight, weight.data))
-            weight.data = _merged_weight(layer, weight.data)
+            weight.data = merged_weight(layer)
         with adapters_off(module):
             yield
     finally:
@@ -90,10 +90,12 @@ def merged_bytes(module: nn.Module) -> int:
 
 
 @torch.no_grad()
-def _merged_weight(layer: Any, weight: Tensor) -> Tensor:
+def merged_weight(layer: Any) -> Tensor:
+    """Return W + scale * BA of a LoRA layer, in W's precision and memory format."""
+    weight: Tensor = layer.get_base_layer().weight.data
     # Outside autocast, which would round BA to half precision.
     with torch.autocast(weight.device.type, enabled=False):
         total = weight.float()
         for adapter in layer.active_adapters:
             total = total + layer.get_delta_weight(adapter).float()
-    return torch.empty_like(weight).copy_(total)  # keeps W's dtype and memory format
+    return torch.empty_like(weight).copy_(total)

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from rfft.diffusion.compositing import paste
 from rfft.diffusion.guidance import guidance_direction, guide
-from rfft.diffusion.sampling import denoise_twice, inpaint, rollout
+from rfft.diffusion.sampling import denoise_once, denoise_twice, inpaint, rollout
 from rfft.objectives.regularizers import Regularized, Regularizer, measure
 from rfft.types import Batch, Denoise, NoiseLevel, Policy, Prediction, Reward, Schedule, StepOutput
+from rfft.utils.estimate import Cost
 
 GRADIENT_SCALE = 1024.0
 Backward = Callable[[Tensor], object]  # takes a scalar loss; adds up the gradients of what is trained
@@ -61,6 +62,13 @@ class Work:
         """All batched forwards of the denoiser."""
         return self.rollout + self.trained + self.reference
 
+    def flops(self, denoiser: Cost, settings: ObjectiveSettings) -> float:
+        """Return the denoiser's FLOPs; `denoiser`: of a guided forward of a micro-batch, null and prompt."""
+        halves = 0.5 if settings.guidance_scale == 1 else 1.0  # there is no null, where nobody needs it
+        free = self.painted * self.rollout * halves * denoiser.forward
+        learned = (self.trained + self.reference) * denoiser.forward + self.trained * denoiser.backward
+        return free + self.learned * learned * (halves if settings.regularizer is None else 1.0)
+
 
 class Objective(Protocol):
     """A way in which verdicts become a gradient: one file in objectives/, or anybody's own.
@@ -95,18 +103,29 @@ def roll_out(
     stop: int,
     x: Tensor,
 ) -> Tensor:
-    """Return x at step `stop` from x at step `start`, without gradient, with LoRA weights merged."""
+    """Return x at step `stop` from x at step `start`, without gradient, by what the policy rolls out."""
     if stop <= start:
         return x
-    with policy.merged():
-        return rollout(policy.denoiser, batch, schedule, settings.guidance_scale, start, stop, x)
+    with policy.rolling() as denoiser:
+        return rollout(denoiser, batch, schedule, settings.guidance_scale, start, stop, x)
 
 
 def predict(
-    denoiser: Denoise, x: Tensor, k: int, batch: Batch, schedule: Schedule, guidance_scale: float
+    denoiser: Denoise,
+    x: Tensor,
+    k: int,
+    batch: Batch,
+    schedule: Schedule,
+    guidance_scale: float,
+    directed: bool = True,
 ) -> Prediction:
-    """Return the guided pair x0_hat, eps_hat at step k and the direction in which the text steers."""
+    """Return the guided pair x0_hat, eps_hat at step k and the direction in which the text steers.
+
+    Not `directed`: without that direction, and at guidance 1 without null's half of the forward.
+    """
     level = schedule.level(k)
+    if guidance_scale == 1 and not directed:
+        return Prediction(denoise_once(denoiser, x, k, batch, schedule), x.new_empty(0))
     z, null = denoise_twice(denoiser, x, k, batch, schedule)
     return Prediction(guide(z, null, guidance_scale, x, level), guidance_direction(z.eps, null.eps, level.s))
 
@@ -122,11 +141,12 @@ def predict_regularized(
     # without gradient, and the gradient ends there.
     torch.clear_autocast_cache()
     with autocast_for(settings.precision, x.device):
-        theta = predict(policy.denoiser, x, k, batch, schedule, settings.guidance_scale)
+        scale, regularized = settings.guidance_scale, settings.regularizer is not None
+        theta = predict(policy.denoiser, x, k, batch, schedule, scale, directed=regularized)
         if settings.regularizer is None:
             return theta, Regularized(x.new_zeros(()), {})
         with torch.no_grad(), policy.reference():
-            ref = predict(policy.denoiser, x, k, batch, schedule, settings.guidance_scale)
+            ref = predict(policy.denoiser, x, k, batch, schedule, scale)
         return theta, measure(settings.regularizer, theta, ref, settings.weight(k))
 
 

@@ -82,9 +82,9 @@ def _stochastic_rollout(
     Inside the product it is not what was drawn; that part counts nowhere.
     """
     path = [batch.noise]
-    with policy.merged():
+    with policy.rolling() as denoiser:
         for k in range(len(schedule)):
-            theta = predict(policy.denoiser, path[-1], k, batch, schedule, settings.guidance_scale)
+            theta = predict(denoiser, path[-1], k, batch, schedule, settings.guidance_scale, False)
             mean, std = ancestral(theta.guided, k, schedule)
             drawn = mean + std * more_noise(batch.noise, k)
             path.append(inpaint_next(drawn, k, batch, schedule))

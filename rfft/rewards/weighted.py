@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from rfft.types import Batch, Reward
 
 REWARDS = {
-    "pickscore": "rfft.rewards.preference:PickScore",
-    "aesthetic": "rfft.rewards.preference:Aesthetic",
+    "pickscore": "rfft.rewards.people:load_pickscore",
+    "aesthetic": "rfft.rewards.people:load_aesthetic",
     "image_reward": "rfft.rewards.image_reward:load_image_reward",
     "http": "rfft.rewards.http:HttpReward",
 }

@@ -29,7 +29,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RFNetTrainin
 
 def check_config(config: RFNetTrainingConfig) -> None:
     """Combinations that cannot work; each error names the fix."""
-    require(config.data.train, "data.train is empty: name folders in RF1M's form, as in data.train=[scenes]")
+    require(
+        config.data.train,
+        "data.train is empty: name folders in RF1M's form, or votes, as in data.train=[votes:feedback.db]",
+    )
     unknown = sorted(set(config.rfnet.drop) - set(MODALITIES))
     require(not unknown, f"rfnet.drop names {', '.join(unknown)}: choose from {', '.join(MODALITIES)}")
     require(

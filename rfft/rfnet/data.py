@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from rfft.feedback.shard_stream import ShardPictures, holds_shards
 from rfft.models.pretrained import find_folder
 from rfft.rewards.maps import find_depth, load_depth, load_saliency, make_maps
 from rfft.rfnet import schema
+from rfft.rfnet.schema import VOTES
+from rfft.rfnet.votes import read_votes
 from rfft.types import COARSE_LABELS, LABELS
 from rfft.utils.log import messages
 
@@ -35,7 +37,12 @@ MIRROR = 2  # keeps this draw apart from others of the same seed
 
 
 def read_folders(folders: Sequence[str]) -> list[Record]:
-    return [record for folder in folders for record in read_feedback(folder)]
+    """Return the records of folders in RF1M's form, and of votes (votes:FILE)."""
+    return [
+        record
+        for name in folders
+        for record in (read_votes(name) if name.startswith(VOTES) else read_feedback(name))
+    ]
 
 
 def are_shards(folders: Sequence[str]) -> bool:
@@ -141,13 +148,21 @@ class FolderPictures:
         return DataLoader(own, reading.batch_size, num_workers=reading.workers)
 
 
+class Examples(Protocol):
+    """What can be learned from, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Item: ...
+
+
 class Shuffled(Dataset[Item]):
     """Place p of an endless order, shuffled anew for every epoch and mirrored by chance.
 
     A function of seed and place alone: neither a resume nor the number of processes changes what comes next.
     """
 
-    def __init__(self, items: FeedbackDataset, seed: int, mirror: bool) -> None:
+    def __init__(self, items: Examples, seed: int, mirror: bool) -> None:
         self.items, self.seed, self.mirror = items, seed, mirror
 
     def __getitem__(self, position: int) -> Item:

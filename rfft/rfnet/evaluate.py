@@ -21,8 +21,9 @@ from torch import Tensor
 
 from rfft.build import caption_tokenizer
 from rfft.errors import UserError
-from rfft.feedback.dataset import FeedbackDataset, FeedbackSource, Reading
+from rfft.feedback.dataset import FeedbackDataset, FeedbackSource, Reading, targets_of
 from rfft.metrics.classification import classification_report
+from rfft.metrics.verdict import AVAILABLE, NOT_FINITE, verdicts_of
 from rfft.models.pretrained import CONFIG_NAME
 from rfft.rewards.rfnet import RFNet
 from rfft.rfnet.config import load_config
@@ -48,38 +49,56 @@ Report = dict[str, Any]
 def predict(
     model: RFNet, source: Iterable[dict[str, Any]], inputs: Callable[[dict[str, Any]], dict[str, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    """Return probabilities [N,K] and labels [N], on the CPU; N is 0 for a process without a part.
+    """Return probabilities [N,K] and targets [N,K], on the CPU; N is 0 for a process without a part.
 
-    `inputs` makes the network's arguments of a batch.
+    `inputs` makes the network's arguments of a batch; targets: see feedback.dataset.targets_of.
     """
-    found = [(torch.empty(0, model.config.num_labels), torch.empty(0, dtype=torch.long))]
+    classes = model.config.num_labels
+    found = [(torch.empty(0, classes), torch.empty(0, classes))]
     for batch in source:
         logits = model(**inputs(batch))
-        found.append((logits.float().softmax(-1).cpu(), batch["label"].cpu()))
-    probabilities, labels = zip(*found, strict=True)
-    return torch.cat(probabilities), torch.cat(labels)
+        found.append((logits.float().softmax(-1).cpu(), targets_of(batch, classes).cpu()))
+    probabilities, targets = zip(*found, strict=True)
+    return torch.cat(probabilities), torch.cat(targets)
 
 
-def report(probabilities: Tensor, labels: Tensor) -> Report:
-    """Return the metrics of class probabilities [N,K] on labels [N]; `loss` is the plain cross-entropy.
+def report(probabilities: Tensor, targets: Tensor) -> Report:
+    """Return the metrics of class probabilities [N,K] on targets [N,K], the share of each class.
 
-    Probabilities that are not finite count as those of a verdict that is surely wrong.
+    A picture's label is the class of the largest share. `agreement` is the mean share of the verdict's class:
+    so many people say the same; `agreement_available` likewise of available or not; `loss` is the plain
+    cross-entropy. Probabilities that are not finite count as those of a verdict that is surely wrong.
     """
-    chosen = probabilities.gather(1, labels[:, None]).nan_to_num(0.0).clamp_min(1e-12)
+    labels = targets.argmax(dim=1)
+    logarithms = probabilities.nan_to_num(0.0).clamp_min(1e-12).log()
     metrics = classification_report(
         probabilities.numpy(), labels.numpy(), label_names(probabilities.shape[1])
     )
     return {
+        **agreement(probabilities, targets),
         "pictures": len(labels),
         "ap_available": metrics["classes"]["available"]["ap"],
         **metrics,
-        "loss": float(-chosen.log().mean()),
+        "loss": float(-(targets * logarithms).sum(dim=1).mean()),
+    }
+
+
+def agreement(probabilities: Tensor, targets: Tensor) -> dict[str, float]:
+    """Return the two agreements of `report`, of probabilities and targets [N,K]."""
+    verdicts, available = verdicts_of(probabilities), targets[:, AVAILABLE]
+    finite = (verdicts != NOT_FINITE).float()
+    said = targets.gather(1, verdicts.clamp(min=0)[:, None])[:, 0]
+    coarse = torch.where(verdicts == AVAILABLE, available, 1 - available)
+    return {
+        "agreement": float((said * finite).mean()),
+        "agreement_available": float((coarse * finite).mean()),
     }
 
 
 def scalars(metrics: Report) -> dict[str, float]:
     """The metrics under the names that trackers and metrics.jsonl have them by."""
-    flat = {name: metrics[name] for name in ("ap_available", "macro_f1", "accuracy", "loss")}
+    names = "ap_available", "macro_f1", "accuracy", "agreement", "agreement_available", "loss"
+    flat = {name: metrics[name] for name in names}
     for label, values in metrics["classes"].items():
         flat |= {f"{name}_{label}": values[name] for name in ("precision", "recall", "f1", "ap")}
     return {f"eval/{name}": value for name, value in flat.items()}
@@ -109,7 +128,7 @@ def table(metrics: Report) -> Table:
         shown.add_row(label.replace("_", " "), *rates, str(values["support"]))
     shown.caption = (
         f"AP(available) {metrics['ap_available']:.1%}, macro F1 {metrics['macro_f1']:.1%}, "
-        f"accuracy {metrics['accuracy']:.1%}"
+        f"accuracy {metrics['accuracy']:.1%}, agrees with {metrics['agreement']:.1%} of what people said"
     )
     return shown
 

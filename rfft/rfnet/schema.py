@@ -11,6 +11,7 @@ from typing import Literal
 from rfft.config.schema import EmaConfig, RunConfig, TrackerConfig, setting
 
 ADWORLD = "adworld:"  # before a source's name (adworld/styles.py), where data.train has AdWorld's scenes
+VOTES = "votes:"  # before a store of `rfft review`, or a file that it exported (rfnet/votes.py)
 
 
 @dataclass
@@ -70,9 +71,11 @@ class ScenesConfig:
 
 @dataclass
 class RFNetDataConfig:
-    """Folders in RF1M's form (rfft/feedback/folder.py), of shards (`rfft data prepare-rf1m`), or AdWorld."""
+    """Folders in RF1M's form (rfft/feedback/folder.py), people's votes, shards, or AdWorld."""
 
-    train: list[str] = setting([])  # folders; or [adworld:rfnet], see `scenes`
+    # Folders, also of shards (`rfft data prepare-rf1m`); votes:feedback.db, what people said on the page of
+    # `rfft review`; or [adworld:rfnet], see `scenes`.
+    train: list[str] = setting([])
     validation: list[str] = setting([])  # empty: a share of the training folders' captions (not of shards)
     validation_share: float = setting(0.05, above=0, most=0.5)
     image_size: int | None = setting(None, least=16)  # pictures are brought to it; null: the network's
@@ -96,6 +99,7 @@ class RFNetObjectiveConfig:
     labels: Literal["fine", "coarse"] = "fine"  # five classes, or available or not
     class_weights: Literal["balanced", "none"] = "balanced"
     label_smoothing: float = setting(0.0, least=0, most=1)
+    agreement: bool = True  # pictures that several people labelled weigh as much as they agree
     # Of a second loss: a linear layer, thrown away afterwards, reads the scene's attributes off the verdict.
     attributes: float = setting(0.0, least=0)
     regions: float = setting(0.0, least=0)  # of a third: it tells where props, grown parts and clutter are

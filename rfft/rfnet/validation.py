@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,18 @@ from rfft.rfnet.evaluate import CONFUSION, EVALUATION, EXPORT, predict, report, 
 from rfft.rfnet.learner import RFNetLearner
 from rfft.training.loop import Callback
 from rfft.training.recorder import Recorder
+from rfft.training.supervised import Validation
 from rfft.utils.atomic_io import new_folder
 from rfft.utils.contact_sheet import read_png
 from rfft.utils.log import write_atomically
 
-NOBODY = -1  # the label of a row that only fills up a process's part
+NOBODY = -1  # the target of a row that only fills up a process's part
 
 
-class RFNetValidation(Callback):
+class RFNetValidation(Validation):
     """Judges the validation pictures every so many steps, and exports the network of the best AP yet."""
+
+    learner: RFNetLearner
 
     def __init__(
         self,
@@ -39,18 +41,9 @@ class RFNetValidation(Callback):
         tokenizer: Any,
     ) -> None:
         """`own`: how this process reads its part of `source`; `tokenizer`: goes along with the network."""
-        self.run, self.learner, self.source, self.own = run, learner, source, own
+        super().__init__(learner)
+        self.run, self.source, self.own = run, source, own
         self.recorder, self.tokenizer = recorder, tokenizer
-
-    def on_start(self) -> None:
-        self.after_step({})  # a signal may have kept the run from it
-
-    def after_step(self, scalars: Mapping[str, float]) -> None:
-        """Validate, where it is this step's turn and not done yet; untrained weights are none to keep."""
-        learner, counters = self.learner, self.learner.counters
-        due = learner.due(learner.config.trainer.validate_every or learner.steps_per_epoch)
-        if counters.step > counters.validated and counters.trained and (due or learner.finished()):
-            self.validate()
 
     def validate(self) -> None:
         """Judge all validation pictures; keep the network if its AP(available) is the best yet."""
@@ -59,7 +52,7 @@ class RFNetValidation(Callback):
         self.recorder.write(step, scalars(metrics))
         self.recorder.console.print(
             f"step {step}: AP(available) {metrics['ap_available']:.1%}, macro F1 {metrics['macro_f1']:.1%}"
-            + ("" if best else f" (best AP {self.learner.counters.best_ap:.1%})"),
+            + ("" if best else f" (best AP {self.learner.counters.best_score:.1%})"),
             highlight=False,
         )
         if best and self.learner.accelerator.is_main_process:
@@ -69,7 +62,7 @@ class RFNetValidation(Callback):
             self.recorder.tracker.pictures("confusion", picture[None], {"step": [step]}, step)
 
     def verdicts(self) -> tuple[Tensor, Tensor]:
-        """Return probabilities [N,K] and labels [N] of all validation pictures, in every process."""
+        """Return probabilities and targets [N,K] of all validation pictures, in every process."""
         learner, accelerator = self.learner, self.learner.accelerator
         learner.rfnet.eval()
         loader = batches(self.source.once(self.own))
@@ -86,7 +79,7 @@ class RFNetValidation(Callback):
             ).cpu()
             for t in judged
         ]
-        real = everywhere[1] != NOBODY
+        real = everywhere[1][:, 0] != NOBODY
         return everywhere[0][real], everywhere[1][real]
 
     def export(self) -> None:
@@ -113,7 +106,7 @@ class RFNetSummary(Callback):
             "steps": counters.step,
             "pictures": counters.pictures,
             "best_step": counters.best_step,
-            "ap_available": counters.best_ap,
+            "ap_available": counters.best_score,
         }
         write_atomically(self.run / SUMMARY, json.dumps(summary, indent=2) + "\n")
         self.recorder.tracker.artifact(self.run / EXPORT, summary, kind=EXPORT)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from rfft.data.conditions import noise_for
+from rfft.data.encoded import EncodedSamples
 from rfft.data.samples import Entry
+from rfft.data.sizes import of_one_size
 from rfft.evaluation import store
 from rfft.evaluation.guardrails import show_result
 from rfft.evaluation.report import write_report
@@ -22,6 +24,7 @@ from rfft.training.evaluations import run_counters
 from rfft.training.learner import RFFTLearner
 from rfft.training.loop import Callback
 from rfft.training.recorder import CheckpointSaver, Recorder
+from rfft.types import size_of
 from rfft.utils import contact_sheet
 from rfft.utils.checkpoint import step_of
 from rfft.utils.processes import broadcast, spread
@@ -109,25 +112,31 @@ def paint_samples(learner: RFFTLearner) -> tuple[Tensor | None, Tensor | None]:
     The processes share the work; the first one has the pictures.
     """
     picks, size = range(min(SAMPLES, len(learner.conditions))), learner.config.evaluate.batch_size
-
+    samples = learner.conditions
+    told = samples.size if isinstance(samples, EncodedSamples) else lambda _: None
+    batches = of_one_size(picks, told, size)
+    order = torch.tensor([pick for part in batches for pick in part]).argsort()
+    rollout = learner.config.rollout
     painted: list[Tensor] = []  # in the first process
 
     def paint_part(number: int) -> tuple[Tensor | None, Tensor]:
-        part = list(picks[number * size : (number + 1) * size])
+        part = batches[number]
         chosen = learner.conditions.index(part)
         noise = noise_for(SAMPLE_SEED, part, tuple(chosen.x_o.shape[1:]))
         batch = replace(chosen, noise=noise).to(learner.accelerator.device)
+        schedule = learner.bundle.schedule(rollout.steps, size_of(batch.product))
         with learner.autocast():
-            images = paint(learner.bundle, batch, learner.schedule, learner.config.rollout.guidance_scale)
+            images = paint(learner.bundle, batch, schedule, rollout.guidance_scale)
         rfnet = learner.rfnet
         logits = None if rfnet is None else reward_logits(lambda x: rfnet(x, batch), images).cpu()
         return logits, contact_sheet.to_bytes(images)
 
     judged = spread(
         paint_part,
-        -(-len(picks) // size),
+        len(batches),
         lambda _: learner.raise_if_stopped(),
-        lambda _, cells: painted.append(cells),
+        lambda _, cells: painted.extend(cells),
     )
     found = [logits for logits in judged if logits is not None]
-    return torch.cat(painted) if painted else None, torch.cat(found) if found else None
+    logits = torch.cat(found)[order] if found else None
+    return contact_sheet.in_cells([painted[i] for i in order]) if painted else None, logits

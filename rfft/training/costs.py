@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from rfft import build
 from rfft.config.schema import Config
 from rfft.data.encoded import AHEAD
+from rfft.data.sizes import as_buckets, as_size
+from rfft.evaluation.networks import load_scorers
 from rfft.models.bundle import Bundle
 from rfft.models.load import load_skeleton, skeleton_batch
 from rfft.models.lora import merged_bytes
@@ -21,7 +24,8 @@ from rfft.rewards.judge import Judge
 from rfft.rewards.probe import Probe
 from rfft.rewards.weighted import WeightedRewards, is_differentiable
 from rfft.training.method import check_gradient, trained_steps
-from rfft.types import Conditioning, NoiseLevel
+from rfft.training.speed import describe_rollouts
+from rfft.types import Conditioning, NoiseLevel, Size, sides
 from rfft.utils.estimate import Cost, cost, fake, imagine, peak_bytes, weight_bytes
 
 COUNTED = 1024  # pictures at most; more of them cost in proportion
@@ -30,23 +34,12 @@ COMPUTED, FEW = 1e11, 16  # multiply-adds and pictures: of fewer, computing is q
 
 @dataclass(frozen=True)
 class Forwards:
-    """Of the denoiser in a micro-batch; each is one batched call for prompt and null together.
-
-    Without gradient and at guidance 1 there is no null.
-    """
+    """Of the denoiser in a micro-batch; each is one batched call for prompt and null together."""
 
     fewest: int  # without gradient; the draw of the trained steps makes the range
     most: int
     trained: int
     reference: int
-    guided: bool = True
-
-    def flops(self, work: Work, denoiser: Cost) -> float:
-        """Return the FLOPs of all of them, and of the backward passes, for a micro-batch."""
-        free = (self.fewest + self.most) / 2 * (1.0 if self.guided else 0.5)  # unguided: no second branch
-        rollout = work.painted * free * denoiser.forward
-        learned = (self.trained + self.reference) * denoiser.forward + self.trained * denoiser.backward
-        return rollout + work.learned * learned
 
     def __str__(self) -> str:
         range_ = f"{self.fewest} to {self.most}" if self.fewest < self.most else str(self.most)
@@ -59,10 +52,10 @@ def works(config: Config) -> list[Work]:
     return [objective.work(config.rollout.steps, draw(step, 0)) for step in range(1000)]
 
 
-def count_forwards(all_works: Sequence[Work], guided: bool = True) -> Forwards:
+def count_forwards(all_works: Sequence[Work]) -> Forwards:
     """Count the denoiser's forwards in a micro-batch, over all draws of the trained steps."""
     free = [work.rollout for work in all_works]
-    return Forwards(min(free), max(free), all_works[0].trained, all_works[0].reference, guided)
+    return Forwards(min(free), max(free), all_works[0].trained, all_works[0].reference)
 
 
 @dataclass(frozen=True)
@@ -91,26 +84,25 @@ class Costs:
 def costs(config: Config) -> Costs:
     """Count parameters, FLOPs of an optimizer step and memory of a process."""
     model, trainer, all_works = config.model, config.trainer, works(config)
-    guidance_scale = build.build_objective(config).settings.guidance_scale
-    forwards = count_forwards(all_works, guided=guidance_scale != 1)
+    objective, forwards = build.build_objective(config), count_forwards(all_works)
     work = max(all_works, key=lambda work: (work.merges_beside_graphs, work.graphs))  # at its worst
     dtype = getattr(torch, model.dtype)
     bundle = load_skeleton(model.bundle, dtype, model.controlnet, build.family_of(config), model.tiny_vae)
     bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
     if model.gradient_checkpointing:
         bundle.enable_gradient_checkpointing()
-    bundle.schedule(config.rollout.steps, config.data.image_size)  # or it is refused
+    bundle.schedule(config.rollout.steps, largest(config))  # or it is refused
     rfnet = build.build_rfnet(config, "cpu")
     reward = build.build_reward(config, rfnet, "cpu")
     rewards = [reward] if rfnet is None else [reward, rfnet]
-    check_gradient(config, build.build_objective(config), reward)
+    check_gradient(config, objective, reward)
     denoiser, judge, complete = _calls(config, bundle, reward, work)
 
     parts = trainer.batch_size / min(trainer.decode_batch or trainer.batch_size, trainer.batch_size)
     judged = parts * work.backwards * (judge.forward + judge.backward)
     if work.verdicts is not None:
         judged = parts * work.verdicts * judge.forward
-    flops = forwards.flops(work, denoiser) + judged
+    flops = sum(each.flops(denoiser, objective.settings) for each in all_works) / len(all_works) + judged
     sizes = [parameter.numel() for parameter in bundle.trainable().values()]
     copies = filter(None, [bundle.frozen_controlnet])  # the reference, where a whole module is trained
     texts = bundle.family.text_networks()
@@ -122,7 +114,9 @@ def costs(config: Config) -> Costs:
         "gradients and optimizer": 12 * sum(sizes),  # gradient and two moments, fp32
         "moving average": 4 * sum(sizes) * config.ema.enabled,
     }
-    merged = merged_bytes(bundle.unwrapped)
+    merged, fast = merged_bytes(bundle.unwrapped), config.rollout.precision != "autocast"
+    if fast:  # at most: what is frozen and kept in that precision anyway is shared
+        merged, lasting["rollout's copy"] = 0, 2 * sum(p.numel() for p in bundle.unwrapped.parameters())
     activations = work.graphs * work.learned * denoiser.activations
     passing = {
         "rollout's merged weights": merged,
@@ -137,14 +131,23 @@ def costs(config: Config) -> Costs:
     start = sum(lasting[name] for name in first) + _encoder_peak(config, bundle)
     facts = {
         "denoiser forwards per micro-batch": str(forwards),
+        "forwards without gradient": describe_rollouts(config, bundle.family.units),
         "trained": f"{', '.join(model.train)}: {sum(sizes):,} parameters in {len(sizes)} tensors",
         "parameters in all": f"{sum(p.numel() for p in {*_parameters([*bundle.modules, *rewards])}):,}",
         "data in memory": f"{_data_bytes(config, bundle) / 2**20:,.1f} MiB, however many products there are",
         "per optimizer step and process": f"{trainer.accumulation * flops / 1e12:,.2f} TFLOP",
     }
+    if config.rollout.cache > 1:
+        facts["per optimizer step and process"] += ", less what rollout.cache leaves out"
     if not complete:
         facts["not counted"] = "FLOPs and activations of rewards beside RFNet"
     return Costs(facts, lasting, passing, together, start)
+
+
+def largest(config: Config) -> Size:
+    """Return the size of the canvas that has most pixels."""
+    size = as_size(config.data.image_size)
+    return max((size, *as_buckets(config.data.buckets, size)), key=lambda size: math.prod(sides(size)))
 
 
 def _evaluation_networks(config: Config) -> list[nn.Module]:
@@ -154,7 +157,7 @@ def _evaluation_networks(config: Config) -> list[nn.Module]:
         return []
     readers = (Judge, settings.judge), (Probe, settings.probe)
     own = [kind.from_pretrained(name) for kind, name in readers if name is not None]
-    return [*own, *build.build_scorers(config, "cpu").values()]
+    return [*own, *load_scorers(config, "cpu").values()]
 
 
 def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) -> tuple[Cost, Cost, bool]:
@@ -169,13 +172,14 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
     every, reward = reward, WeightedRewards([term for term in reward.terms if is_differentiable(term[2])])
     counted, rows = (min(count, COUNTED) for count in (trainer.batch_size, judged))
     frozen = [*bundle.modules, reward]
-    schedule = bundle.schedule(config.rollout.steps, config.data.image_size)
-    positions = counted * (config.data.image_size // bundle.latent_factor) ** 2
+    size = largest(config)
+    schedule = bundle.schedule(config.rollout.steps, size)
+    positions = counted * math.prod(sides(size)) // bundle.latent_factor**2
     multiply_adds = positions * sum(p.numel() for p in bundle.unwrapped.parameters())
     small = multiply_adds < COMPUTED and counted <= FEW
     with nullcontext() if small else fake():
         imagine([*frozen, bundle.unwrapped])
-        batch = skeleton_batch(bundle, config.data.image_size, counted)
+        batch = skeleton_batch(bundle, largest(config), counted)
         level = NoiseLevel(torch.zeros((), dtype=schedule.timesteps.dtype), torch.ones(()), torch.ones(()))
         # Where the gradient enters by the input, all steps but the first hand it on to the one before.
         x = batch.noise.clone().requires_grad_(work.chained)
@@ -204,17 +208,16 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
 
 def _encoder_peak(config: Config, bundle: Bundle) -> int:
     """Return the bytes that encoding a product takes beside the weights; at first it is for an evaluation."""
-    size = config.data.image_size
     with fake():
         imagine(bundle.modules)
-        pictures = torch.zeros(1, 3, size, size)  # one by one, see data/encoder.py
+        pictures = torch.zeros(1, 3, *sides(largest(config)))  # one by one, see data/encoder.py
         return peak_bytes(lambda: bundle.encode_image(pictures), _parameters(bundle.modules))
 
 
 def _data_bytes(config: Config, bundle: Bundle) -> int:
     """Return the bytes of the batch that is trained on, and of those that are read meanwhile."""
     with fake():
-        batch = skeleton_batch(bundle, config.data.image_size, 1)
+        batch = skeleton_batch(bundle, largest(config), 1)
         both = batch.null.cat(batch.z)
     texts = [both.hidden, *both.added.values()]
     canvases = batch.product.numel()  # uint8, beside those in [0, 1]

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from rfft import build
 from rfft.config.schema import Config
-from rfft.data.conditions import noise_for, product_for
+from rfft.data.conditions import noise_for
 from rfft.data.encoded import AHEAD, EncodedSamples
+from rfft.data.order import order_of
+from rfft.data.sizes import as_size
 from rfft.errors import UserError
 from rfft.generation.sample import autocast
 from rfft.models.bundle import Bundle
@@ -30,8 +32,9 @@ from rfft.training.distributed import Engine, Zero, uses_deepspeed, uses_fsdp
 from rfft.training.ema import Ema
 from rfft.training.fsdp import Fsdp
 from rfft.training.method import check_gradient, dual_beta, trained_steps
+from rfft.training.speed import Arithmetic
 from rfft.training.step import Learner
-from rfft.types import Batch, Reward, StepOutput
+from rfft.types import Batch, Reward, StepOutput, size_of
 from rfft.utils.checkpoint import Stateful
 
 log = logging.getLogger(__name__)
@@ -69,19 +72,18 @@ class RFFTLearner(Learner[StepOutput]):
         conditions: the samples, on the way or in memory.
         """
         super().__init__(accelerator)
-        self.config, trainer = config, config.trainer
+        self.config, self.counters, trainer = config, TrainingCounters(), config.trainer
         self.bundle, self.reward, self.rfnet, self.conditions = bundle, reward, rfnet, conditions
-        self.counters = TrainingCounters()
         self.stopped = False  # at a guardrail; the same in all processes
-        self.schedule = bundle.schedule(config.rollout.steps, config.data.image_size)
-        self.objective = build.build_objective(config)
+        self.order = order_of(conditions, config.run.seed, trainer.batch_size)
+        bundle.schedule(config.rollout.steps, as_size(config.data.image_size))  # or it is refused
+        self.objective, self.dual = build.build_objective(config), dual_beta(config)
         if isinstance(reward, WeightedRewards):
             check_gradient(config, self.objective, reward)
-        self.dual = dual_beta(config)
-        rollout, optimizer = config.rollout, config.optimizer
         self.steps, self.max_minutes = trainer.steps, trainer.max_minutes
-        self.accumulation, self.max_grad_norm = trainer.accumulation, optimizer.max_grad_norm
-        self.passes = self.work.backwards
+        rollout, optimizer = config.rollout, config.optimizer
+        self.accumulation, self.passes = trainer.accumulation, self.work.backwards
+        self.max_grad_norm = optimizer.max_grad_norm
         parts = trainer.accumulation * accelerator.num_processes  # micro-batches in all processes
         self.samples_per_step = trainer.batch_size * parts
         self.shared = rollout.shared_draw or accelerator.num_processes
@@ -91,6 +93,7 @@ class RFFTLearner(Learner[StepOutput]):
                 f"processes and divide the {parts} micro-batches of an optimizer step"
             )
         self.trained_steps = trained_steps(config, parts // self.shared)
+        self.arithmetic = Arithmetic(config, bundle)  # before the engine changes it
         adamw = optimization.adamw(bundle.trainable().values(), optimizer)
         self.lr_schedule = torch.optim.lr_scheduler.LambdaLR(
             adamw, lambda step: min(1.0, (step + 1) / max(1, optimizer.warmup))
@@ -125,10 +128,12 @@ class RFFTLearner(Learner[StepOutput]):
         """Compute one micro-batch: its gradients are added up, its output is detached."""
         batch = self.batch(micro).to(self.accelerator.device)
         ks = self.trained_steps(self.counters.step, micro * self.accelerator.num_processes // self.shared)
+        self.flops = self.flops * bool(micro) + self.arithmetic.of_micro_batch(self.objective, ks)
         if self.dual is not None:
             self.objective.settings = replace(self.objective.settings, beta=self.dual.value)
+        schedule = self.bundle.schedule(self.config.rollout.steps, size_of(batch.product))
         with self.autocast():
-            return self.objective.step(self.bundle, self.reward, batch, self.schedule, ks, self.backward)
+            return self.objective.step(self.bundle, self.reward, batch, schedule, ks, self.backward)
 
     @property
     def work(self) -> Work:
@@ -148,17 +153,12 @@ class RFFTLearner(Learner[StepOutput]):
         noise. What comes next is read meanwhile.
         """
         positions = self._positions(micro)
-        chosen = self.conditions.index(self._products(micro))
+        chosen = self.conditions.index(self.order(positions.start))
         if isinstance(self.conditions, EncodedSamples):
             ahead = range(micro + 1, micro + 1 + AHEAD)  # beyond the step's last ones are those of the next
-            self.conditions.prefetch(self._products(later) for later in ahead)
+            self.conditions.prefetch(self.order(self._positions(later).start) for later in ahead)
         seed = self.config.run.seed
         return replace(chosen, noise=noise_for(seed, list(positions), tuple(chosen.x_o.shape[1:])))
-
-    def _products(self, micro: int) -> list[int]:
-        """Return the numbers of this process's samples in a micro-batch, counted from this step's first."""
-        seed, count = self.config.run.seed, len(self.conditions)
-        return [product_for(seed, position, count) for position in self._positions(micro)]
 
     def _positions(self, micro: int) -> range:
         trainer, processes = self.config.trainer, self.accelerator.num_processes
@@ -189,7 +189,7 @@ class RFFTLearner(Learner[StepOutput]):
         names = sorted({name for output in outputs for values in output.per_k.values() for name in values})
         if not names:
             return {}
-        table = torch.zeros(len(self.schedule), len(names) + 1, device=self.accelerator.device)
+        table = torch.zeros(self.config.rollout.steps, len(names) + 1, device=self.accelerator.device)
         for output in outputs:
             for k, values in output.per_k.items():
                 table[k] += torch.stack(

@@ -32,6 +32,9 @@ class Callback:
     def on_end(self) -> None:
         """Called once all steps are done."""
 
+    def close(self) -> None:
+        """Called last of all, however the run ended; must not raise."""
+
 
 def run_loop(learner: Learner[Any], callbacks: Sequence[Callback]) -> None:
     """Train from wherever the learner is until it is finished; every process of the job calls this.
@@ -66,6 +69,9 @@ def run_loop(learner: Learner[Any], callbacks: Sequence[Callback]) -> None:
             for callback in callbacks:
                 callback.on_stop()
         raise
+    finally:
+        for callback in callbacks:
+            callback.close()
     leave(learner.accelerator)
 
 

@@ -11,7 +11,8 @@ from rfft.errors import Interrupted
 from rfft.training.loop import Callback
 from rfft.training.step import Learner
 from rfft.training.tracking import Tracker
-from rfft.utils.checkpoint import Checkpoints
+from rfft.utils.background import Background
+from rfft.utils.checkpoint import Checkpoints, Snapshot, copied
 from rfft.utils.log import MetricsFile, messages
 
 
@@ -66,13 +67,18 @@ class Recorder(Callback):
 
 
 class CheckpointSaver(Callback):
-    """Checkpoints every so many steps and at the end; after a signal, what has been done until then."""
+    """Checkpoints every so many steps and at the end; after a signal, what has been done until then.
+
+    They are written in the background, from a copy in the CPU's memory, while the next steps go on; the next
+    one, and the end, wait for it. A run that is killed meanwhile has the one before.
+    """
 
     def __init__(
         self, learner: Learner[Any], checkpoints: Checkpoints, every: int, recorder: Recorder | None = None
     ) -> None:
         """`recorder`: its rows are brought onto the disk first, as a resumed run goes on from both."""
         self.learner, self.checkpoints, self.every, self.recorder = learner, checkpoints, every, recorder
+        self.background = Background("checkpoint")
 
     def after_step(self, scalars: Mapping[str, float]) -> None:
         if self.learner.due(self.every) or self.learner.finished():
@@ -80,20 +86,29 @@ class CheckpointSaver(Callback):
 
     def on_stop(self) -> None:
         self.save()
+        self.background.wait()
 
     def on_end(self) -> None:
         self.save()
+        self.background.wait()
+
+    def close(self) -> None:
+        self.background.close()
 
     def save(self) -> None:
-        """Save what has been done, if it is not yet."""
+        """Begin to save what has been done, if it is not yet; raises what went wrong with the one before."""
         step, weights = self.learner.counters.step, self.learner.weights()
+        self.background.wait()
         if self.learner.accelerator.is_main_process and step and not self.checkpoints.has(step):
             if self.recorder is not None:
                 self.recorder.sync()
-            self.checkpoints.save(step, weights, self.learner.objects())
+            kept = {name: copied(dict(tensors)) for name, tensors in weights.items()}
+            objects = {name: Snapshot(item) for name, item in self.learner.objects().items()}
+            self.background.start(lambda: self.checkpoints.save(step, kept, objects))
 
     def save_best(self, score: float) -> None:
         """Keep the state as the best one so far, if no earlier one has this score."""
         weights = self.learner.weights()
+        self.background.wait()
         if self.learner.accelerator.is_main_process:
             self.checkpoints.save_best(score, self.learner.counters.step, weights, self.learner.objects())

@@ -24,6 +24,7 @@ from rfft.training.distributed import Engine
 from rfft.training.ema import Ema
 from rfft.training.optimization import StepCounters
 from rfft.utils.checkpoint import Stateful, load_objects, load_weights
+from rfft.utils.machine import arithmetic
 from rfft.utils.signals import StopSignals
 
 Output = TypeVar("Output")
@@ -47,6 +48,7 @@ class Learner(ABC, Generic[Output]):
     max_grad_norm = 1.0
     steps = 0  # optimizer steps of the whole run
     max_minutes: float | None = None
+    flops = 0.0  # of the generator's forwards and backwards in this step, in this process; 0: not counted
     advice = ""  # for a run whose gradients are not finite
 
     def __init__(self, accelerator: Any) -> None:
@@ -153,6 +155,7 @@ class Learner(ABC, Generic[Output]):
             "step_seconds": seconds,
             "images_per_second": self.samples_per_step / max(seconds, 1e-9),
             "memory_gib": peak_memory(self.accelerator.device) / 2**30,
+            **arithmetic(self.flops / max(seconds, 1e-9), self.accelerator.device),
         }
         return {f"train/{name}": value for name, value in named.items()} | {
             f"perf/{name}": value for name, value in speed.items()

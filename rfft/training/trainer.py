@@ -22,6 +22,7 @@ from rfft.training.job import open_job, resume, start
 from rfft.training.learner import RFFTLearner
 from rfft.training.loop import Callback, run_loop
 from rfft.training.recorder import CheckpointSaver, Recorder
+from rfft.training.speed import Profile, prepare_rollouts
 from rfft.training.tracking import Tracker
 from rfft.utils.checkpoint import Checkpoints
 from rfft.utils.faults import explained, require_agreement
@@ -53,6 +54,7 @@ def _train(config: Config, lock: FolderLock, signals: StopSignals) -> None:
     validation = Validation(config, bundle, evaluator) if evaluator and config.evaluate.every else None
     conditions = build.build_conditions(config, bundle, samples)
     learner = RFFTLearner(config, accelerator, bundle, reward, rfnet, conditions)
+    prepare_rollouts(config, bundle)
     # Only now: a mistake in the config leaves no folder behind.
     open_job(lock, to_yaml(config), MAY_CHANGE, accelerator)
     if accelerator.is_main_process:
@@ -75,6 +77,8 @@ def _train(config: Config, lock: FolderLock, signals: StopSignals) -> None:
         if validation is not None:
             callbacks.append(Validations(run, learner, validation, recorder, saver))
         callbacks.append(ExportAndReport(run, learner, recorder, saver))
+        if config.trainer.profile:
+            callbacks.append(Profile(run, config.trainer.profile, accelerator.process_index))
         run_loop(learner, callbacks)
 
 

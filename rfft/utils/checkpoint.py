@@ -24,6 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from rfft.errors import UserError, disk_problem
 from rfft.utils.atomic_io import aside, open_as_umask_says
@@ -40,6 +41,24 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+class Snapshot:
+    """The state that an object has now, copied into the CPU's memory: it may go on changing."""
+
+    def __init__(self, item: Stateful) -> None:
+        self._state: dict[str, Any] = copied(item.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._state = state
+
+
+def copied(value: Any) -> Any:
+    """Return a nest of mappings and sequences with copies of its tensors, in the CPU's memory."""
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), value)
 
 
 class Checkpoints:

@@ -42,14 +42,28 @@ def tile(cells: Tensor, columns: int, gap: int = 0) -> Sheet:
     return sheet
 
 
-def untile(sheet: Sheet, columns: int, count: int) -> Tensor:
-    """Return the `count` square cells of a sheet that `tile` made without gaps."""
-    side = sheet.shape[1] // columns
+def untile(sheet: Sheet, columns: int, height: int, count: int) -> Tensor:
+    """Return the `count` cells of a height in a sheet that `tile` made without gaps."""
+    width = sheet.shape[1] // columns
     cells = [
-        sheet[i // columns * side :, i % columns * side :][:side, :side].transpose(2, 0, 1)
+        sheet[i // columns * height :, i % columns * width :][:height, :width].transpose(2, 0, 1)
         for i in range(count)
     ]
     return torch.from_numpy(np.stack(cells))
+
+
+def in_middle(picture: Tensor, height: int, width: int) -> Tensor:
+    """Return a picture uint8 [3,H,W] on paper of this height and width, which are no less than its own."""
+    cell = torch.tensor(PAPER, dtype=torch.uint8)[:, None, None].expand(3, height, width).clone()
+    top, left = (height - picture.shape[1]) // 2, (width - picture.shape[2]) // 2
+    cell[:, top : top + picture.shape[1], left : left + picture.shape[2]] = picture
+    return cell
+
+
+def in_cells(pictures: Sequence[Tensor]) -> Tensor:
+    """Return pictures uint8 [3,H,W] as cells of one size, that of the highest and the widest one."""
+    height, width = (max(picture.shape[side] for picture in pictures) for side in (1, 2))
+    return torch.stack([in_middle(picture, height, width) for picture in pictures])
 
 
 def frame(cells: Tensor, accepted: Tensor | None) -> Tensor:
@@ -84,15 +98,15 @@ def before_after(rows: Mapping[str, Row], columns: int) -> Sheet:
     Every row has its model's name at its left; frame and words below a picture are the verdict.
     """
     first = next(iter(rows.values()))
-    count, side = len(first.cells), first.cells.shape[-1]
-    zoom = max(1, 128 // side)
+    count, (height, width) = len(first.cells), first.cells.shape[-2:]
+    zoom = max(1, 128 // max(height, width))
     bands: list[Sheet] = []
     for start in range(0, count, columns):
         part = slice(start, start + columns)
         for name, row in rows.items():
             accepted = None if row.accepted is None else row.accepted[part]
             named = captioned(row.cells[part], accepted, row.captions[part], zoom)
-            bands.append(np.concatenate([_label(name, named.shape[0], zoom * side), named], axis=1))
+            bands.append(np.concatenate([_label(name, named.shape[0], zoom * height), named], axis=1))
         bands.append(np.full((4 * GAP, bands[-1].shape[1], 3), PAPER, np.uint8))
     width = bands[0].shape[1]
     return np.concatenate([_widen(band, width) for band in bands[:-1]])
@@ -133,6 +147,12 @@ def save_png(path: Path, picture: Sheet) -> None:
     """Write a picture whole or not at all."""
     with new_file(path) as file:
         Image.fromarray(picture).save(file, format="PNG")
+
+
+def height_of(path: Path) -> int:
+    """Return the height of a picture that this program wrote, without decoding it."""
+    with PngImageFile(path) as image:
+        return image.height
 
 
 def read_png(path: Path) -> Sheet:

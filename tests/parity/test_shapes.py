@@ -45,6 +45,14 @@ def test_rollout_is_the_pipelines(folder: Path, make_batch: MakeBatch) -> None:
     assert_close(ours, stock_picture(bundle.pipe, batch, 40, 4.0, "latent"), rtol=0, atol=1e-4)
 
 
+def test_a_rollout_that_is_not_square_is_the_pipelines(folder: Path, make_batch: MakeBatch) -> None:
+    bundle = load_bundle(folder)
+    batch = with_drawn_latent(bundle, make_batch(bundle, size=(32, 48)))
+    assert batch.x_o.shape[-2:] == (32 // bundle.latent_factor, 48 // bundle.latent_factor)
+    ours = rollout(bundle.denoiser, batch, bundle.schedule(4, (32, 48)), guidance_scale=4.0)
+    assert_close(ours, stock_picture(bundle.pipe, batch, 4, 4.0, "latent"), rtol=0, atol=1e-4)
+
+
 @pytest.fixture
 def published(folder: Path, tmp_path: Path) -> tuple[Path, Path]:
     """Base and ControlNet as on the hub: apart, the base for text to image and with another scheduler."""

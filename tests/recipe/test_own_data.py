@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from rfft import build
 from rfft.config.load import load_config
@@ -129,3 +131,58 @@ def test_evaluating_on_what_is_trained_on(
     warnings = list(overlap_warnings(sources[0], trained, sources[1], evaluated))
     assert len(warnings) == (warning is not None)
     assert all(line.startswith(warning or "") and "; set " in line for line in warnings)
+
+
+@pytest.mark.slow
+def test_products_of_several_proportions(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_command: Rfft
+) -> None:
+    """Checked, trained on, evaluated and painted in buckets; a run that was cut off is the same."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for i in range(8):
+        shape = (60, 30, 4) if i % 2 else (30, 60, 4)
+        pixels = np.zeros(shape, np.uint8)
+        pixels[5:-5, 5:-5] = 20 * i, 90, 30, 255
+        Image.fromarray(pixels).save(tmp_path / f"photos/{i}.png")
+    Path("prompts.json").write_text(json.dumps([{"prompt": "a park"}]))
+    settings = yaml.safe_load((world / "config.yaml").read_text())
+    settings["data"] = {"products": "photos", "prompts": "prompts.json", "buckets": "auto"}
+    Path("own.yaml").write_text(yaml.safe_dump(settings))
+    own = [
+        *QUICK,
+        "evaluate.products=photos",
+        "evaluate.prompts=prompts.json",
+        "trainer.sample_every=1",
+        "trainer.checkpoint_every=1",
+    ]
+    code, _, told = run_command("check", "own.yaml", *own)
+    assert code == 0, told
+    for name, stops in (("whole", [2]), ("cut", [1, 2])):
+        for steps in stops:
+            code, _, told = run_command(
+                "train", "own.yaml", *own, f"run.name={name}", f"trainer.steps={steps}"
+            )
+            assert code == 0, told
+    first, second = (
+        load_file(f"runs/{name}/checkpoints/step-000002/adapter.safetensors") for name in ("whole", "cut")
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    width, height = Image.open("runs/whole/samples/base.png").size
+    assert (width, height) == (2 * 80, 3 * 80)  # three products, two seeds: room for 80 x 48 and 48 x 80
+    exported = Path("runs/whole/export/diffusers")
+    code, _, told = run_command(
+        "generate",
+        "--products",
+        "photos",
+        "--prompts",
+        "prompts.json",
+        "--lora",
+        exported,
+        "--out",
+        "out",
+        "evaluate.max_attempts=1",
+    )
+    assert code == 0, told
+    sizes = {i: Image.open(f"out/images/{i}.png").size for i in range(8)}
+    assert all((width > height) == (i % 2 == 0) for i, (width, height) in sizes.items())

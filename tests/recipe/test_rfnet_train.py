@@ -17,6 +17,9 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from rfft.adworld.draw import draw_dataset
+from rfft.feedback.folder import read_feedback
+from rfft.feedback.votes import Picture, Vote, write_rows
+from rfft.feedback.votes import rows as rows_of
 from rfft.rewards.rfnet import RFNet
 from rfft.rfnet import evaluate, learner, validation
 from rfft.training import job
@@ -121,6 +124,28 @@ def test_an_embedded_network_is_evaluated(rfft: Rfft, scenes: Path, monkeypatch:
     assert code == 0, told
     assert metrics("metrics")["accuracy"] > 0.4  # a guess has 0.2
     assert Path("metrics/confusion.png").exists() and list(Path("cache").rglob("*.png"))
+
+
+def test_votes_are_trained_on(rfft: Rfft, settings: Path, scenes: Path) -> None:
+    """From a network's weights on with what three people said, and judged on the same."""
+    pictures, votes = {}, []
+    for record in read_feedback(scenes / "train"):
+        image, product = record.files()
+        pictures[record.name] = Picture(record.name, image, product, record.caption)
+        for rater, label in enumerate((LABELS[record.label], LABELS[record.label], LABELS[0])):
+            votes.append(Vote("labels", record.name, f"rater {rater}", {"labels": [label]}))
+    write_rows(Path("votes.jsonl"), rows_of(votes, pictures))
+    store = "votes:votes.jsonl"
+    train = "rfnet", "train", str(settings), "trainer.steps=2", "rfnet.drop=[d,s]"  # no maps to be made
+    assert rfft(*train, "run.name=before")[0] == 0
+    more = f"data.train=[{store}]", "data.validation=[]", "data.validation_share=0.5"
+    code, told = rfft(*train, *more, "--from", "runs/before/rfnet")
+    assert code == 0, told
+    found = metrics("runs/small")
+    assert 0 < found["pictures"] < 24 and 1 / 3 <= found["agreement_available"] <= 1
+    code, told = rfft("rfnet", "evaluate", "runs/small", "--data", store)
+    assert code == 0 and "of what people said" in told, told
+    assert metrics("runs/small")["pictures"] == 24
 
 
 def test_resumed_is_uninterrupted_bit_for_bit(rfft: Rfft, settings: Path) -> None:

@@ -100,6 +100,7 @@ def test_a_run_from_one_end_to_the_other(rfft: Rfft) -> None:
     assert {"train/f_ac", "train/l_cc", "train/available", "train/grad_norm", "train/lr"} <= trained.keys()
     assert trained["perf/images_per_second"] == pytest.approx(2 / trained["perf/step_seconds"], rel=1e-4)
     assert 0.1 < trained["perf/memory_gib"] < 100
+    assert 0 < trained["perf/denoiser_tflops"] < 10
     measured = {name.split("/")[2] for name in trained if name.startswith(("train/k2/", "train/k3/"))}
     assert {"reward", "l_cc", "grad_reward", "grad_l_cc"} <= measured  # at the step that was drawn
     # On the way it is measured on other products than at both ends.

@@ -6,9 +6,12 @@ import json
 import math
 import resource
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +20,9 @@ from torch import Tensor, nn
 from rfft.errors import UserError
 from rfft.training.ema import Ema
 from rfft.training.learner import TrainingCounters
+from rfft.training.recorder import CheckpointSaver
 from rfft.utils import checkpoint
-from rfft.utils.checkpoint import Checkpoints, load_objects, load_weights
+from rfft.utils.checkpoint import Checkpoints, copied, load_objects, load_weights
 
 
 def trained(steps: int) -> tuple[nn.Module, dict[str, checkpoint.Stateful]]:
@@ -233,3 +237,61 @@ def test_a_resumed_average_goes_on_with_its_decay() -> None:
             resumed.load_state_dict(parts.state_dict())
             parts = resumed
     assert torch.equal(whole.average["w"], parts.average["w"])
+
+
+class Busy:
+    """A learner whose weights change while its checkpoints are written."""
+
+    def __init__(self) -> None:
+        self.layer, self.named = trained(1)
+        self.counters = self.named["counters"]
+        self.accelerator = SimpleNamespace(is_main_process=True)
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        return {"adapter": weights(self.layer)}
+
+    def objects(self) -> dict[str, checkpoint.Stateful]:
+        return self.named
+
+    def advance(self) -> None:
+        advance(self.layer, *(self.named[name] for name in ("optimizer", "warmup", "counters")))  # type: ignore[arg-type]
+
+
+def test_the_next_steps_go_on_while_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written is the state at the time; the next checkpoint waits for its end."""
+    learner, checkpoints = Busy(), Checkpoints(tmp_path, keep=9)
+    go_on, write = threading.Event(), checkpoints._write
+
+    def slow(*arguments: Any) -> Path:
+        assert go_on.wait(30)
+        return write(*arguments)
+
+    monkeypatch.setattr(checkpoints, "_write", slow)
+    saver = CheckpointSaver(learner, checkpoints, every=1)  # type: ignore[arg-type]
+    before = {name: tensor.clone() for name, tensor in weights(learner.layer).items()}
+    moments = copied(learner.named["optimizer"].state_dict())["state"][0]["exp_avg"]
+    saver.save()
+    learner.advance()  # nothing is written yet
+    assert not list(tmp_path.iterdir())
+    go_on.set()
+    saver.save()
+    saver.on_end()
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000001", "step-000002"]
+    found = load_weights(tmp_path / "step-000001", "adapter")
+    assert all(torch.equal(found[name], tensor) for name, tensor in before.items())
+    _, fresh = trained(0)
+    load_objects(tmp_path / "step-000001", fresh)
+    assert fresh["counters"] == TrainingCounters(step=1)
+    assert torch.equal(fresh["optimizer"].state_dict()["state"][0]["exp_avg"], moments)
+    assert not torch.equal(load_weights(tmp_path / "step-000002", "adapter")["weight"], before["weight"])
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_at_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("in the way")
+    saver = CheckpointSaver(Busy(), Checkpoints(tmp_path / "checkpoints", keep=1), every=1)  # type: ignore[arg-type]
+    saver.save()
+    with pytest.raises(UserError, match="earlier checkpoints are intact"):
+        saver.on_end()
+    saver.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2] / "rfft"
 ROOMS = """
 types errors config metrics diffusion utils models objectives rewards data feedback build generation adworld
-evaluation review training rfnet __init__ cli __main__
+evaluation review training rfnet preference __init__ cli __main__
 """.split()  # noqa: SIM905  from the ground up
 THIRD_PARTY = {  # where alone a library may be imported
     "diffusers": ("models", "training/pretrain", "generation/export.py"),

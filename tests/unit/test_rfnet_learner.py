@@ -14,9 +14,10 @@ from torch import Tensor
 
 from rfft.errors import UserError
 from rfft.rewards.rfnet import RFNet, RFNetConfig
-from rfft.rfnet.learner import RFNetLearner, class_weights, rate_factor, weighted_loss
+from rfft.rfnet.learner import RFNetLearner, class_weights, weighted_loss
 from rfft.rfnet.schema import RFNetOptimizerConfig, RFNetTrainingConfig
 from rfft.training.recorder import Recorder
+from rfft.training.supervised import rate_factor
 from rfft.training.tracking import Tracker
 from rfft.utils.checkpoint import Checkpoints
 
@@ -111,6 +112,6 @@ def test_early_stop_counts_validations_without_a_better_ap(learner: RFNetLearner
         learner.counters.step = step
         found.append((learner.note_validation(ap), learner.finished()))
     assert found == [(True, False), (False, False), (True, False), (False, False), (False, True)]
-    assert (learner.counters.best_ap, learner.counters.best_step) == (0.6, 3)
+    assert (learner.counters.best_score, learner.counters.best_step) == (0.6, 3)
     config.trainer.patience = 0
     assert not learner.finished()

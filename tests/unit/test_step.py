@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,12 @@ from rfft.diffusion.sampling import denoise_twice, rollout
 from rfft.models.bundle import Bundle
 from rfft.models.load import load_bundle
 from rfft.models.parameterization import from_epsilon
-from rfft.objectives.base import ObjectiveSettings, predict, render
+from rfft.objectives.base import ObjectiveSettings, Work, predict, render
 from rfft.objectives.draw import TrainedSteps
 from rfft.objectives.surrogate import Surrogate
 from rfft.rewards.availability import Availability
 from rfft.types import Batch, Reward, StepOutput
+from rfft.utils.estimate import Cost
 from tests.toys import regularizers
 
 STEPS = 8
@@ -329,3 +331,23 @@ def test_gradient_norms_are_those_with_respect_to_the_predicted_noise(
         else l_kl(eps, ref.guided.eps)
     )
     assert_close(found[name], torch.autograd.grad(beta * reg, eps)[0].norm(), rtol=1e-3, atol=1e-6)
+
+
+def test_without_guidance_and_regularizer_null_is_not_computed(
+    make_trained: Make, make_batch: Callable[..., Batch], reward: Reward
+) -> None:
+    """ReFL's step: each forward has one branch, and the FLOPs are half of a guided one's."""
+    bundle, sizes = make_trained("denoiser_lora"), []
+    batch = make_batch(bundle)
+    bundle.unwrapped.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    run(bundle, reward, batch, [4], settings(scale=1.0))
+    assert sizes == [len(batch)] * 5
+    both = settings(scale=1.0, regularizer="cc", beta=0.1)
+    run(bundle, reward, batch, [4], both)  # L_CC compares directions: null is needed where it has a say
+    assert sizes[5:] == [len(batch)] * 4 + [2 * len(batch)] * 2
+
+    cost = Cost(forward=100, backward=150, activations=0)
+    work = Work(rollout=4, trained=1, reference=1, backwards=1, graphs=1)
+    assert work.flops(cost, both) == 4 * 50 + 2 * 100 + 150
+    assert replace(work, reference=0).flops(cost, settings(scale=1.0)) == 4 * 50 + 50 + 75
+    assert work.flops(cost, settings(scale=3.0, regularizer="cc")) == 4 * 100 + 2 * 100 + 150

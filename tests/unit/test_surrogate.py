@@ -27,7 +27,7 @@ from rfft.objectives.base import ObjectiveSettings
 from rfft.objectives.draw import TrainedSteps
 from rfft.objectives.surrogate import Surrogate
 from rfft.training.method import trained_steps
-from rfft.types import Batch, Conditioning, Denoised, NoiseLevel, Schedule, StepOutput
+from rfft.types import Batch, Conditioning, Denoise, Denoised, NoiseLevel, Schedule, StepOutput
 from tests.toys import regularizers
 
 STEPS, W0 = 5, 0.3
@@ -49,6 +49,10 @@ class Linear(nn.Module):
     @contextmanager
     def merged(self) -> Iterator[None]:
         yield
+
+    @contextmanager
+    def rolling(self) -> Iterator[Denoise]:
+        yield self.denoiser
 
     @contextmanager
     def reference(self) -> Iterator[None]:

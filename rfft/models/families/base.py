@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rfft.errors import UserError
-from rfft.types import Conditioning, Schedule
+from rfft.types import Conditioning, Schedule, Size
 
 
 class Family(ABC):
@@ -55,15 +55,15 @@ class Family(ABC):
         return []
 
     @abstractmethod
-    def schedule(self, steps: int, size: int | None) -> Schedule:
-        """Return the sampling steps that diffusers would make for pictures of size x size pixels.
+    def schedule(self, steps: int, size: Size | None) -> Schedule:
+        """Return the sampling steps that diffusers would make for pictures of that size.
 
         A size of None will do where it does not matter. Raises UserError for too many steps.
         """
 
     @abstractmethod
-    def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
-        """Return features of B prompts for pictures of size x size pixels, and what was cut off each."""
+    def encode_prompts(self, prompts: list[str], size: Size) -> tuple[Conditioning, list[str]]:
+        """Return features of B prompts for pictures of that size, and what was cut off each."""
 
     @abstractmethod
     def encode_image(self, pixels: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rfft.errors import UserError, require
 from rfft.models.families.pipeline import PipelineFamily
-from rfft.types import Conditioning, Schedule
+from rfft.types import Conditioning, Schedule, Size, sides
 
 # Of a joint block behind which no text is read: its query and what follows the attention.
 TEXT_PARTS = ("attn.add_q_proj", "attn.norm_added_q", "attn.to_add_out", "ff_context", "txt_mlp")
@@ -38,17 +38,17 @@ class FlowFamily(PipelineFamily):
         super().__init__(pipe, controlnet)
         pipe.scheduler = euler(pipe.scheduler)
 
-    def schedule(self, steps: int, size: int | None) -> Schedule:
+    def schedule(self, steps: int, size: Size | None) -> Schedule:
         """Return Euler's steps with a = 1 - sigma, s = sigma."""
         patch = 2 * self.latent_factor
         require(
-            size is None or size % patch == 0,
+            size is None or all(side % patch == 0 for side in sides(size)),
             f"data.image_size={size} is no multiple of {patch}, this base's patches in pixels",
         )
         scheduler = self.pipe.scheduler
         known = scheduler.config.num_train_timesteps
         require(steps <= known, f"rollout.steps={steps}: the bundle knows {known} timesteps; set fewer steps")
-        tokens = None if size is None else (size // patch) ** 2
+        tokens = None if size is None else math.prod(side // patch for side in sides(size))
         scheduler.set_timesteps(
             steps, **(dynamic_levels(scheduler, steps, tokens) if self.dynamic_shift else {})
         )

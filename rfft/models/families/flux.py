@@ -25,7 +25,7 @@ from rfft.models.families.flow import (
 )
 from rfft.models.families.pipeline import check_fit, cut_off, quiet
 from rfft.models.parameterization import from_velocity
-from rfft.types import Conditioning, Denoised, NoiseLevel
+from rfft.types import Conditioning, Denoised, NoiseLevel, Size
 
 TOKENS = 512  # that T5 reads
 CANNY_MODE = 0  # of InstantX's union ControlNet
@@ -109,7 +109,7 @@ class Flux(FlowFamily):
         return names
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
+    def encode_prompts(self, prompts: list[str], size: Size) -> tuple[Conditioning, list[str]]:
         """Return the features that the pipeline's own encode_prompt gives."""
         device = self.pipe.text_encoder.device
         hidden, pooled, _ = self.pipe.encode_prompt(prompts, None, device, max_sequence_length=TOKENS)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rfft.models.families.pipeline import cut_off
 from rfft.models.families.sdxl import StableDiffusionXL, time_ids
-from rfft.types import Conditioning
+from rfft.types import Conditioning, Size
 
 TOKENS = 256  # that the pipeline has ChatGLM3 read
 
@@ -36,7 +36,7 @@ class Kolors(StableDiffusionXL):
         return pipeline.startswith("Kolors")
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
+    def encode_prompts(self, prompts: list[str], size: Size) -> tuple[Conditioning, list[str]]:
         """Return the features that the pipeline's own encode_prompt gives."""
         hidden, _, pooled, _ = self.pipe.encode_prompt(
             prompts,

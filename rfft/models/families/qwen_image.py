@@ -31,7 +31,7 @@ from rfft.models.families.flow import (
 )
 from rfft.models.families.pipeline import check_fit, cut_off
 from rfft.models.parameterization import from_velocity
-from rfft.types import Conditioning, Denoised, NoiseLevel
+from rfft.types import Conditioning, Denoised, NoiseLevel, Size
 
 TOKENS = 512  # of a prompt; shorter ones are padded, and masked
 PATCH = 4  # latents, in a token
@@ -99,7 +99,7 @@ class QwenImage(FlowFamily):
     # ---- texts ----
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
+    def encode_prompts(self, prompts: list[str], size: Size) -> tuple[Conditioning, list[str]]:
         """Return the features that the pipeline's own encode_prompt gives, padded, and where they are."""
         pipe, device = self.pipe, self.pipe.text_encoder.device
         hidden, mask = pipe.encode_prompt(prompts, device, max_sequence_length=TOKENS)

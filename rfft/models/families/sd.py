@@ -14,7 +14,7 @@ from transformers import CLIPTextModel
 from rfft.errors import UserError
 from rfft.models.denoiser import UNetDenoiser
 from rfft.models.families.pipeline import PipelineFamily, check_fit, tokenize
-from rfft.types import Conditioning, Schedule
+from rfft.types import Conditioning, Schedule, Size
 
 TOKENS = 77  # of CLIP's text encoders
 
@@ -42,7 +42,7 @@ class StableDiffusion(PipelineFamily):
     def recognizes(cls, pipeline: str) -> bool:
         return pipeline.startswith("StableDiffusion") and not pipeline.startswith("StableDiffusion3")
 
-    def schedule(self, steps: int, size: int | None) -> Schedule:
+    def schedule(self, steps: int, size: Size | None) -> Schedule:
         """Return DDIM's steps with a = sqrt(alpha_bar), s = sqrt(1 - alpha_bar)."""
         scheduler = self.pipe.scheduler
         known = scheduler.config.num_train_timesteps
@@ -57,7 +57,7 @@ class StableDiffusion(PipelineFamily):
         return Schedule(timesteps, now.sqrt(), (1 - now).sqrt(), after.sqrt(), (1 - after).sqrt())
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
+    def encode_prompts(self, prompts: list[str], size: Size) -> tuple[Conditioning, list[str]]:
         ids, cut = tokenize(self.pipe.tokenizer, prompts)
         encoder = self.pipe.text_encoder
         return Conditioning(encoder(ids.to(encoder.device))[0]), cut

@@ -21,7 +21,7 @@ from rfft.errors import UserError, require
 from rfft.models.families.flow import FlowDenoiser, FlowFamily, unused
 from rfft.models.families.pipeline import check_fit, cut_off, quiet
 from rfft.models.parameterization import from_velocity
-from rfft.types import Conditioning, Denoised, NoiseLevel
+from rfft.types import Conditioning, Denoised, NoiseLevel, Size
 
 TOKENS = 256  # that T5 reads; CLIP's encoders read the first 77
 CLIP_TOKENS = 77
@@ -99,7 +99,7 @@ class StableDiffusion3(FlowFamily):
         return pipeline.startswith("StableDiffusion3")
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
+    def encode_prompts(self, prompts: list[str], size: Size) -> tuple[Conditioning, list[str]]:
         """Return the features that the pipeline's own encode_prompt gives."""
         pipe = self.pipe
         hidden, _, pooled, _ = pipe.encode_prompt(

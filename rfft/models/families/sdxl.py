@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from rfft.models.families.pipeline import tokenize
 from rfft.models.families.sd import TOKENS, StableDiffusion
 from rfft.models.families.sgm_names import sgm_name
-from rfft.types import Conditioning
+from rfft.types import Conditioning, Size, sides
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -38,7 +38,7 @@ class StableDiffusionXL(StableDiffusion):
         return pipeline.startswith("StableDiffusionXL")
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: list[str], size: int) -> tuple[Conditioning, list[str]]:
+    def encode_prompts(self, prompts: list[str], size: Size) -> tuple[Conditioning, list[str]]:
         """Return the features that the pipeline's own encode_prompt gives.
 
         Where the pipeline says so (force_zeros_for_empty_prompt), an empty prompt is all zeros, as its
@@ -68,9 +68,9 @@ class StableDiffusionXL(StableDiffusion):
         return sgm_name(module, self.pipe.unet.config.layers_per_block)
 
 
-def time_ids(size: int, like: Tensor) -> Tensor:
+def time_ids(size: Size, like: Tensor) -> Tensor:
     """Return SDXL's micro-conditioning [B,6] (arXiv 2307.01952, 2.2): original size, corner, target size.
 
     Batch size, type and device are those of `like`.
     """
-    return torch.tensor([size, size, 0, 0, size, size]).repeat(len(like), 1).to(like)
+    return torch.tensor([*sides(size), 0, 0, *sides(size)]).repeat(len(like), 1).to(like)
