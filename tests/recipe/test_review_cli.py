@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -238,7 +239,7 @@ def test_mistakes_are_one_line(
 
 @pytest.mark.slow
 def test_fifty_raters_at_once(tmp_path: Path) -> None:
-    """Each answers 20 questions as fast as replies come; no error, and all votes are there."""
+    """Each answers 20 questions, half a second to one and a half apart; no error, and all votes are there."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(40):
@@ -246,13 +247,14 @@ def test_fifty_raters_at_once(tmp_path: Path) -> None:
     seconds: list[float] = []
 
     def work(url: str, name: str) -> None:
+        pauses = random.Random(name)  # people look at a picture, and not in step
         with rater(url, name) as client:
             for _ in range(20):
+                time.sleep(pauses.uniform(0.5, 1.5))
                 began = time.monotonic()
                 reply = answer(client, seconds=1.0)
                 assert reply is not None and reply.status_code == 200
-                seconds.append((time.monotonic() - began) / 2)  # two requests
-                time.sleep(0.5)  # people look at a picture
+                seconds.append(time.monotonic() - began)
 
     with served(tmp_path / "feedback.db", folder, "--per-picture", 50) as (_, lines):
         threads = [threading.Thread(target=work, args=(lines[1], f"rater {i}")) for i in range(50)]
@@ -262,4 +264,4 @@ def test_fifty_raters_at_once(tmp_path: Path) -> None:
             thread.join()
     assert len(VoteStore(tmp_path / "feedback.db").votes()) == len(seconds) == 1000
     late = sorted(seconds)[int(0.95 * len(seconds))]
-    print(f"95 % of requests within {1000 * late:.0f} ms")  # noqa: T201  a figure, no condition
+    print(f"95 % of questions with their votes, two requests, within {1000 * late:.0f} ms")  # noqa: T201  a figure, no condition
