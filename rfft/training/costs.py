@@ -77,6 +77,7 @@ class Costs:
     passing: dict[str, int]  # bytes at some time of a step
     together: int  # bytes of a step at its worst time; no process needs less
     start: int  # bytes at the worst time before the first step
+    flops: float  # of an optimizer step and process
 
     def memory(self) -> dict[str, str]:
         """Return all bytes for people, in GiB."""
@@ -113,7 +114,7 @@ def costs(config: Config) -> Costs:
     judged = parts * work.backwards * (judge.forward + judge.backward)
     if work.verdicts is not None:
         judged = parts * work.verdicts * judge.forward
-    flops = forwards.flops(work, denoiser) + judged
+    flops = trainer.accumulation * (forwards.flops(work, denoiser) + judged)
     sizes = [parameter.numel() for parameter in bundle.trainable().values()]
     copies = filter(None, [bundle.frozen_controlnet])  # the reference, where a whole module is trained
     texts = bundle.family.text_networks()
@@ -143,11 +144,11 @@ def costs(config: Config) -> Costs:
         "trained": f"{', '.join(model.train)}: {sum(sizes):,} parameters in {len(sizes)} tensors",
         "parameters in all": f"{sum(p.numel() for p in {*_parameters([*bundle.modules, *rewards])}):,}",
         "data in memory": f"{_data_bytes(config, bundle) / 2**20:,.1f} MiB, however many products there are",
-        "per optimizer step and process": f"{trainer.accumulation * flops / 1e12:,.2f} TFLOP",
+        "per optimizer step and process": f"{flops / 1e12:,.2f} TFLOP",
     }
     if not complete:
         facts["not counted"] = "FLOPs and activations of rewards beside RFNet"
-    return Costs(facts, lasting, passing, together, start)
+    return Costs(facts, lasting, passing, together, start, flops)
 
 
 def largest(config: Config) -> Size:
