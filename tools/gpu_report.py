@@ -174,9 +174,9 @@ def page(report: Report, card: str, cards: int) -> str:
         f"# {card}",
         f"`make gpu`, {date.today()}, {cards} x {card}, torch {torch.__version__}"
         + (" (--quick: small networks, no figures of a GPU)" if report.quick else "")
-        + f". A bf16 matrix product runs at {own:,.1f} TFLOP/s; shares of peak are of {peak:,.1f} ({kind}).",
+        + f". A bf16 matrix product runs at {own:,.1f} TFLOP/s; peak here is {peak:,.1f} ({kind}).",
         "\n".join(["| what | result | seconds |", "| --- | --- | --- |", *demo]),
-        "One optimizer step of one micro-batch, random weights, the base's shipped LoRA config; `mixed`: rollout "
+        "One optimizer step of one micro-batch, random weights, the shipped LoRA config; `mixed`: rollout "
         "in bf16, objective in fp32, as shipped; `bf16`: frozen weights too. Seconds of the second step.",
         "\n".join([f"| {' | '.join(head)} |", "| --- " * len(head) + "|", *table]),
     ]

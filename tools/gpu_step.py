@@ -130,7 +130,7 @@ class Phases:
             name = "denoiser with gradient" if torch.is_grad_enabled() else "denoiser without"
             return called(name, denoise)(*arguments)
 
-        bundle.denoiser = denoiser
+        bundle.denoiser = denoiser  # type: ignore[assignment]
         bundle.preview = called("decoder", preview)  # type: ignore[method-assign]
         learner.backward = called("backward passes", backward)  # type: ignore[method-assign]
 
