@@ -1,4 +1,4 @@
-"""`rfft` for the processes of a job; each leaves in $RANKS/RANK.txt how many bytes it was sent at most at once."""
+"""`rfft` for the processes of a job, which leave in $RANKS/RANK.txt the most bytes they were sent at once."""
 
 from __future__ import annotations
 
