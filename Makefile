@@ -57,6 +57,9 @@ test-label-studio:  ## pictures to a real Label Studio server, annotations back 
 test-long: setup  ## simulated raters label, RFNet and the generator learn from them, two rounds (hours)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m long -s
 
+gpu: setup  ## tests, a training, SD 1.5 and SDXL steps on this machine's GPUs: docs/gpu/CARD.md (10 minutes at most)
+	$(BIN)/python tools/gpu_report.py
+
 test-full: setup  ## one step of full-width SD 1.5, 2.1 and SDXL in each mode (up to 8 GB of memory, minutes each)
 	$(BIN)/pytest -q -m full -s tests/full
 
