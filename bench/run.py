@@ -105,7 +105,9 @@ def interleaved(programs: dict[str, Program], rounds: int) -> dict[str, list[tup
     for number in range(rounds + 1):
         for name, program in programs.items():
             took = program.step()
-            print(f"round {number}: {name}: {took[0]:.2f} s", file=sys.stderr, flush=True)
+            print(
+                f"round {number}: {name}: {took[0]:.2f} s, CPU {took[1]:.2f} s", file=sys.stderr, flush=True
+            )
             found[name] += [took] * bool(number)
     return found
 
