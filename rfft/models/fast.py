@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map
 
-from rfft.errors import UserError, require
+from rfft.errors import require
 from rfft.models.deep_cache import DeepCache
 from rfft.models.denoiser import UNetDenoiser
 from rfft.models.lora import LoraLayer, merged_weight
