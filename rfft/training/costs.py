@@ -103,7 +103,8 @@ def costs(config: Config) -> Costs:
     judged = parts * work.backwards * (judge.forward + judge.backward)
     if work.verdicts is not None:
         judged = parts * work.verdicts * judge.forward
-    flops = sum(each.flops(denoiser, objective.settings) for each in all_works) / len(all_works) + judged
+    counted = [each.flops(denoiser, objective.settings) for each in all_works]
+    flops = (min(counted) + max(counted)) / 2 + judged
     flops *= trainer.accumulation
     sizes = [parameter.numel() for parameter in bundle.trainable().values()]
     copies = filter(None, [bundle.frozen_controlnet])  # the reference, where a whole module is trained
