@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.middleware.base import RequestResponseEndpoint
+from starlette.datastructures import MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rfft.feedback.votes import ANSWERS, DEFECTS, DIMENSIONS
 from rfft.review.agreement import figures
@@ -26,16 +27,26 @@ HEADERS = {  # nothing is loaded from elsewhere, nobody frames the page, and onl
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
+class Secured:
+    """Adds HEADERS to every response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await self.app(scope, receive, send_secured)
+
+
 def create_app(review: Review, hosts: Sequence[str]) -> FastAPI:
     """Return the application; it answers requests for the given host names alone."""
     app = FastAPI(title="rfft review", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
-
-    @app.middleware("http")
-    async def secured(request: Request, call_next: RequestResponseEndpoint) -> Response:
-        response = await call_next(request)
-        response.headers.update(HEADERS)
-        return response
+    app.add_middleware(Secured)
 
     def known_rater(request: Request) -> str:
         rater = review.raters.get(request.cookies.get(_cookie(review), ""))

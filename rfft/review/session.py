@@ -6,6 +6,7 @@ A vote is on disk before `vote` returns.
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -42,7 +43,11 @@ class Answer(BaseModel):
 
 @dataclass
 class Review:
-    """What is asked of whom, kept in step with the store by one lock."""
+    """What is asked of whom, kept in step with the store.
+
+    A rater's requests come one after the other; all raters share what is in memory, under one lock, which is
+    not held while a vote goes to disk.
+    """
 
     store: VoteStore
     settings: Settings
@@ -50,6 +55,7 @@ class Review:
     guide: Sequence[Entry] = ()
     with_tokens: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
+    turns: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
     def __post_init__(self) -> None:
         self.queue = Queue(self.settings, self.pictures, self.store.votes())
@@ -65,7 +71,7 @@ class Review:
 
     def ask(self, rater: str) -> dict[str, Any]:
         """Return what a rater is asked now: the same again until it is answered."""
-        with self.lock:
+        with self.turns[rater], self.lock:
             return self._ask(rater)
 
     def _ask(self, rater: str) -> dict[str, Any]:
@@ -99,35 +105,40 @@ class Review:
 
         Raises HTTPException 409 for what was not asked, 422 for no answer to it.
         """
-        with self.lock:
+        with self.turns[rater]:
             question = self.shown.get(rater)
             if question is None or {given.left, given.right} != set(question.key):
                 raise HTTPException(409, "that picture is not the one you were asked about: reload the page")
-            turned = swapped(self.settings.task, question, rater)
-            try:
-                answer = as_seen(self.settings.task, check_answer(self.settings.task, given.answer), turned)
-            except ValueError as error:
-                raise HTTPException(422, f"no answer to this question: {error}") from None
-            told = {"note": given.note, "x": given.x, "y": given.y, "seconds": given.seconds}
-            vote = Vote(
-                self.settings.task, question.left, rater, answer, question.right,
-                round=self.settings.round, kind=question.kind, **told,  # type: ignore[arg-type]
-            )  # fmt: skip
-            self.queue.answered(self.store.add_vote(vote))
-            del self.shown[rater]
-            return self._ask(rater) | {"others": self._others(question) if self.settings.round > 1 else []}
+            vote = self.store.add_vote(self._vote(rater, question, given))
+            with self.lock:
+                self.queue.answered(vote)
+                del self.shown[rater]
+                return self._ask(rater) | {"others": self._others(question)}
+
+    def _vote(self, rater: str, question: Question, given: Answer) -> Vote:
+        task, turned = self.settings.task, swapped(self.settings.task, question, rater)
+        try:
+            answer = as_seen(task, check_answer(task, given.answer), turned)
+        except ValueError as error:
+            raise HTTPException(422, f"no answer to this question: {error}") from None
+        told = {"note": given.note, "x": given.x, "y": given.y, "seconds": given.seconds}
+        asked = {"right": question.right, "round": self.settings.round, "kind": question.kind}
+        return Vote(task, question.left, rater, answer, **asked, **told)  # type: ignore[arg-type]
 
     def _others(self, question: Question) -> list[dict[str, Any]]:
+        """Return in a second round what was said in the first."""
+        if self.settings.round == 1:
+            return []
         votes = self.store.votes(self.settings.task)
         earlier = [v for v in votes if (v.left, v.right) == question.key and v.round < self.settings.round]
         return [{"answer": dict(vote.answer), "note": vote.note} for vote in earlier]
 
     def undo(self, rater: str) -> dict[str, Any]:
         """Take back a rater's last vote, and ask again."""
-        with self.lock:
-            for vote in self.queue.mine[rater][-1:]:
-                if vote.id is None or not {vote.left, vote.right or vote.left} <= self.pictures.keys():
-                    continue
+        with self.turns[rater], self.lock:
+            mine = self.queue.mine[rater]
+            vote = mine[-1] if mine else None
+            if vote and vote.id and {vote.left, vote.right or vote.left} <= self.pictures.keys():
                 self.store.undo(vote.id)
                 self.queue.undone(vote)
                 self.shown[rater] = Question(vote.left, vote.right, vote.kind)
@@ -135,7 +146,7 @@ class Review:
 
     def move_on(self, rater: str) -> dict[str, Any]:
         """Go on to the pictures of another product and prompt."""
-        with self.lock:
+        with self.turns[rater], self.lock:
             self.queue.move_on(rater)
             self.shown.pop(rater, None)
             return self._ask(rater)

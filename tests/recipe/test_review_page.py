@@ -114,7 +114,11 @@ def test_pairs(browser: Any, two_runs: tuple[Path, Path], tmp_path: Path, width:
         wait_for_votes(page, 1)
         page.locator(".picture").first.click()
         wait_for_votes(page, 2)
+        before = page.locator(".picture img").first.get_attribute("src")
         page.keyboard.press("Space")
+        page.wait_for_selector(
+            f".picture:first-child img:not([src='{before}'])"
+        )  # what is not seen has no vote
         page.get_by_role("button", name="The same").click()
         wait_for_votes(page, 3)
     found = votes(store)
