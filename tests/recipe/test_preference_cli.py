@@ -95,7 +95,7 @@ def test_preferences_from_votes_to_a_reward(rfft: Rfft, store: Path, clip: Path)
 def test_a_resumed_run_is_an_uninterrupted_one(
     rfft: Rfft, store: Path, clip: Path, several: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pixels and one dimension, or kept tokens and two; dropout is drawn by step."""
+    """Pixels and one dimension, or kept features and two; dropout is drawn by step."""
     dimensions = "preference.dimensions={overall: park, quality: light}"
     what = [dimensions, "network.heads=2"] if several else ["network.train=all"]
     settings = [f"network.encoder={clip}", "trainer.checkpoint_every=2", "optimizer.schedule=drops", *what]
@@ -122,7 +122,7 @@ def test_scores_from_votes_to_a_filter(rfft: Rfft, store: Path) -> None:
     assert code == 0, told
     run = Path("runs/aesthetic")
     found = json.loads((run / "evaluation.json").read_text())
-    assert found["to_the_point"] == 1 and found["defects"]["floats"]["ap"] == 1
+    assert found["within_one"] == found["defects"]["floats"]["ap"] == 1
     network = run / "aesthetic"
     score = load_aesthetic(model=str(network)).score(torch.rand(1, 3, 32, 32), [""])
     assert 1 <= float(score) <= 5
@@ -148,7 +148,7 @@ def test_mistakes_are_one_line(rfft: Rfft, store: Path, clip: Path, tmp_path: Pa
         ("preference", "train", "--data", "nowhere.db"): "nowhere.db: no store of votes",
         ("preference", "train", "--data", "nowhere.jsonl"): "nowhere.jsonl: not there",
         ("preference", "train", "--data", "broken.jsonl"): "broken.jsonl: no file of votes",
-        ("preference", "train", "--data", store, "network.encoder=nowhere", ALL): "encoder nowhere: neither",
+        ("preference", "train", "--data", store, "network.encoder=nowhere", ALL): "no tokenizer in nowhere",
         ("preference", "train", "--data", store, own): "set network.train=all",
         ("preference", "train", "--data", store, "network.heads=3"): "no multiple of network.heads=3",
         ("aesthetic", "train", "--data", store, "aesthetic.defects=[ugly]"): "names ugly: choose from floats",

@@ -113,7 +113,7 @@ def test_dimensions_are_told_apart(clip: Path) -> None:
     image, prompts = torch.rand(2, 3, 32, 32), ["a park", "a wall"]
     scores = [Preference(network, tokenizer, name).score(image, prompts) for name in words]
     assert not torch.allclose(*scores)
-    # Padding changes nothing, and tokens that were kept are as good as pixels.
+    # Padding changes nothing, and features that were kept are as good as pixels.
     alone = Preference(network, tokenizer).score(image[:1], prompts[:1])
     torch.testing.assert_close(alone, scores[0][:1])
     kept = network.seen(network.prepare(image))
@@ -133,7 +133,7 @@ def test_halves_are_clips_own(clip: Path) -> None:
         (image - torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None])
         / torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
     )
-    torch.testing.assert_close(pictures(image)[:, 0], model.visual_projection(seen.pooler_output))
+    torch.testing.assert_close(pictures(image), model.visual_projection(seen.pooler_output))
     ids, mask = tokens_of(PickScore(str(clip)).tokenizer, ["a park", "wall"], "cpu")
     read = model.text_projection(model.text_model(input_ids=ids, attention_mask=mask).pooler_output)
     torch.testing.assert_close(texts(ids, mask)[:, 0], read)
