@@ -43,6 +43,7 @@ class EfficientNetPictures(nn.Module):
         whole = EfficientNetLite0()
         self._conv_stem, self._bn0, self._blocks = whole._conv_stem, whole._bn0, whole._blocks[:BLOCKS]
         self.width = GRID * GRID * CHANNELS
+        self.eval()
 
     def prepare(self, image: Tensor) -> Tensor:
         """Bring pictures [B,3,H,W] in [0,1] to [B,3,S,S]; differentiable."""

@@ -88,7 +88,7 @@ def test_preferences_from_votes_to_a_reward(rfft: Rfft, store: Path, clip: Path)
     assert held["pairs"] == PICTURES and held["tie"] == found["tie"]
 
     code, told = rfft("preference", "train", "--data", store, *SMALL, *tuned, "optimizer.lr=0.5")
-    assert code == 2 and "optimizer.lr is 0.001 there, 0.5 here" in told.splitlines()[-1]
+    assert code == 2 and "optimizer.lr is 0.0005 there, 0.5 here" in told.splitlines()[-1]
 
 
 @pytest.mark.parametrize("several", [pytest.param(False, marks=pytest.mark.slow), True])

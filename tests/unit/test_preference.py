@@ -16,10 +16,11 @@ from torch import Tensor
 from rfft.errors import UserError
 from rfft.feedback.vote_store import VoteStore
 from rfft.feedback.votes import Picture, Vote, rows, write_rows
+from rfft.metrics.features import load_efficientnet_lite0
 from rfft.metrics.preference import accuracy, best_tie
 from rfft.preference.losses import frequency_weights, preference_loss, squared_emd
 from rfft.preference.opinions import Opinions, Pair, read_pairs, read_scores, split
-from rfft.rewards.encoders import ClipPictures, Texts, load_halves, shapes
+from rfft.rewards.encoders import ClipPictures, EfficientNetPictures, Texts, load_halves, shapes
 from rfft.rewards.opinion import (
     AestheticConfig,
     AestheticNetwork,
@@ -102,6 +103,17 @@ def test_one_dimension_of_clip_is_pickscore(clip: Path, tmp_path: Path) -> None:
         gradients.append(image.grad)
     torch.testing.assert_close(*found)
     torch.testing.assert_close(*gradients)
+
+
+def test_the_embedded_encoder_is_in_eval_mode_from_the_start() -> None:
+    """Or batch norm would see the batch, and remember it: pictures are encoded before anything is trained."""
+    pictures = EfficientNetPictures()
+    load_halves("embedded", pictures, None)
+    image = pictures.prepare(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    together = pictures(image)
+    torch.testing.assert_close(pictures(image[:1]), together[:1], rtol=1e-4, atol=1e-4)
+    known = load_efficientnet_lite0().state_dict()
+    assert all(tensor.equal(known[name]) for name, tensor in pictures.state_dict().items())
 
 
 def test_dimensions_are_told_apart(clip: Path) -> None:
