@@ -20,6 +20,7 @@ from rfft.evaluation.summary import number_products
 from rfft.evaluation.tables import kind_of
 from rfft.feedback.votes import Picture, Vote
 from rfft.metrics.estimate import RESAMPLES, Estimate, product_draws
+from rfft.review.sources import place_of
 from rfft.types import LABELS
 
 LEAST = 3  # models: two are ranked alike or the other way round
@@ -54,11 +55,11 @@ def correlate(runs: Sequence[Path], votes: Sequence[Vote], pictures: Mapping[str
     Each comes with a 95 % bootstrap interval, for which both products and models are drawn again. Raises
     UserError for runs that were evaluated on different grids, and where people have seen too few models.
     """
-    models, products = _models(runs)
+    models, cells = _models(runs)
     metrics = {model: store.load_estimates(model.run, model.state) for model in models}
     found: list[dict[str, Any]] = []
     seen: dict[str, dict[str, float]] = {}
-    for measure, people in _people(models, products, votes, pictures).items():
+    for measure, people in _people(models, cells, votes, pictures).items():
         seen[measure] = {model.source: estimate.value for model, estimate in people.items()}
         if len(people) < LEAST:
             continue
@@ -76,8 +77,8 @@ def correlate(runs: Sequence[Path], votes: Sequence[Vote], pictures: Mapping[str
     return {"models": [model.source for model in models], "people": seen, "correlations": found}
 
 
-def _models(runs: Sequence[Path]) -> tuple[list[Model], NDArray[np.int64]]:
-    """Return the evaluated states of runs, and the product of each cell of their common grid."""
+def _models(runs: Sequence[Path]) -> tuple[list[Model], list[dict[str, Any]]]:
+    """Return the evaluated states of runs, and the cells of their common grid."""
     models: list[Model] = []
     cells: list[dict[str, Any]] | None = None
     for run in runs:
@@ -93,27 +94,27 @@ def _models(runs: Sequence[Path]) -> tuple[list[Model], NDArray[np.int64]]:
     require(
         len(set(names)) == len(names), "two of the runs have one folder name: people's votes tell them apart"
     )
-    return models, number_products([cell["product"] for cell in cells or []])
+    return models, cells or []
 
 
 def _people(
     models: Sequence[Model],
-    products: NDArray[np.int64],
+    cells: Sequence[Mapping[str, Any]],
     votes: Sequence[Vote],
     pictures: Mapping[str, Picture],
 ) -> dict[str, dict[Model, Estimate]]:
     """Return what people think of each model, by measure: the mean over votes, with products resampled."""
-    known, count = {model.source: model for model in models}, int(products.max(initial=-1)) + 1
+    known = {model.source: model for model in models}
+    products = number_products([cell["product"] for cell in cells])
+    number = {place_of(cell): int(product) for cell, product in zip(cells, products, strict=True)}
+    count = len(set(number.values()))
     sums: dict[str, dict[Model, Values]] = {}
     for opinion in _opinions(votes):
         picture = pictures.get(opinion.picture)
-        number = picture.place.rpartition("/")[2] if picture else ""
-        if picture is None or picture.source not in known or not number.isdigit():
+        if picture is None or picture.source not in known or picture.place not in number:
             continue
-        if int(number) < len(products):
-            table = sums.setdefault(opinion.measure, {})
-            cell = table.setdefault(known[picture.source], np.zeros((2, count)))
-            cell[:, products[int(number)]] += opinion.value, 1
+        table = sums.setdefault(opinion.measure, {}).setdefault(known[picture.source], np.zeros((2, count)))
+        table[:, number[picture.place]] += opinion.value, 1
     draws = product_draws(count)
     return {
         measure: {model: _mean(table[model], draws) for model in models if model in table}

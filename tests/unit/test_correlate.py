@@ -14,6 +14,7 @@ from rfft.evaluation import store
 from rfft.feedback.votes import Picture, Vote
 from rfft.metrics.estimate import mean_estimate
 from rfft.review.correlate import correlate, spearman, to_markdown
+from rfft.review.sources import place_of
 
 PRODUCTS = 6
 
@@ -50,7 +51,8 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def picture(source: str, number: int) -> Picture:
-    return Picture(f"{source}-{number}", Path(f"{number}.png"), place=f"p{number}/{number}", source=source)
+    place = place_of({"product": f"p{number}", "prompt": "x", "seed": 0})
+    return Picture(f"{source}-{number}", Path(f"{number}.png"), place=place, source=source)
 
 
 def test_metrics_are_ranked_by_people(runs: list[Path]) -> None:
