@@ -5,7 +5,7 @@ BIN := .venv/bin
 RFFT := $(BIN)/rfft
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation compare test test-slow test-launch test-faults test-cuda test-full test-label-studio test-long lint format clean
+.PHONY: help setup demo ablation compare test test-slow test-launch test-faults test-cuda test-full bench test-label-studio test-long lint format clean
 
 help:  ## show this list
 	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_-]+):.*## /\1\t/' | expand -t 12
@@ -57,8 +57,19 @@ test-label-studio:  ## pictures to a real Label Studio server, annotations back 
 test-long: setup  ## simulated raters label, RFNet and the generator learn from them, two rounds (hours)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m long -s
 
+gpu: setup  ## tests, a training, SD 1.5 and SDXL steps on this machine's GPUs: docs/gpu/CARD.md (10 minutes at most)
+	$(BIN)/python tools/gpu_report.py
+
 test-full: setup  ## one step of full-width SD 1.5, 2.1 and SDXL in each mode (up to 8 GB of memory, minutes each)
 	$(BIN)/pytest -q -m full -s tests/full
+
+bench: setup bench/.venv/.installed  ## RFFT, trl and ReFL side by side, and the machine's own speed (half an hour)
+	$(BIN)/python -m bench.run
+
+bench/.venv/.installed: bench/requirements.txt
+	$(PYTHON) -m venv bench/.venv
+	bench/.venv/bin/pip install --quiet --requirement bench/requirements.txt
+	@touch $@
 
 lint: setup  ## style, undefined names, complexity, the dependency rule, types
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ import typer
 
 import rfft
 from rfft.cli.options import Overrides
+from rfft.errors import require
 
 
 def generate(
@@ -48,10 +49,11 @@ def score(
     pictures: Annotated[
         list[Path], typer.Argument(metavar="PICTURES...", help="Finished pictures, files or folders.")
     ],
-    products: Annotated[
-        Path, typer.Option(help="Folder of the RGBA products of the same names, as they lie in the pictures.")
-    ],
     out: Annotated[Path, typer.Option(help="New CSV file for the verdicts.")],
+    products: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the RGBA products of the same names, as they lie in the pictures."),
+    ] = None,
     rfnet: Annotated[
         str, typer.Option(help="An embedded RFNet, a folder or a hub id: RUN/rfnet.")
     ] = "rf-tiny-rfnet",
@@ -63,8 +65,25 @@ def score(
     on_error: Annotated[
         Literal["stop", "skip"], typer.Option(help="What to do about a picture that cannot be used.")
     ] = "stop",
+    aesthetic: Annotated[
+        str | None,
+        typer.Option(
+            help="In RFNet's stead: RUN/aesthetic of `rfft aesthetic train`, which needs no products."
+        ),
+    ] = None,
+    at_least: Annotated[float, typer.Option(help="--aesthetic: accepted from this score on, 1 to 5.")] = 4.0,
+    keep: Annotated[
+        Path | None, typer.Option(help="--aesthetic: new folder for copies of the accepted pictures.")
+    ] = None,
 ) -> None:
-    """Ask RFNet for its verdicts on pictures, whoever painted them."""
+    """Ask RFNet for its verdicts on pictures, or an aesthetic network for the scores of people."""
+    if aesthetic is not None:
+        from rfft.generation.rate import rate_files
+
+        rate_files(pictures, aesthetic, out, at_least, keep, batch_size)
+        return
+    require(products, "RFNet judges pictures beside their products: name the folder with --products")
+    assert products is not None
     from rfft.generation import score as scoring
 
     scorer = scoring.Scorer(rfnet, depth, saliency)

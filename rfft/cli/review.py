@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from rfft.cli import label_studio
+from rfft.cli import correlate, label_studio
 from rfft.errors import UserError
 
 app = typer.Typer(
     help="People's opinions: a page to ask them, figures, and labels to train on.", no_args_is_help=True
 )
-for command in (label_studio.push, label_studio.pull):
+for command in (label_studio.push, label_studio.pull, correlate.correlate):
     app.command()(command)
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="feedback.db, as `rfft review serve` wrote it.")]
 

@@ -1,8 +1,9 @@
 """Products in tables: parquet files, and data sets of the Hugging Face hub or in its form.
 
 Columns are image (the picture's bytes, or its path below the table's folder), id or name, caption or text,
-and those of a manifest: prompt, negative_prompt, image_scale, size. All but image may be missing; others are
-not looked at. The library `datasets` turns a table into its Arrow cache once; rows come by memory map.
+and those of a manifest: prompt, negative_prompt, image_scale, size. All but image may be missing; others
+are not looked at. The library `datasets` turns a table into its Arrow cache once; rows come from there by
+memory map.
 """
 
 from __future__ import annotations

@@ -118,9 +118,9 @@ def score_files(
     accepted = finite = count = 0
     out.parent.mkdir(parents=True, exist_ok=True)
     with new_file(out) as file:
-        file.write(_line(["picture", "label", "accepted", *scorer.labels]))
+        file.write(line(["picture", "label", "accepted", *scorer.labels]))
         for question, verdict in _verdicts(scorer, questions, batch_size, leave_out):
-            file.write(_line(_row(question, verdict)))
+            file.write(line(_row(question, verdict)))
             accepted, finite, count = accepted + verdict.accepted, finite + verdict.is_finite, count + 1
         why = skipped[0].reason if skipped else ""
         require(count, f"none of {len(questions)} pictures can be used; the first: {why}")
@@ -162,7 +162,8 @@ def _row(question: Question, verdict: Verdict) -> list[Any]:
     return [question.picture, verdict.label, str(verdict.accepted).lower(), *values]
 
 
-def _line(values: Sequence[Any]) -> bytes:
+def line(values: Sequence[Any]) -> bytes:
+    """Return a line of a CSV file."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(values)
     return text.getvalue().encode()

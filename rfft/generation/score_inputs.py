@@ -44,7 +44,7 @@ def find_questions(pictures: Sequence[Path], products: Path) -> list[Question]:
     of products, else from NAME.txt beside a product, else they are the words of its name. Raises UserError
     if there is no picture.
     """
-    files = [file for path in pictures for file in _files(path)]
+    files = [file for path in pictures for file in find_files(path)]
     known = {product.id: product for product in read_products(products)}
     captions = _captions(products.parent / MANIFEST)
     return [_question(file, known, captions) for file in files]
@@ -58,7 +58,7 @@ def _question(file: Path, known: dict[str, Product], captions: dict[str, str]) -
     return Question(file, product.image, captions.get(file.stem, product.caption))
 
 
-def _files(path: Path) -> list[Path]:
+def find_files(path: Path) -> list[Path]:
     """Return the pictures in a folder, sorted, or the file itself."""
     if not path.is_dir():
         return [path]
@@ -89,7 +89,7 @@ def load_pair(picture: Picture, product: Picture, size: int) -> tuple[Tensor, Te
     floats in [0,1] or bytes. Raises UserError for what cannot be read, a picture that is transparent, a
     product that is not, and a pair of different shapes.
     """
-    image, cutout = _pixels(picture, "RGB"), _pixels(product, "RGBA")
+    image, cutout = pixels_of(picture, "RGB"), pixels_of(product, "RGBA")
     (height, width), (own_height, own_width) = image.shape[-2:], cutout.shape[-2:]
     if abs(width * own_height / (height * own_width) - 1) > SHAPES_DIFFER:
         raise UserError(
@@ -110,7 +110,7 @@ def _at(pixels: Tensor, size: int) -> Tensor:
     return pixels.float() if pixels.is_floating_point() else pixels.float() / 255
 
 
-def _pixels(picture: Picture, mode: str) -> Tensor:
+def pixels_of(picture: Picture, mode: str) -> Tensor:
     """Return [C,H,W], bytes of a file or PIL picture, or the tensor itself."""
     if isinstance(picture, Tensor):
         if picture.ndim != 3 or len(picture) != len(mode):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rfft.models.denoiser import UNetDenoiser
@@ -44,7 +45,7 @@ class DeepCache:
         first = unet.conv_in(x)
         _, states = unet.down_blocks[0](hidden_states=first, temb=emb, **_text(unet.down_blocks[0], text))
         own = (first, *states)[: self.skips]
-        skips = tuple(a + b for a, b in zip(own, self.residuals, strict=True))
+        skips = tuple(map(torch.add, own, self.residuals)) if self.residuals else own
         y = self.last(
             hidden_states=self.deep, temb=emb, res_hidden_states_tuple=skips, **_text(self.last, text)
         )
@@ -52,7 +53,7 @@ class DeepCache:
         return predicted
 
     def _keep_residuals(self, unet: nn.Module, args: Any, kwargs: Any) -> None:
-        self.residuals = tuple(kwargs["down_block_additional_residuals"][: self.skips])
+        self.residuals = tuple(kwargs.get("down_block_additional_residuals", ())[: self.skips])
 
     def _keep_deep(self, block: nn.Module, args: Any, kwargs: Any) -> None:
         self.deep = kwargs["hidden_states"]

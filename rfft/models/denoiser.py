@@ -1,4 +1,4 @@
-"""U-Net + ControlNet as the one function that the maths calls."""
+"""U-Net, with or without ControlNet, as the one function that the maths calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class UNetDenoiser(nn.Module):
     """U-Net + ControlNet: x [B,4,h,w] at a noise level -> x0_hat and eps_hat, in x's precision."""
 
     def __init__(self, unet: Any, controlnet: Any, prediction_type: str) -> None:
-        """Take diffusers' UNet2DConditionModel, ControlNetModel and what the U-Net predicts.
+        """Take diffusers' UNet2DConditionModel, ControlNetModel or None, and what the U-Net predicts.
 
         `prediction_type`: epsilon or v_prediction, as diffusers' schedulers call it.
         """
@@ -25,8 +25,10 @@ class UNetDenoiser(nn.Module):
 
     def forward(self, x: Tensor, level: NoiseLevel, cond: Conditioning, edges: Tensor) -> Denoised:
         kwargs = {"encoder_hidden_states": cond.hidden, "added_cond_kwargs": cond.added or None}
-        down, mid = self.controlnet(x, level.t, controlnet_cond=edges, return_dict=False, **kwargs)
-        residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        residuals = {}
+        if self.controlnet is not None:
+            down, mid = self.controlnet(x, level.t, controlnet_cond=edges, return_dict=False, **kwargs)
+            residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
         predicted: Tensor = self.unet(x, level.t, return_dict=False, **kwargs, **residuals)[0]
         # Autocast and half-precision weights end here: the pair is in x's own precision.
         return self.to_pair(x, predicted.to(x.dtype), level.a, level.s)

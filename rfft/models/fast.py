@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models import upsampling
+from diffusers.utils import is_torch_version
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map
 
-from rfft.errors import UserError, require
+from rfft.errors import require
 from rfft.models.deep_cache import DeepCache
 from rfft.models.denoiser import UNetDenoiser
 from rfft.models.lora import LoraLayer, merged_weight
@@ -45,25 +47,34 @@ class FastCopy:
         split = any(isinstance(parameter, DTensor) for parameter in trained.parameters())
         require(not split, "rollout.precision: no process has all weights under FSDP2: set it to autocast")
         self.trained, self.dtype = trained, dtype
-        self.denoiser: Any = _without_adapters(copy.deepcopy(trained)).requires_grad_(False).to(dtype)
-        self.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.denoiser: Any = _without_adapters(copy.deepcopy(trained))
+        self.denoiser.requires_grad_(False).to(dtype)
+        self.denoiser.to(memory_format=torch.channels_last)
         for network in self.denoiser.children():
             network.register_forward_pre_hook(self._cast, with_kwargs=True)
         self.moving = _moving(trained, self.denoiser)
         _share(trained, self.denoiser)
         self.cache = cache
+        is_unet = isinstance(self.denoiser, UNetDenoiser)
+        require(cache == 1 or is_unet, "rollout.cache reuses what U-Nets say: set it to 1 here")
         if cache > 1:
-            if not isinstance(self.denoiser, UNetDenoiser):
-                raise UserError("rollout.cache reuses what U-Nets say: set it to 1 here")
             self.deep = DeepCache(self.denoiser)
         self.calls = 0
 
     def compile(self, blocks: Sequence[str]) -> None:
-        """Compile the blocks of these class names at their first call."""
-        found = [block for block in self.denoiser.modules() if type(block).__name__ in blocks]
+        """Have U-Nets and their ControlNets compiled as a whole, other networks block by block, when called.
+
+        blocks: class names of those. A transformer's are all alike; of a U-Net, much of the time is between
+        them (docs/performance.md). A cached U-Net is taken apart, so its blocks are compiled, too.
+        """
+        parts = list(self.denoiser.children())
+        if self.cache > 1 or not isinstance(self.denoiser, UNetDenoiser):
+            parts = [block for block in self.denoiser.modules() if type(block).__name__ in blocks]
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, KINDS_OF_BLOCKS)
-        for block in found:
-            block.compile(fullgraph=True, dynamic=False)
+        # It looks a version up where torch cannot follow, which would break the graph in two.
+        upsampling.is_torch_version = torch.compiler.assume_constant_result(is_torch_version)
+        for part in parts:
+            part.compile(fullgraph=True, dynamic=False)
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -103,7 +114,7 @@ def keep_compiled(folder: Path) -> None:
     os.environ.setdefault(COMPILED, str(folder))
 
 
-def _without_adapters(network: nn.Module) -> nn.Module:
+def _without_adapters(network: nn.Module) -> Any:
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, LoraLayer):

@@ -21,7 +21,7 @@ class OpinionNetworkConfig:
     width: int = setting(256, least=1)  # of the joint space, or of the hidden layer; CLIP has its own
     heads: int = setting(4, least=1)  # of cross-attention, where there are several dimensions
     layers: int = setting(1, least=1)
-    dropout: float = setting(0.1, least=0, most=1)
+    dropout: float = setting(0.3, least=0, most=1)
 
 
 @dataclass
@@ -52,7 +52,8 @@ class AestheticObjectiveConfig:
 
 @dataclass
 class OpinionOptimizerConfig(RFNetOptimizerConfig):
-    lr: float = setting(1e-3, above=0)
+    lr: float = setting(5e-4, above=0)
+    weight_decay: float = setting(0.1, least=0)
     schedule: Literal["drops", "one_cycle"] = "one_cycle"
     warmup: int = setting(20, least=0)
 

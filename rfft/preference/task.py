@@ -1,6 +1,6 @@
 """What the two trainings of opinions differ in: a task says how examples are read, learned and measured.
 
-B examples, N pictures, P tokens, S side of a prepared picture.
+B examples, S side of a prepared picture.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rfft.rewards.opinion import Encoded
 from rfft.utils.log import messages
 
 Figures = dict[str, Any]
-Look = Callable[[str], Tensor]  # a picture's id -> its tokens [P,width], or pixels [3,S,S]
+Look = Callable[[str], Tensor]  # a picture's id -> its features [width], or pixels [3,S,S]
 AT_ONCE = 32  # pictures that are encoded together
 
 
@@ -77,7 +77,7 @@ class Task(ABC, Generic[Example]):
 
 
 def looker(network: Encoded, pictures: Mapping[str, Source], frozen: bool, device: torch.device) -> Look:
-    """Return what shows pictures to a network: pixels, or, of a frozen encoder, tokens kept in memory."""
+    """Return what shows pictures to a network: pixels, or, of a frozen encoder, features kept in memory."""
 
     def pixels(name: str) -> Tensor:
         return network.prepare(read_pixels(pictures[name])[None])[0]
@@ -89,9 +89,9 @@ def looker(network: Encoded, pictures: Mapping[str, Source], frozen: bool, devic
     told = f"encoding {len(names)} pictures"
     with torch.no_grad():
         for chunk in track(chunks, told, console=messages(), transient=True):
-            tokens = network.seen(torch.stack([pixels(name) for name in chunk]).to(device)).half().cpu()
-            kept |= dict(zip(chunk, tokens, strict=True))
-    return lambda name: kept[name].float()
+            features = network.seen(torch.stack([pixels(name) for name in chunk]).to(device)).cpu()
+            kept |= dict(zip(chunk, features, strict=True))
+    return kept.__getitem__
 
 
 def read_pixels(source: Source) -> Tensor:

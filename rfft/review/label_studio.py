@@ -68,6 +68,7 @@ def push(
             label_config=forms.labeling_config(task),
             expert_instruction=forms.instructions(read_guide(task, guide)),
             show_instruction=True,
+            show_collab_predictions=False,  # a form that is filled in already asks for agreement
             maximum_annotations=raters,
         )
         there = {found.data.get(forms.ABOUT) for found in client.tasks.list(project=project.id)}

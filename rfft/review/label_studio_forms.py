@@ -26,12 +26,10 @@ def labeling_config(task: str) -> str:
 
 
 def _labels() -> str:
-    return (
-        f'<View><Image name="image" value="$image" zoom="true"/>{TEXTS}'
+    return _beside(
         f'<Choices name="labels" toName="image" choice="multiple" required="true">'
         f"{_choices(ANSWERS)}</Choices>"
         '<KeyPointLabels name="place" toName="image"><Label value="here"/></KeyPointLabels>'
-        f"{NOTE.format('image')}</View>"
     )
 
 
@@ -46,11 +44,18 @@ def _pairs() -> str:
 
 
 def _scores() -> str:
-    return (
-        f'<View><Image name="image" value="$image" zoom="true"/>{TEXTS}'
+    return _beside(
         '<Rating name="score" toName="image" maxRating="5" required="true"/>'
         f'<Choices name="defects" toName="image" choice="multiple">{_choices(DEFECTS)}</Choices>'
-        f"{NOTE.format('image')}</View>"
+    )
+
+
+def _beside(controls: str) -> str:
+    """Return a config with the picture on the left and what is asked on the right, so that nobody scrolls."""
+    return (
+        '<View style="display: flex; gap: 1em"><View style="flex: 3">'
+        '<Image name="image" value="$image" zoom="true"/></View>'
+        f'<View style="flex: 2">{TEXTS}{controls}{NOTE.format("image")}</View></View>'
     )
 
 

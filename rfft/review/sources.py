@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,13 @@ def _run(source: Path, kept: Path, states: Sequence[str]) -> Iterator[Picture]:
             given = verdicts[number] and dict(zip(LABELS, verdicts[number], strict=True))
             texts = {"caption": str(cell.get("caption", cell["product"])), "prompt": str(cell["prompt"])}
             group = _group(cell["product"], cell["prompt"])
-            place = _group(cell["product"], cell["prompt"], str(cell["seed"]))
-            picture = _picture(path, source, group=group, place=place, probabilities=given, **texts)
+            picture = _picture(path, source, group=group, place=place_of(cell), probabilities=given, **texts)
             yield _named(picture, f"{source.name}/{state}")
+
+
+def place_of(cell: Mapping[str, Any]) -> str:
+    """Return the place of a picture in the grid of a run's evaluation: the same for all runs on that grid."""
+    return _group(cell["product"], cell["prompt"], str(cell["seed"]))
 
 
 def _labelled(source: Path) -> Iterator[Picture]:

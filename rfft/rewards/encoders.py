@@ -1,7 +1,6 @@
 """Pretrained encoders of pictures and texts, under heads that learn what people like: CLIP's, or embedded.
 
-B batch, P picture tokens, L text tokens, D an encoder's width, S its side in pixels. The first token stands
-for the whole picture or text, the others for its parts.
+B batch, L text tokens, D an encoder's width, S its side in pixels. A text's first token stands for the whole.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
     CLIPConfig,
@@ -21,40 +21,48 @@ from transformers import (
 )
 
 from rfft.errors import UserError
-from rfft.metrics.features import FEATURES, SIZE, EfficientNetLite0, load_efficientnet_lite0
+from rfft.metrics.features import SIZE, EfficientNetLite0, load_efficientnet_lite0
 from rfft.models.layers import CLIP_MEAN, CLIP_STD, resize, resize_shorter_side, standardize
 from rfft.models.pretrained import ASSETS, why
 
 EMBEDDED = "embedded"  # EfficientNet-Lite0 and the text encoder of rf-tiny
 TEXTS = ASSETS / "rf-tiny"  # its text_encoder/ and tokenizer/
+BLOCKS, CHANNELS, GRID = 11, 112, 3  # of EfficientNet: five stages, their output, places a side
 Shape = dict[str, Any]  # of an encoder of transformers: the values of its config
 
 
 class EfficientNetPictures(nn.Module):
-    """EfficientNet-Lite0's last feature map: its mean, then its 49 places. Batch norm keeps what it knows."""
+    """EfficientNet-Lite0 up to its fifth stage: 112 channels, averaged over a grid of 3 x 3 places.
+
+    Scores that follow AdWorld's faults are read off it better than off the last layer, which has forgotten
+    where things are (docs/preference.md).
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = EfficientNetLite0()
-        self.network._fc = nn.Identity()  # type: ignore[assignment]
-        self.width = FEATURES
+        whole = EfficientNetLite0()
+        self._conv_stem, self._bn0, self._blocks = whole._conv_stem, whole._bn0, whole._blocks[:BLOCKS]
+        self.width = GRID * GRID * CHANNELS
+        self.eval()
 
     def prepare(self, image: Tensor) -> Tensor:
         """Bring pictures [B,3,H,W] in [0,1] to [B,3,S,S]; differentiable."""
         return resize(image, SIZE)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return tokens [B,1+49,D] of prepared pictures [B,3,S,S]."""
-        places = self.network.spatial(pixels).flatten(2).transpose(1, 2)
-        return torch.cat([places.mean(1, keepdim=True), places], dim=1)
+        """Return features [B,D] of prepared pictures [B,3,S,S]."""
+        x = F.relu6(self._bn0(self._conv_stem((pixels * 255 - 127) / 128)))
+        for block in self._blocks:
+            x = block(x)
+        return F.adaptive_avg_pool2d(x, GRID).flatten(1)
 
     def train(self, mode: bool = True) -> EfficientNetPictures:
-        """Stay in eval mode: batches here are small."""
+        """Stay in eval mode: batch norm keeps what it knows, as batches here are small."""
         return super().train(False)
 
 
 class ClipPictures(nn.Module):
-    """CLIP's vision model, its tokens projected into the joint space, the [CLS] token first."""
+    """CLIP's vision model, projected into the joint space."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -68,10 +76,8 @@ class ClipPictures(nn.Module):
         return image[..., top : top + self.side, left : left + self.side]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return tokens [B,P,D] of prepared pictures [B,3,S,S]."""
-        vision = self.network.vision_model
-        tokens = vision(standardize(pixels, CLIP_MEAN, CLIP_STD)).last_hidden_state
-        return self.network.visual_projection(vision.post_layernorm(tokens))
+        """Return features [B,D] of prepared pictures [B,3,S,S]."""
+        return self.network(standardize(pixels, CLIP_MEAN, CLIP_STD)).image_embeds
 
 
 class Texts(nn.Module):
@@ -113,7 +119,8 @@ def load_halves(encoder: str, pictures: nn.Module, texts: nn.Module | None) -> N
     """Give the halves their published weights."""
     if encoder == EMBEDDED:
         known = load_efficientnet_lite0()
-        pictures.network.load_state_dict({k: v for k, v in known.state_dict().items() if k[:3] != "_fc"})  # type: ignore[union-attr]
+        own = pictures.state_dict().keys()
+        pictures.load_state_dict({name: v for name, v in known.state_dict().items() if name in own})
         if texts is not None:
             text = CLIPTextModel.from_pretrained(TEXTS / "text_encoder", use_safetensors=True)
             texts.network.load_state_dict(text.state_dict())  # type: ignore[union-attr]

@@ -1,8 +1,7 @@
 """Networks that learn from people what they like: which of two pictures is better, and a score from 1 to 5.
 
-B batch, P picture tokens, L text tokens, D width of the joint space, N defects. A picture is given as
-prepare() made it, [B,3,S,S], or as the picture encoder's tokens [B,P,width], which are worth keeping where
-that encoder is frozen.
+B batch, L text tokens, D width of the joint space, N defects. A picture is given as prepare() made it,
+[B,3,S,S], or as the picture encoder's features [B,width], which are worth keeping where that is frozen.
 """
 
 from __future__ import annotations
@@ -40,24 +39,23 @@ class PreferenceConfig:
 
 
 class Encoded(PretrainedModule):
-    """What both networks have in common: a picture encoder whose tokens may be given in its stead."""
+    """What both networks have in common: a picture encoder whose features may be given in its stead."""
 
     pictures: nn.Module
-    tokens: int | None = None  # of a picture that are looked at; None: all
 
     def prepare(self, image: Tensor) -> Tensor:
         """Bring pictures [B,3,H,W] in [0,1] to the encoder's size; differentiable."""
         return self.pictures.prepare(image)  # type: ignore[operator]
 
     def seen(self, picture: Tensor) -> Tensor:
-        """Return a picture's tokens [B,P,width]; those that are given stay as they are."""
-        return self.pictures(picture)[:, : self.tokens] if picture.ndim == 4 else picture
+        """Return pictures' features [B,width]; those that are given stay as they are."""
+        return self.pictures(picture) if picture.ndim == 4 else picture
 
 
 class PreferenceNetwork(Encoded):
     """How well people like a picture for a prompt: the scaled cosine of PickScore (arXiv 2305.01569).
 
-    With several dimensions the picture's tokens first attend to those words of the prompt that a dimension's
+    With several dimensions the picture first attends to those words of the prompt that a dimension's
     condition speaks of, as in MPS (arXiv 2405.14705), and to the condition itself, which MPS leaves out: a
     prompt may say nothing of quality.
     """
@@ -73,14 +71,13 @@ class PreferenceNetwork(Encoded):
         self.picture_head = nn.Identity() if is_clip else mlp(self.pictures.width, width, config.dropout)
         self.text_head = nn.Identity() if is_clip else nn.Linear(self.texts.width, width)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(CLIP_SCALE if is_clip else NEW_SCALE)))
-        several = len(config.dimensions) > 1
-        layers = config.layers if several else 0
+        layers = config.layers if len(config.dimensions) > 1 else 0
         self.cross = nn.ModuleList(CrossAttention(width, config.heads, config.dropout) for _ in range(layers))
-        self.tokens = None if several else 1
 
     def forward(self, picture: Tensor, prompt: tuple[Tensor, Tensor], words: tuple[Tensor, Tensor]) -> Tensor:
         """Return scores [B] of pictures; ids and mask [B,L] of prompts, and of dimensions' words."""
-        seen, read = self.picture_head(self.seen(picture)), self.text_head(self.texts(*prompt))
+        seen = self.picture_head(self.seen(picture))[:, None]
+        read = self.text_head(self.texts(*prompt))
         if len(self.cross):
             condition = self.text_head(self.texts(*words))[:, 1:]
             hidden = ~relevant(read[:, 1:], condition, prompt[1].bool(), words[1].bool())
@@ -104,7 +101,10 @@ def relevant(prompt: Tensor, condition: Tensor, is_word: Tensor, is_condition: T
 
 
 class CrossAttention(nn.Module):
-    """Picture tokens attend to words: a decoder's layer without self-attention."""
+    """A picture attends to words: a decoder's layer without self-attention.
+
+    MPS sends all tokens of a picture through it and reads off the first, which the others do not change.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class CrossAttention(nn.Module):
         self.feed_forward = mlp(width, width, dropout)
 
     def forward(self, x: Tensor, keys: Tensor, hidden: Tensor) -> Tensor:
-        """Return picture tokens [B,P,D], which attend to keys [B,K,D] that are not hidden [B,K]."""
+        """Return pictures [B,1,D], which attend to keys [B,K,D] that are not hidden [B,K]."""
         x = x + self.attend(self.norms[0](x), keys, keys, key_padding_mask=hidden, need_weights=False)[0]
         return x + self.feed_forward(self.norms[1](x))
 
@@ -136,19 +136,13 @@ class AestheticNetwork(Encoded):
     def __init__(self, config: AestheticConfig) -> None:
         super().__init__(config)
         self.pictures = make_pictures(config.pictures)
-        self.query = nn.Parameter(torch.zeros(self.pictures.width))
-        self.trunk = nn.Sequential(mlp(2 * self.pictures.width, config.width, config.dropout), nn.GELU())
+        self.trunk = nn.Sequential(mlp(self.pictures.width, config.width, config.dropout), nn.GELU())
         self.score_head = nn.Linear(config.width, SCORES)
         self.defect_head = nn.Linear(config.width, len(config.defects))
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits of the five scores [B,5] and of the defects [B,N].
-
-        The picture's mean stands beside the place that a learned query looks at.
-        """
-        tokens = self.seen(picture)
-        weights = (tokens @ self.query / self.query.numel() ** 0.5).softmax(-1)
-        x = self.trunk(torch.cat([tokens[:, 0], (weights[..., None] * tokens).sum(1)], dim=-1))
+        """Return logits of the five scores [B,5] and of the defects [B,N]."""
+        x = self.trunk(self.seen(picture))
         return self.score_head(x).float(), self.defect_head(x).float()
 
 

@@ -67,6 +67,7 @@ class Costs:
     passing: dict[str, int]  # bytes at some time of a step
     together: int  # bytes of a step at its worst time; no process needs less
     start: int  # bytes at the worst time before the first step
+    flops: float  # of an optimizer step and process
 
     def memory(self) -> dict[str, str]:
         """Return all bytes for people, in GiB."""
@@ -102,7 +103,9 @@ def costs(config: Config) -> Costs:
     judged = parts * work.backwards * (judge.forward + judge.backward)
     if work.verdicts is not None:
         judged = parts * work.verdicts * judge.forward
-    flops = sum(each.flops(denoiser, objective.settings) for each in all_works) / len(all_works) + judged
+    counted = [each.flops(denoiser, objective.settings) for each in all_works]
+    flops = (min(counted) + max(counted)) / 2 + judged
+    flops *= trainer.accumulation
     sizes = [parameter.numel() for parameter in bundle.trainable().values()]
     copies = filter(None, [bundle.frozen_controlnet])  # the reference, where a whole module is trained
     texts = bundle.family.text_networks()
@@ -135,13 +138,13 @@ def costs(config: Config) -> Costs:
         "trained": f"{', '.join(model.train)}: {sum(sizes):,} parameters in {len(sizes)} tensors",
         "parameters in all": f"{sum(p.numel() for p in {*_parameters([*bundle.modules, *rewards])}):,}",
         "data in memory": f"{_data_bytes(config, bundle) / 2**20:,.1f} MiB, however many products there are",
-        "per optimizer step and process": f"{trainer.accumulation * flops / 1e12:,.2f} TFLOP",
+        "per optimizer step and process": f"{flops / 1e12:,.2f} TFLOP",
     }
     if config.rollout.cache > 1:
         facts["per optimizer step and process"] += ", less what rollout.cache leaves out"
     if not complete:
         facts["not counted"] = "FLOPs and activations of rewards beside RFNet"
-    return Costs(facts, lasting, passing, together, start)
+    return Costs(facts, lasting, passing, together, start, flops)
 
 
 def largest(config: Config) -> Size:

@@ -333,3 +333,27 @@ def test_two_processes_generate_what_one_does(world: Path, tmp_path: Path) -> No
     assert len(files) == 13 and {path.relative_to(two) for path in two.rglob("*") if path.is_file()} == files
     for file in files:
         assert (one / file).read_bytes() == (two / file).read_bytes(), file
+
+
+@pytest.mark.launch
+def test_two_processes_evaluate_what_one_does(world: Path, tmp_path: Path) -> None:
+    """To the byte; pictures go to the first process alone, all that others get is smaller than one batch."""
+    command = (ROOT / "tests/recipe/sent.py", "evaluate", world / "config.yaml", "evaluate.reference=null")
+    for out, launcher in (
+        ("one", (sys.executable,)),
+        ("two", (*TORCHRUN, "--standalone", "--nproc_per_node=2")),
+    ):
+        launch(tmp_path, *launcher, *command, "--out", out, "evaluate.batch_size=2")
+    one, two = tmp_path / "one", tmp_path / "two"
+    files = {path.relative_to(one) for path in one.rglob("*.png")}
+    assert files and {path.relative_to(two) for path in two.rglob("*.png")} == files
+    for file in (*files, Path("summary.json"), Path("evaluation.json")):
+        assert (one / file).read_bytes() == (two / file).read_bytes(), file
+    pictures = 2 * 3 * 64 * 64  # bytes of a batch's
+    sent = int((tmp_path / "1.txt").read_text())
+    assert sent - features(2) < pictures
+
+
+def features(count: int) -> int:
+    """Bytes of what is measured of `count` pictures by EfficientNet: features and those of the background."""
+    return count * 2 * 4 * 1280
