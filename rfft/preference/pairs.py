@@ -137,6 +137,7 @@ def _agreement(first: np.ndarray, share: np.ndarray, tie: float) -> Figures:
     return {
         "accuracy": accuracy(first, share, tie),
         "accuracy_of_decided": accuracy(first[decided], share[decided], 0.0) if decided.any() else None,
+        "always_a_tie": accuracy(np.full_like(share, 0.5), share, 1.0),  # what one gets who sees nothing else
         "spearman": rank_correlation(first.tolist(), share.tolist()),
         "ties": int((~decided).sum()),
     }
