@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from rfft.data.members import Source
@@ -107,18 +107,6 @@ def open_upright(path: Source, max_pixels: int) -> Image.Image:
         raise UserError(f"{path}: far more pixels than max_pixels={max_pixels}") from None
     except DECODER_ERRORS:
         raise UserError(f"{path}: not a readable image") from None
-
-
-def picture_shape(path: Source) -> tuple[int, int] | None:
-    """Return height and width of a picture as it is shown, by its header; None where that cannot be read."""
-    try:
-        file = path if isinstance(path, Path) else io.BytesIO(path.read_bytes())
-        with warnings.catch_warnings(), Image.open(file, formats=FORMATS) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # turned by a right angle
-            return image.size if lies else (image.height, image.width)
-    except (*DECODER_ERRORS, Image.DecompressionBombError, UserError):
-        return None
 
 
 def frame_count(image: Image.Image) -> int:

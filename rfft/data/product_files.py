@@ -7,11 +7,11 @@ import random
 import numpy as np
 from numpy.typing import NDArray
 
-from rfft.data.cutout import load_cutout, picture_shape, place_on_canvas, refuse_sliver
+from rfft.data.cutout import load_cutout, place_on_canvas, refuse_sliver
 from rfft.data.products import Product, ProductList, read_products
 from rfft.data.prompts import Prompt, read_prompts
 from rfft.data.samples import Entry, Framing, Sample, Selection, UnusableProduct
-from rfft.data.sizes import nearest
+from rfft.data.sizes import nearest, picture_shape
 from rfft.data.splits import Split, none_in_split
 from rfft.data.store import key_of
 from rfft.errors import UserError

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
+from PIL import ExifTags, Image
+
+from rfft.data.cutout import DECODER_ERRORS, FORMATS
+from rfft.data.members import Source
+from rfft.errors import UserError
 from rfft.types import Size, sides
 
 COARSE, FINE = 64, 16  # auto's sides are multiples of it, from LARGE pixels on and below
@@ -62,3 +70,15 @@ def of_one_size(items: Iterable[T], size: Callable[[T], Size | None], most: int)
     for item in items:
         groups.setdefault(size(item), []).append(item)
     return [group[first : first + most] for group in groups.values() for first in range(0, len(group), most)]
+
+
+def picture_shape(path: Source) -> tuple[int, int] | None:
+    """Return height and width of a picture as it is shown, by its header; None where that cannot be read."""
+    try:
+        file = path if isinstance(path, Path) else io.BytesIO(path.read_bytes())
+        with warnings.catch_warnings(), Image.open(file, formats=FORMATS) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # turned by a right angle
+            return image.size if lies else (image.height, image.width)
+    except (*DECODER_ERRORS, Image.DecompressionBombError, UserError):
+        return None

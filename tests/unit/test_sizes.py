@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from rfft.config.load import config_from
-from rfft.data.cutout import paste_back, picture_shape, place_on_canvas
+from rfft.data.cutout import paste_back, place_on_canvas
 from rfft.data.dataset import read_samples
 from rfft.data.order import BucketOrder
 from rfft.data.samples import Framing, Selection
-from rfft.data.sizes import as_size, auto_buckets, nearest, of_one_size
+from rfft.data.sizes import as_size, auto_buckets, nearest, of_one_size, picture_shape
 from rfft.errors import UserError
 from rfft.models.families.sdxl import time_ids
 from rfft.utils.contact_sheet import in_cells, tile, untile
