@@ -138,6 +138,7 @@ def rows(votes: Iterable[Vote], pictures: Mapping[str, Picture]) -> list[dict[st
             row[f"{side}_path"] = str(picture.path) if picture else None
             row[f"{side}_source"] = picture.source if picture else None
         about = pictures.get(vote.left)
+        row["left_product"] = str(about.product) if about and about.product else None
         row["caption"], row["prompt"] = (about.caption, about.prompt) if about else ("", "")
         found.append(row)
     return found

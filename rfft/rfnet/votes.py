@@ -43,10 +43,9 @@ class VotedPicture(Record):
 def read_votes(name: str) -> list[Record]:
     """Return the pictures that people labelled in votes:FILE, in the order of their ids.
 
-    FILE is a store of `rfft review serve`, or the .jsonl or .parquet that `rfft review export` wrote, which
-    expects products as `rfft generate` keeps them: in a folder beside that of the pictures. Left out is what
-    at least half of the raters call unsuitable. Raises UserError where nothing is left, and for a picture
-    whose product or caption is not known.
+    FILE is a store of `rfft review serve`, or the .jsonl or .parquet that `rfft review export` wrote. What at
+    least half of the raters call unsuitable is left out. Raises UserError where nothing is left, and for a
+    picture whose product or caption is not known.
     """
     file = Path(name.removeprefix(VOTES))
     votes, pictures = _rows(file) if file.suffix in ROWS else _store(file)
@@ -73,14 +72,13 @@ def _rows(file: Path) -> tuple[list[Vote], dict[str, Picture]]:
     for number, row in enumerate(read_rows(file), start=1):
         try:
             vote = Vote(**{name: row[name] for name in NAMES} | {"answer": json.loads(row["answer"])})
-            path = Path(row["left_path"])
+            path, product = Path(row["left_path"]), row["left_product"] and Path(row["left_product"])
             caption, prompt = (str(row[name]) for name in ("caption", "prompt"))
         except (KeyError, TypeError, ValueError):
             raise UserError(
                 f"{file}: row {number} is no vote; give what `rfft review export` wrote"
             ) from None
         if vote.task == "labels" and not vote.undone:
-            product = path.parent.parent / "products" / f"{path.stem}.png"
             pictures[vote.left] = Picture(vote.left, path, product, caption, prompt)
             votes.append(vote)
     return votes, pictures
