@@ -85,6 +85,7 @@ def test_a_sweep_is_stopped_goes_on_and_compares(
     assert done == {"cc-seed3": True, "base": True, "broken": False}  # the same command repeats but one
 
 
+@pytest.mark.slow
 def test_an_agent_of_wandb_runs_the_same_config(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
