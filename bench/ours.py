@@ -73,11 +73,11 @@ def main(overrides: list[str]) -> None:
     learner = RFFTLearner(config, accelerator, bundle, reward, None, make_batch(config, bundle))
     prepare_rollouts(config, bundle)
     trained, references = learner.work.trained, learner.work.reference
+    mean = mean_rollout(config) + trained + references
 
     def step() -> Step:
         before = learner.counters.forwards
         learner.step()
-        mean = mean_rollout(config) + trained + references
         return Step(trained * BATCH, learner.counters.forwards - before, mean)
 
     serve(step)

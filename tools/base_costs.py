@@ -60,10 +60,9 @@ def main(overrides: list[str]) -> None:
                 copies = [part for part in (bundle.frozen_controlnet,) if part is not None]
                 split = weight_bytes([bundle.unwrapped, *copies])
                 trained = found.facts["trained"].split()[1]
-                flops = float(found.facts["per optimizer step and process"].split()[0].replace(",", ""))
                 sizes = (found.together - texts, split_over_processes(found, split), found.start)
                 shown = " | ".join(f"{size / GIB:.0f}" for size in sizes)
-                print(f"| {name} | `{mode}` | {trained} | {flops / 1000:.0f} | {shown} |", flush=True)
+                print(f"| {name} | `{mode}` | {trained} | {found.flops / 1e15:.0f} | {shown} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from rfft.training.costs import costs
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests import published  # noqa: E402
+from tools.base_costs import GIB, OWN  # noqa: E402
 
 RECIPES = {
     "sd15_lora_cc": "sd15",
@@ -25,11 +26,6 @@ RECIPES = {
     "sdxl_lora_cc": "sdxl",
     "sdxl_24gb": "sdxl",
 }
-OWN = (
-    *("model.controlnet=null", "reward.rfnet=rf-tiny-rfnet", "reward.depth=rf-tiny-depth"),
-    *("reward.saliency=rf-tiny-saliency", "evaluate.enabled=false"),
-)
-GIB = 2**30
 
 
 def main(overrides: list[str]) -> None:

@@ -80,8 +80,7 @@ def report(
 ) -> None:
     """Say how far raters agree: with each other, with what is known, with RFNet."""
     from rfft.feedback.vote_store import VoteStore
-    from rfft.review.exports import report_files
-    from rfft.review.report import read_figures, to_markdown
+    from rfft.review.report import read_figures, to_markdown, write_report
 
     found = read_figures(VoteStore(store))
     if not found:
@@ -89,7 +88,7 @@ def report(
     text = to_markdown(found)
     typer.echo(text)
     if out is not None:
-        report_files(out, found, text)
+        write_report(out, found, text)
 
 
 @app.command()

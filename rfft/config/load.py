@@ -20,14 +20,8 @@ Settings = TypeVar("Settings")
 # A run may be continued with other values of these; any other difference makes it another run.
 MAY_CHANGE = (
     *("run.out", "trainer.steps", "trainer.max_minutes", "trainer.checkpoint_every", "trainer.keep"),
-    *(
-        "trainer.sample_every",
-        "trainer.profile",
-        "trainer.timeout_minutes",
-        "data.on_error",
-        "evaluate",
-        "tracker",
-    ),
+    *("trainer.sample_every", "trainer.profile", "trainer.timeout_minutes"),
+    *("data.on_error", "evaluate", "tracker"),
     # For another number of processes, or less memory; the maths stay, see docs/faults.md.
     *("trainer.batch_size", "trainer.accumulation", "rollout.shared_draw"),
     "rollout.compile",

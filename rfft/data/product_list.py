@@ -7,6 +7,7 @@ import os
 import re
 import string
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -74,6 +75,30 @@ class ProductList(Sequence[Product], ABC):
     def images(self) -> Iterator[Source]:
         """Yield where each product's picture lies."""
         return (product.image for product in self)
+
+
+class Listing:
+    """Collects what is kept of every product while a source is read for the first time."""
+
+    def __init__(self, wanted: Wanted, check: Check) -> None:
+        """Take what is wanted by id, and what is asked of each that is."""
+        self.wanted, self.check = wanted, check
+        self.hashes, self.chosen, self.digest = array("q"), array("q"), hashlib.sha256()
+
+    def add(self, product: Product, line: bytes) -> None:
+        """Take note of the next product; `line` is all that the source says of it."""
+        number = len(self.hashes)
+        self.hashes.append(short_hash(product.id))
+        if self.wanted(product.id):
+            self.check(product)
+            self.chosen.append(number)
+            self.digest.update(line)
+
+    def give(self, products: ProductList) -> None:
+        """Set what a list of products has to know; raises UserError where two have one id."""
+        products.total, products.digest = len(self.hashes), self.digest.hexdigest()
+        products.chosen = np.array(self.chosen, np.int64)
+        refuse_equal_hashes(products, np.array(self.hashes, np.int64))
 
 
 def stem_of(name: str) -> str:

@@ -6,7 +6,6 @@ prompt, negative_prompt, image_scale, size, all optional. The last part of NAME 
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Iterator, Mapping
 from itertools import groupby
@@ -25,11 +24,10 @@ from rfft.data.product_list import (
     NOTE,
     SUFFIXES,
     Check,
+    Listing,
     Product,
     ProductList,
     Wanted,
-    refuse_equal_hashes,
-    short_hash,
     words,
 )
 from rfft.errors import UserError, require
@@ -48,22 +46,16 @@ class Shards(ProductList):
         self.source, self.archives = source, sorted(source.glob("*.tar"))
         self.names: list[str] = []  # of the pictures
         self.places = array("q")  # of a sample's parts: archive, place and size of each
-        hashes, chosen, digest = array("q"), array("q"), hashlib.sha256()
+        listing = Listing(wanted, check)
         for number, archive in enumerate(self.archives):
             for parts in _samples(archive):
                 product = _product(parts)
-                hashes.append(short_hash(product.id))
-                if wanted(product.id):
-                    check(product)
-                    chosen.append(len(self.names))
-                    digest.update(repr(product).encode())
+                listing.add(product, repr(product).encode())
                 self.names.append(parts[PICTURE].name)
                 for part in PARTS:
                     found = parts.get(part)
                     self.places.extend((number, found.place, found.size) if found else (number, 0, 0))
-        self.total, self.digest = len(self.names), digest.hexdigest()
-        self.chosen = np.array(chosen, np.int64)
-        refuse_equal_hashes(self, np.array(hashes, np.int64))
+        listing.give(self)
 
     def read(self, number: int) -> Product:
         rows = np.array(self.places[9 * number : 9 * number + 9]).reshape(3, 3).tolist()

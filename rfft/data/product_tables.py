@@ -8,15 +8,11 @@ memory map.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from rfft.data.checked import LONGEST_ID
 from rfft.data.json_text import canvas_size, image_scale, optional_text
@@ -25,11 +21,10 @@ from rfft.data.product_list import (
     FIT,
     LONGEST_CAPTION,
     Check,
+    Listing,
     Product,
     ProductList,
     Wanted,
-    refuse_equal_hashes,
-    short_hash,
     words,
 )
 from rfft.errors import UserError, require
@@ -81,17 +76,10 @@ class Table(ProductList):
         )
         self.table = _undecoded(table)
         self.words = self.table.select_columns([name for name in WORDS if name in table.column_names])
-        hashes, chosen, digest = array("q"), array("q"), hashlib.sha256()
+        listing = Listing(wanted, check)
         for number, row in enumerate(self._rows()):
-            product = self._product(number, row)
-            hashes.append(short_hash(product.id))
-            if wanted(product.id):
-                check(product)
-                chosen.append(number)
-                digest.update(repr(row).encode())
-        self.total, self.digest = len(hashes), digest.hexdigest()
-        self.chosen = np.array(chosen, np.int64)
-        refuse_equal_hashes(self, np.array(hashes, np.int64))
+            listing.add(self._product(number, row), repr(row).encode())
+        listing.give(self)
 
     def read(self, number: int) -> Product:
         return self._product(number, self.words[number] if self.words.column_names else {})

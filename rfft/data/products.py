@@ -33,12 +33,11 @@ from rfft.data.product_list import (
     NOTE,
     SUFFIXES,
     Check,
+    Listing,
     Product,
     ProductList,
     Wanted,
-    refuse_equal_hashes,
     refuse_twins,
-    short_hash,
     stem_of,
     words,
 )
@@ -96,20 +95,12 @@ class Manifest(ProductList):
     def __init__(self, source: Path, wanted: Wanted, check: Check) -> None:
         """Read the manifest once, line by line, and check every one that is wanted."""
         self.source = source
-        places, lines, ids, chosen = array("q"), array("q"), array("q"), array("q")
-        digest = hashlib.sha256()
+        self.places, self.lines, listing = array("q"), array("q"), Listing(wanted, check)
         for number, place, line in manifest_lines(source):
-            row = _row(line, source, number)
-            ids.append(short_hash(row.id))
-            if wanted(row.id):
-                check(row)
-                chosen.append(len(places))
-                digest.update(line)
-            places.append(place)
-            lines.append(number)
-        self.places, self.lines, self.chosen = places, lines, np.array(chosen, np.int64)
-        self.total, self.digest = len(places), digest.hexdigest()
-        refuse_equal_hashes(self, np.array(ids, np.int64))
+            listing.add(_row(line, source, number), line)
+            self.places.append(place)
+            self.lines.append(number)
+        listing.give(self)
 
     def images(self) -> Iterator[Source]:
         """Yield where each product's picture lies, by one more walk through the file."""

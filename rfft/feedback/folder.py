@@ -10,7 +10,8 @@ prompts.jsonl          optional: {"id": STEM, "prompt": ...}
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +116,39 @@ def _columns(line: str, place: str) -> tuple[str, int | None, str]:
     if label is not None and not caption:
         raise UserError(f"{place}: {name} has no caption")
     return name, label, caption
+
+
+@dataclass(frozen=True)
+class LabelledFile:
+    """A picture and its product as files anywhere, to become a line of a label file."""
+
+    name: str  # of the picture in the folder
+    code: int  # RF1M's
+    caption: str
+    prompt: str
+    image: Path
+    product: Path
+
+
+def write_feedback(folder: Path, files: Iterable[LabelledFile]) -> None:
+    """Copy labelled pictures into a folder in RF1M's form, which has nothing of it yet."""
+    for kind in ("images", "products"):
+        (folder / kind).mkdir(parents=True)
+    with (
+        (folder / LABEL_FILE).open("w", encoding="utf-8") as labels,
+        (folder / PROMPT_FILE).open("w", encoding="utf-8") as prompts,
+    ):
+        for file in files:
+            stem = Path(file.name).stem
+            shutil.copyfile(file.image, folder / "images" / file.name)
+            shutil.copyfile(file.product, folder / "products" / f"{stem}.png")
+            labels.write(f"{file.name}\t{file.code}\t{' '.join(file.caption.split())}\n")
+            prompts.write(json.dumps({"id": stem, "prompt": file.prompt}, ensure_ascii=False) + "\n")
+
+
+def code_of(answer: str) -> int:
+    """Return RF1M's code of a class by name, or of `unsuitable`."""
+    return UNSUITABLE if answer == "unsuitable" else CODE_OF_CLASS[LABELS.index(answer)]
 
 
 def class_of(code: str, place: str) -> int | None:

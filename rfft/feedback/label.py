@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rfft.data.paths import inside
 from rfft.errors import UserError
-from rfft.feedback.folder import CODE_OF_CLASS, LABEL_FILE, PROMPT_FILE, UNSUITABLE, class_of
+from rfft.feedback.folder import (
+    CODE_OF_CLASS,
+    UNSUITABLE,
+    LabelledFile,
+    class_of,
+    code_of,
+    write_feedback,
+)
 from rfft.feedback.rf1m_index import split_label
 from rfft.types import LABELS
 from rfft.utils.atomic_io import new_folder, refuse_existing
@@ -31,24 +38,15 @@ def label_generated(generated: Path, labels: Path, out: Path) -> Counter[str]:
     rows = _rows(generated)
     codes = _codes(labels, rows)
     with new_folder(out) as draft:
-        _write(generated, {name: (rows[name], code) for name, code in codes.items()}, draft)
+        write_feedback(draft, _files(generated, codes, rows))
     return Counter(_name_of(code) for code in codes.values()) + Counter(unlabelled=len(rows) - len(codes))
 
 
-def _write(generated: Path, chosen: dict[str, tuple[dict[str, Any], int]], out: Path) -> None:
-    for folder in ("images", "products"):
-        (out / folder).mkdir(parents=True)
-    with (
-        (out / LABEL_FILE).open("w", encoding="utf-8") as labels,
-        (out / PROMPT_FILE).open("w", encoding="utf-8") as prompts,
-    ):
-        for name, (row, code) in chosen.items():
-            image = inside(generated, row["image"], f"{generated / GENERATED}: {name}")
-            product = inside(generated, row["product"], f"{generated / GENERATED}: {name}")
-            shutil.copyfile(image, out / "images" / image.name)
-            shutil.copyfile(product, out / "products" / f"{image.stem}.png")
-            labels.write(f"{image.name}\t{code}\t{' '.join(row['caption'].split())}\n")
-            prompts.write(json.dumps({"id": image.stem, "prompt": row["prompt"]}, ensure_ascii=False) + "\n")
+def _files(generated: Path, codes: dict[str, int], rows: dict[str, dict[str, Any]]) -> Iterator[LabelledFile]:
+    for name, code in codes.items():
+        row, where = rows[name], f"{generated / GENERATED}: {name}"
+        image, product = (inside(generated, row[kind], where) for kind in ("image", "product"))
+        yield LabelledFile(image.name, code, row["caption"], row["prompt"], image, product)
 
 
 def _rows(generated: Path) -> dict[str, dict[str, Any]]:
@@ -110,10 +108,8 @@ def _read_labels(file: Path) -> list[tuple[str, str, str]]:
 
 def _code(label: str, place: str) -> int:
     """Return RF1M's code of a label that is given as code or by name."""
-    if label in LABELS:
-        return CODE_OF_CLASS[LABELS.index(label)]
-    if label == "unsuitable":
-        return UNSUITABLE
+    if label in (*LABELS, "unsuitable"):
+        return code_of(label)
     class_of(label, place)
     return int(label)
 

@@ -140,10 +140,11 @@ class VoteStore:
     def votes(self, task: str | None = None, undone: bool = False) -> list[Vote]:
         """Return all votes, or those of a task, in the order in which they came; undone ones if asked for."""
         names = ("id", *_VOTE, "undone", "origin")
+        wanted = "(?1 IS NULL OR task = ?1) AND (?2 OR NOT undone)"
+        query = f"SELECT {', '.join(names)} FROM votes WHERE {wanted} ORDER BY id"
         with self._lock:
-            found = self._db.execute(f"SELECT {', '.join(names)} FROM votes ORDER BY id").fetchall()
-        votes = [_vote(dict(zip(names, row, strict=True))) for row in found]
-        return [v for v in votes if task in (None, v.task) and (undone or not v.undone)]
+            found = self._db.execute(query, (task, undone)).fetchall()
+        return [_vote(dict(zip(names, row, strict=True))) for row in found]
 
     # ---- raters ----
 

@@ -127,6 +127,12 @@ def _subset(values: Any, known: tuple[str, ...]) -> list[str]:
     return [name for name in known if name in chosen]
 
 
+def latest(votes: Iterable[Vote]) -> list[Vote]:
+    """Return of each rater's votes on a question the last one, without undone ones and hidden repeats."""
+    counting = (vote for vote in votes if vote.kind != "repeat" and not vote.undone)
+    return list({(v.task, v.rater, v.left, v.right): v for v in counting}.values())
+
+
 def rows(votes: Iterable[Vote], pictures: Mapping[str, Picture]) -> list[dict[str, Any]]:
     """Return votes as flat rows, with path, caption, prompt and source of what they are about."""
     found = []

@@ -8,13 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from rfft.config.load import to_yaml
-from rfft.errors import UserError
 from rfft.evaluation.store import EVALUATION, SUMMARY, read_json, write_json
 from rfft.preference.opinions import split
 from rfft.preference.pairs import Pairs
@@ -29,19 +27,17 @@ from rfft.preference.task import Figures, Items, Task, looker
 from rfft.rewards.opinion import Encoded
 from rfft.rfnet.data import Positions, Shuffled, batches
 from rfft.training import optimization
-from rfft.training.distributed import uses_deepspeed, uses_fsdp
-from rfft.training.job import open_job, resume, start
+from rfft.training.distributed import require_ddp
+from rfft.training.job import in_job, open_job, resume, start
 from rfft.training.loop import Callback, run_loop
 from rfft.training.recorder import CheckpointSaver, Recorder
 from rfft.training.supervised import Batch, SupervisedLearner, Validation
 from rfft.training.tracking import Tracker
 from rfft.utils.atomic_io import new_folder
 from rfft.utils.checkpoint import Checkpoints
-from rfft.utils.faults import explained, require_agreement
+from rfft.utils.faults import require_agreement
 from rfft.utils.lock import FolderLock
 from rfft.utils.signals import StopSignals
-
-DROPOUT = 3  # keeps these draws apart from others of the same seed
 
 
 class OpinionLearner(SupervisedLearner):
@@ -58,9 +54,8 @@ class OpinionLearner(SupervisedLearner):
     def micro_batch(self, micro: int) -> dict[str, Tensor]:
         """Make forward and backward pass; returns what the task shows of it."""
         device = self.accelerator.device
-        draw = [self.config.run.seed, self.counters.step, micro, self.accelerator.process_index, DROPOUT]
         batch = to_device(next(self.batches), device)
-        torch.manual_seed(int(np.random.default_rng(draw).integers(2**62)))
+        self.seed_draws(micro)
         with optimization.plain_attention(device):
             with self.accelerator.autocast():
                 found = self.task.loss(self.forward, batch)
@@ -119,18 +114,13 @@ def train(config: PreferenceTrainingConfig | AestheticTrainingConfig) -> Path:
 
     Raises a UserError where another command is at work in that folder.
     """
-    advice = "Set half of trainer.batch_size and twice trainer.accumulation: the same command goes on"
-    run = Path(config.run.out) / config.run.name
-    with explained(lambda: advice), StopSignals() as signals, FolderLock(run) as lock:
-        _train(config, lock, signals)
-    return run
+    return in_job(config, _train)
 
 
 def _train(
     config: PreferenceTrainingConfig | AestheticTrainingConfig, lock: FolderLock, signals: StopSignals
 ) -> None:
-    if uses_deepspeed() or uses_fsdp():
-        raise UserError("this network is small and trains under DDP alone: take launch/multi_gpu.yaml")
+    require_ddp("this network")
     task = make_task(config)
     opinions = task.read(Path(config.data.train))
     pictures, held = dict(opinions.pictures), config.data.validation

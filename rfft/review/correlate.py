@@ -18,7 +18,7 @@ from rfft.errors import UserError, require
 from rfft.evaluation import store
 from rfft.evaluation.summary import number_products
 from rfft.evaluation.tables import kind_of
-from rfft.feedback.votes import Picture, Vote
+from rfft.feedback.votes import Picture, Vote, latest
 from rfft.metrics.estimate import RESAMPLES, Estimate, product_draws
 from rfft.review.sources import place_of
 from rfft.types import LABELS
@@ -124,8 +124,7 @@ def _people(
 
 def _opinions(votes: Sequence[Vote]) -> Iterator[Opinion]:
     """Yield what each rater's last vote on a question says, of both pictures where there are two."""
-    latest = {(v.task, v.rater, v.left, v.right): v for v in votes if v.kind != "repeat" and not v.undone}
-    for vote in latest.values():
+    for vote in latest(votes):
         if vote.task == "labels":
             yield Opinion("available rate", vote.left, float(LABELS[0] in vote.answer["labels"]))
         elif vote.task == "scores":

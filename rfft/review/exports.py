@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from rfft.errors import UserError
-from rfft.feedback.folder import CODE_OF_CLASS, LABEL_FILE, PROMPT_FILE, UNSUITABLE
-from rfft.feedback.votes import ANSWERS, Picture, Vote, write_rows
-from rfft.feedback.votes import UNSUITABLE as BROKEN_PHOTO
-from rfft.types import LABELS
+from rfft.feedback.folder import LabelledFile, code_of, write_feedback
+from rfft.feedback.votes import ANSWERS, Picture, Vote, latest, write_rows
 from rfft.utils.atomic_io import new_folder, refuse_existing
 
 SOFT = "soft.jsonl"  # beside a label file: what share of the votes each class has
@@ -34,9 +29,8 @@ def shares(votes: Votes) -> dict[str, float]:
 
 def by_picture(votes: Votes) -> dict[str, list[Vote]]:
     """Return the labels' votes of each picture, of every rater the latest and no repeats."""
-    latest = {(v.left, v.rater): v for v in votes if v.task == "labels" and v.kind != "repeat"}
     found: dict[str, list[Vote]] = defaultdict(list)
-    for vote in latest.values():
+    for vote in latest(vote for vote in votes if vote.task == "labels"):
         found[vote.left].append(vote)
     return dict(found)
 
@@ -52,29 +46,17 @@ def to_rf1m(out: Path, how: How, votes: Votes, pictures: Mapping[str, Picture]) 
     voted = by_picture(votes)
     if not voted:
         raise UserError("no label has been given yet: nothing to export")
+    parts = [
+        (pictures[name], stem, part)
+        for name, found in voted.items()
+        for stem, part in _rows(pictures[name], found, how)
+    ]
     with new_folder(out) as draft:
-        lines, prompts, soft = [], [], []
-        for folder in ("images", "products"):
-            (draft / folder).mkdir()
-        for name, found in voted.items():
-            picture = pictures[name]
-            for stem, part in _rows(picture, found, how):
-                share = shares(part)
-                image = _copy(picture, stem, draft)
-                caption = " ".join(picture.caption.split())
-                lines.append(f"{image}\t{code(max(ANSWERS, key=lambda a: share[a]))}\t{caption}\n")
-                prompts.append({"id": stem, "prompt": picture.prompt})
-                soft.append({"id": stem, "votes": len(part), "shares": share})
-        (draft / LABEL_FILE).write_text("".join(lines), encoding="utf-8")
-        write_rows(draft / PROMPT_FILE, prompts)
+        write_feedback(draft, [_labelled(picture, stem, shares(part)) for picture, stem, part in parts])
         if how == "mean":
+            soft = [{"id": stem, "votes": len(part), "shares": shares(part)} for _, stem, part in parts]
             write_rows(draft / SOFT, soft)
-    return len(lines)
-
-
-def code(answer: str) -> int:
-    """Return RF1M's code of an answer."""
-    return UNSUITABLE if answer == BROKEN_PHOTO else CODE_OF_CLASS[LABELS.index(answer)]
+    return len(parts)
 
 
 def _rows(picture: Picture, votes: Votes, how: How) -> Iterator[tuple[str, Votes]]:
@@ -86,19 +68,18 @@ def _rows(picture: Picture, votes: Votes, how: How) -> Iterator[tuple[str, Votes
         yield f"{stem}-{number}", [vote]
 
 
-def _copy(picture: Picture, stem: str, draft: Path) -> str:
+def _labelled(picture: Picture, stem: str, share: Mapping[str, float]) -> LabelledFile:
     if picture.product is None:
         raise UserError(
             f"{picture.path}: its product is not known, and RF1M's form needs it: ask about what "
             "`rfft generate` painted, or export votes as .jsonl or .parquet"
         )
+    for file in (picture.path, picture.product):
+        if not file.is_file():
+            raise UserError(f"{file}: gone since it was voted on; put it back to export it")
+    code = code_of(max(ANSWERS, key=lambda answer: share[answer]))
     name = f"{stem}{picture.path.suffix}"
-    for source, target in ((picture.path, f"images/{name}"), (picture.product, f"products/{stem}.png")):
-        try:
-            shutil.copyfile(source, draft / target)
-        except FileNotFoundError:
-            raise UserError(f"{source}: gone since it was voted on; put it back to export it") from None
-    return name
+    return LabelledFile(name, code, picture.caption, picture.prompt, picture.path, picture.product)
 
 
 def to_pick_a_pic(out: Path, votes: Votes, pictures: Mapping[str, Picture]) -> int:
@@ -137,10 +118,3 @@ def to_rows(out: Path, rows: list[dict[str, Any]]) -> int:
         raise UserError(f"{out}: name it .jsonl or .parquet, or choose another --form")
     write_rows(out, rows)
     return len(rows)
-
-
-def report_files(out: Path, found: Mapping[str, Any], markdown: str) -> None:
-    """Write the figures as report.json and report.md into a folder."""
-    os.makedirs(out, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (out / "report.md").write_text(markdown, encoding="utf-8")

@@ -8,10 +8,12 @@ from typing import Any
 
 from jinja2 import Environment
 
+from rfft.evaluation.store import write_json
 from rfft.feedback.vote_store import VoteStore
 from rfft.feedback.votes import TASKS
 from rfft.review.agreement import figures
 from rfft.types import LABELS
+from rfft.utils.log import write_atomically
 
 TEMPLATE = Path(__file__).with_suffix(".md.j2")
 
@@ -30,6 +32,13 @@ def to_markdown(found: Mapping[str, Any]) -> str:
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         tasks=found, labels=[label.replace("_", " ") for label in LABELS]
     )
+
+
+def write_report(out: Path, found: Mapping[str, Any], markdown: str) -> None:
+    """Write the figures as report.json and report.md into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "report.json", found)
+    write_atomically(out / "report.md", markdown)
 
 
 def _number(value: float | None) -> str:

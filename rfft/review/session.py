@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from rfft.feedback.vote_store import VoteStore
 from rfft.feedback.votes import LONGEST_NOTE, Picture, Vote, check_answer
 from rfft.review.guide import Entry
-from rfft.review.questions import Question, as_seen, swapped
+from rfft.review.questions import Key, Question, as_seen, swapped
 from rfft.review.queue import Queue, Settings
 
 NAMES = StringConstraints(strip_whitespace=True, min_length=1, max_length=60, pattern=r"^[^\x00-\x1f]+$")
@@ -58,7 +58,12 @@ class Review:
     turns: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
     def __post_init__(self) -> None:
-        self.queue = Queue(self.settings, self.pictures, self.store.votes())
+        votes = self.store.votes(self.settings.task)
+        self.queue = Queue(self.settings, self.pictures, votes)
+        self.earlier: dict[Key, list[Vote]] = defaultdict(list)  # what was said in the rounds before
+        for vote in votes:
+            if vote.round < self.settings.round:
+                self.earlier[vote.left, vote.right].append(vote)
         self.raters = {token: name for name, token in self.store.raters().items()}
         self.shown: dict[str, Question] = {}
 
@@ -127,11 +132,7 @@ class Review:
 
     def _others(self, question: Question) -> list[dict[str, Any]]:
         """Return in a second round what was said in the first."""
-        if self.settings.round == 1:
-            return []
-        votes = self.store.votes(self.settings.task)
-        earlier = [v for v in votes if (v.left, v.right) == question.key and v.round < self.settings.round]
-        return [{"answer": dict(vote.answer), "note": vote.note} for vote in earlier]
+        return [{"answer": dict(v.answer), "note": v.note} for v in self.earlier.get(question.key, [])]
 
     def undo(self, rater: str) -> dict[str, Any]:
         """Take back a rater's last vote, and ask again."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,8 +20,6 @@ from rfft.rfnet.schema import RFNetTrainingConfig
 from rfft.training import optimization
 from rfft.training.pretrain.verdicts import perturbed
 from rfft.training.supervised import Batch, SupervisedLearner
-
-DROPOUT = 3  # keeps these draws apart from others of the same seed
 
 
 def class_weights(counts: Sequence[int]) -> Tensor:
@@ -83,9 +80,8 @@ class RFNetLearner(SupervisedLearner):
 
     def micro_batch(self, micro: int) -> dict[str, Tensor]:
         """Make forward and backward pass; returns loss and accuracy."""
-        device, counters, batch = self.accelerator.device, self.counters, next(self.batches)
-        draw = [self.config.run.seed, counters.step, micro, self.accelerator.process_index, DROPOUT]
-        torch.manual_seed(int(np.random.default_rng(draw).integers(2**62)))
+        device, batch = self.accelerator.device, next(self.batches)
+        self.seed_draws(micro)
         objective, labels = self.config.objective, batch["label"].to(device)
         if objective.perturbation:
             batch = batch | {"image": self._perturbed(batch, labels)}

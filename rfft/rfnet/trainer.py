@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor
 
 from rfft.config.load import to_yaml
-from rfft.errors import UserError
 from rfft.feedback.dataset import FeedbackDataset, FeedbackSource, Reading
 from rfft.rewards.rfnet import RFNet
 from rfft.rfnet.build import build_rfnet, build_tokenizer
@@ -30,13 +29,13 @@ from rfft.rfnet.learner import RFNetLearner
 from rfft.rfnet.scenes import SceneInputs, open_scenes
 from rfft.rfnet.schema import MAY_CHANGE, RFNetTrainingConfig
 from rfft.rfnet.validation import RFNetSummary, RFNetValidation
-from rfft.training.distributed import uses_deepspeed, uses_fsdp
-from rfft.training.job import open_job, resume, start
+from rfft.training.distributed import require_ddp
+from rfft.training.job import in_job, open_job, resume, start
 from rfft.training.loop import run_loop
 from rfft.training.recorder import CheckpointSaver, Recorder
 from rfft.training.tracking import Tracker
 from rfft.utils.checkpoint import Checkpoints
-from rfft.utils.faults import explained, require_agreement
+from rfft.utils.faults import require_agreement
 from rfft.utils.lock import FolderLock
 from rfft.utils.signals import StopSignals
 
@@ -46,16 +45,11 @@ def train(config: RFNetTrainingConfig) -> Path:
 
     Raises a UserError where another command is at work in that folder.
     """
-    advice = "Set half of trainer.batch_size and twice trainer.accumulation: the same command goes on"
-    run = Path(config.run.out) / config.run.name
-    with explained(lambda: advice), StopSignals() as signals, FolderLock(run) as lock:
-        _train(config, lock, signals)
-    return run
+    return in_job(config, _train)
 
 
 def _train(config: RFNetTrainingConfig, lock: FolderLock, signals: StopSignals) -> None:
-    if uses_deepspeed() or uses_fsdp():
-        raise UserError("RFNet is small and trains under DDP alone: take launch/multi_gpu.yaml")
+    require_ddp("RFNet")
     accelerator, run = start(config, lock, broadcast_buffers=True), lock.folder  # batch norm's
     tokenizer = build_tokenizer(config.rfnet)
     model = build_rfnet(config, tokenizer)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rfft import build
-from rfft.config.schema import Config
+from rfft.config.schema import Config, TrainerConfig
 from rfft.data.encoded import AHEAD
 from rfft.data.sizes import as_buckets, as_size
 from rfft.evaluation.networks import load_scorers
@@ -23,8 +23,8 @@ from rfft.rewards.availability import Availability
 from rfft.rewards.judge import Judge
 from rfft.rewards.probe import Probe
 from rfft.rewards.weighted import WeightedRewards, is_differentiable
-from rfft.training.method import check_gradient, trained_steps
-from rfft.training.speed import describe_rollouts
+from rfft.training.method import check_gradient
+from rfft.training.speed import describe_rollouts, works
 from rfft.types import Conditioning, NoiseLevel, Size, sides
 from rfft.utils.estimate import Cost, cost, fake, imagine, peak_bytes, weight_bytes
 
@@ -44,12 +44,6 @@ class Forwards:
     def __str__(self) -> str:
         range_ = f"{self.fewest} to {self.most}" if self.fewest < self.most else str(self.most)
         return f"{range_} without gradient + {self.trained} with + {self.reference} of the reference"
-
-
-def works(config: Config) -> list[Work]:
-    """Return what a micro-batch costs at each of many draws of the trained steps, the whole pool."""
-    objective, draw = build.build_objective(config), trained_steps(config, strata=1)
-    return [objective.work(config.rollout.steps, draw(step, 0)) for step in range(1000)]
 
 
 def count_forwards(all_works: Sequence[Work]) -> Forwards:
@@ -98,14 +92,9 @@ def costs(config: Config) -> Costs:
     rewards = [reward] if rfnet is None else [reward, rfnet]
     check_gradient(config, objective, reward)
     denoiser, judge, complete = _calls(config, bundle, reward, work)
-
-    parts = trainer.batch_size / min(trainer.decode_batch or trainer.batch_size, trainer.batch_size)
-    judged = parts * work.backwards * (judge.forward + judge.backward)
-    if work.verdicts is not None:
-        judged = parts * work.verdicts * judge.forward
     counted = [each.flops(denoiser, objective.settings) for each in all_works]
-    flops = (min(counted) + max(counted)) / 2 + judged
-    flops *= trainer.accumulation
+    judged = _judged(trainer, work, judge)
+    flops = trainer.accumulation * ((min(counted) + max(counted)) / 2 + judged)
     sizes = [parameter.numel() for parameter in bundle.trainable().values()]
     copies = filter(None, [bundle.frozen_controlnet])  # the reference, where a whole module is trained
     texts = bundle.family.text_networks()
@@ -147,6 +136,14 @@ def costs(config: Config) -> Costs:
     return Costs(facts, lasting, passing, together, start, flops)
 
 
+def _judged(trainer: TrainerConfig, work: Work, judge: Cost) -> float:
+    """Return the FLOPs of decoder and reward in a micro-batch."""
+    parts = trainer.batch_size / min(trainer.decode_batch or trainer.batch_size, trainer.batch_size)
+    if work.verdicts is not None:
+        return parts * work.verdicts * judge.forward
+    return parts * work.backwards * (judge.forward + judge.backward)
+
+
 def largest(config: Config) -> Size:
     """Return the size of the canvas that has most pixels."""
     size = as_size(config.data.image_size)
@@ -182,7 +179,7 @@ def _calls(config: Config, bundle: Bundle, reward: WeightedRewards, work: Work) 
     small = multiply_adds < COMPUTED and counted <= FEW
     with nullcontext() if small else fake():
         imagine([*frozen, bundle.unwrapped])
-        batch = skeleton_batch(bundle, largest(config), counted)
+        batch = skeleton_batch(bundle, size, counted)
         level = NoiseLevel(torch.zeros((), dtype=schedule.timesteps.dtype), torch.ones(()), torch.ones(()))
         # Where the gradient enters by the input, all steps but the first hand it on to the one before.
         x = batch.noise.clone().requires_grad_(work.chained)

@@ -189,6 +189,12 @@ def uses_fsdp() -> bool:
     return _asked("ACCELERATE_USE_FSDP") or _asked(FSDP2)
 
 
+def require_ddp(what: str) -> None:
+    """Raise a UserError where the launcher asked for anything else; `what`: a small network to train."""
+    if uses_deepspeed() or uses_fsdp():
+        raise UserError(f"{what} is small and trains under DDP alone: take launch/multi_gpu.yaml")
+
+
 def check_launch(mixed_precision: str) -> None:
     """Raise a UserError for what cannot train; set the environment as our engines need it."""
     if not (uses_deepspeed() or uses_fsdp()):

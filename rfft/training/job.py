@@ -1,32 +1,38 @@
-"""A training job, of RFFT or RFNet: how its processes begin, open the run, go on from a checkpoint, and
+"""A training job, of whatever network: how its processes begin, open the run, go on from a checkpoint, and
 part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from rfft.config.schema import TrackerConfig
+from rfft.config.schema import RunConfig, TrackerConfig
 from rfft.errors import UserError
 from rfft.training.distributed import check_launch, uses_deepspeed
 from rfft.training.step import Learner
 from rfft.utils.checkpoint import Checkpoints
-from rfft.utils.faults import warn_of_hanging_restarts
+from rfft.utils.faults import explained, warn_of_hanging_restarts
 from rfft.utils.lock import FolderLock
 from rfft.utils.log import CONFIG, messages, open_run, refuse_other_runs, write_environment
 from rfft.utils.processes import broadcast
+from rfft.utils.signals import StopSignals
+
+
+def halve() -> str:
+    """Say what needs less memory in a training of a small network."""
+    return "Set half of trainer.batch_size and twice trainer.accumulation: the same command goes on"
 
 
 class TrainerSettings(Protocol):
-    """What both trainings have in their `trainer` group."""
+    """What the trainings have in their `trainer` group."""
 
     mixed_precision: Literal["no", "bf16", "fp16"]
     accumulation: int
@@ -34,13 +40,35 @@ class TrainerSettings(Protocol):
 
 
 class JobConfig(Protocol):
-    """What both trainings' configs have in common here."""
+    """What the trainings' configs have in common here."""
+
+    @property
+    def run(self) -> RunConfig: ...
 
     @property
     def trainer(self) -> TrainerSettings: ...
 
     @property
     def tracker(self) -> TrackerConfig: ...
+
+
+Config = TypeVar("Config", bound=JobConfig)
+
+
+def in_job(
+    config: Config,
+    train: Callable[[Config, FolderLock, StopSignals], None],
+    advice: Callable[[], str] = halve,
+) -> Path:
+    """Train, or go on with, the run that a config describes; returns its folder.
+
+    `advice` is called for what helps against lack of memory. Raises a UserError where another command is at
+    work in that folder.
+    """
+    run = Path(config.run.out) / config.run.name
+    with explained(advice), StopSignals() as signals, FolderLock(run) as lock:
+        train(config, lock, signals)
+    return run
 
 
 def start(config: JobConfig, lock: FolderLock, broadcast_buffers: bool = False) -> Accelerator:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,14 @@ class RFFTLearner(Learner[StepOutput]):
         self.bundle, self.reward, self.rfnet, self.conditions = bundle, reward, rfnet, conditions
         self.stopped = False  # at a guardrail; the same in all processes
         self.order = order_of(conditions, config.run.seed, trainer.batch_size)
-        bundle.schedule(config.rollout.steps, as_size(config.data.image_size))  # or it is refused
+        self.schedule = cache(partial(bundle.schedule, config.rollout.steps))  # by the pictures' size
+        self.schedule(as_size(config.data.image_size))  # or it is refused
         self.objective, self.dual = build.build_objective(config), dual_beta(config)
         if isinstance(reward, WeightedRewards):
             check_gradient(config, self.objective, reward)
+        rollout, optimizer, self.accumulation = config.rollout, config.optimizer, trainer.accumulation
         self.steps, self.max_minutes = trainer.steps, trainer.max_minutes
-        rollout, optimizer = config.rollout, config.optimizer
-        self.accumulation, self.passes = trainer.accumulation, self.work.backwards
-        self.max_grad_norm = optimizer.max_grad_norm
+        self.passes, self.max_grad_norm = self.work.backwards, optimizer.max_grad_norm
         parts = trainer.accumulation * accelerator.num_processes  # micro-batches in all processes
         self.samples_per_step = trainer.batch_size * parts
         self.shared = rollout.shared_draw or accelerator.num_processes
@@ -131,7 +132,7 @@ class RFFTLearner(Learner[StepOutput]):
         self.flops = self.flops * bool(micro) + self.arithmetic.of_micro_batch(self.objective, ks)
         if self.dual is not None:
             self.objective.settings = replace(self.objective.settings, beta=self.dual.value)
-        schedule = self.bundle.schedule(self.config.rollout.steps, size_of(batch.product))
+        schedule = self.schedule(size_of(batch.product))
         with self.autocast():
             return self.objective.step(self.bundle, self.reward, batch, schedule, ks, self.backward)
 

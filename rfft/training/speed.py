@@ -10,12 +10,13 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from rfft import build
 from rfft.config.schema import Config
+from rfft.data.sizes import as_size
 from rfft.data.store import find_store
 from rfft.errors import require
 from rfft.models.bundle import Bundle
 from rfft.models.fast import FastCopy, can_compile, keep_compiled
 from rfft.models.load import skeleton_batch
-from rfft.objectives.base import Objective
+from rfft.objectives.base import Objective, Work
 from rfft.training.loop import Callback
 from rfft.training.method import trained_steps
 from rfft.types import Conditioning
@@ -36,7 +37,7 @@ class Arithmetic:
         Before the bundle is wrapped for several processes; no gradient is left behind.
         """
         self.cached = config.rollout.cache > 1
-        size, self.steps = config.data.image_size, config.rollout.steps
+        size, self.steps = as_size(config.data.image_size), config.rollout.steps
         with bundle.device:
             batch = skeleton_batch(bundle, size, 1)
         x, level = torch.cat([batch.noise, batch.noise]), bundle.schedule(self.steps, size).level(0)
@@ -53,11 +54,15 @@ class Arithmetic:
         return 0.0 if self.cached else objective.work(self.steps, ks).flops(self.cost, objective.settings)
 
 
+def works(config: Config) -> list[Work]:
+    """Return what a micro-batch costs at each of many draws of the trained steps, the whole pool."""
+    objective, draw = build.build_objective(config), trained_steps(config, strata=1)
+    return [objective.work(config.rollout.steps, draw(step, 0)) for step in range(DRAWS)]
+
+
 def mean_rollout(config: Config) -> float:
     """Return the forwards without gradient of a micro-batch, the mean over draws of the trained steps."""
-    objective, draw = build.build_objective(config), trained_steps(config, strata=1)
-    found = [objective.work(config.rollout.steps, draw(step, 0)).rollout for step in range(DRAWS)]
-    return sum(found) / DRAWS
+    return sum(work.rollout for work in works(config)) / DRAWS
 
 
 def compiles(config: Config, blocks: Sequence[str], device: torch.device) -> bool:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rfft.config.schema import EmaConfig
+from rfft.config.schema import EmaConfig, RunConfig
 from rfft.errors import UserError
 from rfft.training import optimization
 from rfft.training.distributed import Engine
@@ -23,6 +24,7 @@ from rfft.training.loop import Callback
 from rfft.training.step import Learner
 
 Batch = dict[str, Any]
+DROPOUT = 3  # keeps these draws apart from others of the same seed
 
 
 class OptimizerSettings(optimization.AdamWSettings, Protocol):
@@ -46,6 +48,9 @@ class TrainerSettings(Protocol):
 
 class Settings(Protocol):
     """What the configs of these trainings have in common here."""
+
+    @property
+    def run(self) -> RunConfig: ...
 
     @property
     def optimizer(self) -> OptimizerSettings: ...
@@ -116,6 +121,11 @@ class SupervisedLearner(Learner[dict[str, Tensor]]):
         return torch.optim.lr_scheduler.LambdaLR(
             adamw, lambda step: rate_factor(step, self.steps_per_epoch, settings)
         )
+
+    def seed_draws(self, micro: int) -> None:
+        """Seed torch's draws in a micro-batch, by the run's seed and its place alone."""
+        place = [self.counters.step, micro, self.accelerator.process_index, DROPOUT]
+        torch.manual_seed(int(np.random.default_rng([self.settings.run.seed, *place]).integers(2**62)))
 
     def scalars(self, outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the means over this process's micro-batches."""

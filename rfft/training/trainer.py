@@ -18,14 +18,14 @@ from rfft.training.announce import announce_data
 from rfft.training.callbacks import SAMPLES, ExportAndReport, SampleSheets
 from rfft.training.costs import costs
 from rfft.training.evaluations import Evaluations, Validations
-from rfft.training.job import open_job, resume, start
+from rfft.training.job import in_job, open_job, resume, start
 from rfft.training.learner import RFFTLearner
 from rfft.training.loop import Callback, run_loop
 from rfft.training.recorder import CheckpointSaver, Recorder
 from rfft.training.speed import Profile, prepare_rollouts
 from rfft.training.tracking import Tracker
 from rfft.utils.checkpoint import Checkpoints
-from rfft.utils.faults import explained, require_agreement
+from rfft.utils.faults import require_agreement
 from rfft.utils.lock import FolderLock
 from rfft.utils.log import append_skipped, write_skipped
 from rfft.utils.signals import StopSignals
@@ -36,10 +36,7 @@ def train(config: Config) -> Path:
 
     Raises a UserError where another command is at work in that folder.
     """
-    run = Path(config.run.out) / config.run.name
-    with explained(partial(memory_advice, config)), StopSignals() as signals, FolderLock(run) as lock:
-        _train(config, lock, signals)
-    return run
+    return in_job(config, _train, partial(memory_advice, config))
 
 
 def _train(config: Config, lock: FolderLock, signals: StopSignals) -> None:
