@@ -1,4 +1,7 @@
-"""The depth and saliency networks: AdWorld knows both maps of every scene it draws."""
+"""The depth and saliency networks: AdWorld knows both maps of every scene it draws.
+
+They learn from the scenes that RFNet learns from, whose eyes they are.
+"""
 
 import copy
 from pathlib import Path
@@ -12,33 +15,35 @@ from rfft.adworld.scenes import Scenes, load_scenes
 from rfft.rewards.maps import MapNet, MapNetConfig
 from rfft.training.pretrain.degraded import load_variant
 from rfft.training.pretrain.fit import FitConfig, PretrainRun, console, device, fit, start
+from rfft.training.pretrain.verdicts import Source
 
-BATCH, SCENES, STEPS = 32, 10_000, 1000
-TEST_SCENES = 512
-VARIANTS = ("render", "vae")
+BATCH, STEPS = 32, 2000
+SCENES: dict[str, Source] = {"render": ("rfnet", 50_000, 1), "vae": ("rfnet", 6_000, 1)}
+TESTS: tuple[Source, ...] = (("test", 800, 9), ("test_styles", 800, 9))
 
 
 def train(kind: str, run: PretrainRun) -> None:
-    """Train the network for kind "depth" or "saliency" on renders and their VAE round trips."""
+    """Train the network for kind "depth" or "saliency" on renders and VAE round trips."""
     run.builds_on("base")
-    scenes = load_scenes("train", SCENES, seed=1)
-    images = [load_variant("train", SCENES, 1, variant, run.out / "rf-tiny") for variant in VARIANTS]
+    parts = [
+        (load_scenes(*source), load_variant(*source, variant, run.out / "rf-tiny"))
+        for variant, source in SCENES.items()
+    ]
     folder = run.out / f"rf-tiny-{kind}"
     model = start(MapNet, folder, MapNetConfig(widths=[12, 24, 48, 64]))
 
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
-        index = rng.integers(len(scenes), size=BATCH)
-        image, target = _pair(scenes, images[step % len(images)], kind, index)
+        scenes, images = parts[step % len(parts)]
+        image, target = _pair(scenes, images, kind, rng.integers(len(scenes), size=BATCH))
         with torch.autocast(device().type, torch.bfloat16):
             logits = model.logits(image)
         return F.binary_cross_entropy_with_logits(logits.float(), target)
 
     fit(model, loss_fn, FitConfig(lr=3e-3, ema=0.99), run, kind)
     copy.deepcopy(model).half().save_pretrained(folder)
-    for variant in VARIANTS:
-        console.print(
-            f"{kind}: mean absolute error on test, {variant}: {test_error(model, kind, variant, run.out):.4f}"
-        )
+    for source in TESTS:
+        error = test_error(model, kind, source)
+        console.print(f"{kind}: mean absolute error on {source[0]}: {error:.4f}")
 
 
 def _pair(scenes: Scenes, images: np.ndarray, kind: str, index: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -47,8 +52,13 @@ def _pair(scenes: Scenes, images: np.ndarray, kind: str, index: np.ndarray) -> t
 
 
 @torch.no_grad()
-def test_error(model: MapNet, kind: str, variant: str, out: Path) -> float:
-    scenes = load_scenes("test", TEST_SCENES, seed=9)
-    images = load_variant("test", TEST_SCENES, 9, variant, out / "rf-tiny")
-    image, target = _pair(scenes, images, kind, np.arange(TEST_SCENES))
-    return (model.eval()(image) - target).abs().mean().item()
+def test_error(model: MapNet, kind: str, source: Source) -> float:
+    """Return the mean absolute error, in [0,1], of the maps of a source's scenes as they are drawn."""
+    scenes = load_scenes(*source)
+    found = [
+        (model.eval()(image) - target).abs().mean().item()
+        for image, target in (
+            _pair(scenes, scenes.image, kind, index) for index in np.array_split(np.arange(len(scenes)), 8)
+        )
+    ]
+    return float(np.mean(found))
