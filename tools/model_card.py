@@ -1,16 +1,13 @@
-"""Prints the tables of MODEL_CARD.md from the report.json files beside the embedded weights."""
+"""Prints the tables of MODEL_CARD.md from the JSON files beside the embedded weights."""
 
 import json
 from pathlib import Path
 
+from stress_tables import stress_tables, table
+
 ASSETS = Path(__file__).parent.parent / "rfft" / "assets"
 INPUTS = {"o": "product", "g": "picture", "d": "depth", "s": "saliency", "c": "caption"}
 CONTROL = "none"  # the ablation's arm that lacks no input
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def verdicts(report: dict) -> str:
@@ -90,6 +87,10 @@ def main() -> None:
     print("Judge\n", verdicts(reports["judge"]), sep="\n")
     if "agrees_with_rfnet" in reports["judge"]["test/render"]:
         print("Judge's agreement\n", agreement(reports["judge"]), sep="\n")
+    for part in ("rfnet", "judge"):
+        found = ASSETS / f"rf-tiny-{part}" / "stress.json"
+        if found.exists():
+            print(f"{part} under stress\n", *stress_tables(json.loads(found.read_text())), sep="\n")
     print("Probe\n", shares(reports["probe"]), sep="\n")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -43,7 +42,9 @@ def draw(
 
 @app.command()
 def pretrain(
-    part: Annotated[Literal["vae", "base", "depth", "saliency", "judge", "probe"], typer.Argument()],
+    part: Annotated[
+        Literal["vae", "base", "depth", "saliency", "rfnet", "judge", "probe", "all"], typer.Argument()
+    ],
     out: Annotated[Path, typer.Option(help="Holds rf-tiny and the other models' folders.")] = Path(
         "pretrained"
     ),
@@ -56,17 +57,17 @@ def pretrain(
 ) -> None:
     """Train an embedded model on AdWorld, in the order listed; the same command resumes a run.
 
-    RFNet comes before judge and probe: rfft rfnet train rfnet_embedded.
-
+    `all` trains every one of them, calibrates and measures RFNet and judge, and says what took how long.
     With a new --state and --seed it goes on from the weights in --out. Scenes are kept for the next time in
     ~/.cache/rfft, or in the folder that the variable RFFT_CACHE names.
     """
-    from rfft.training.pretrain.fit import PretrainRun
-    from rfft.utils.signals import StopSignals
+    from rfft.rfnet.world import World, train_all, train_part
 
-    module = importlib.import_module(f"rfft.training.pretrain.{part}")
-    with StopSignals() as signals:
-        module.train(PretrainRun(out, state, steps or module.STEPS, seed, compiled, signals))
+    world = World(out, state, steps, seed, compiled)
+    if part == "all":
+        train_all(world)
+    else:
+        train_part(world, part)
 
 
 @app.command()

@@ -13,14 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import nn
 
 import rfft
+from rfft.config.load import find_config
 from rfft.errors import Interrupted, UserError
 from rfft.rewards.judge import Judge
 from rfft.rewards.rfnet import RFNet
-from rfft.rfnet import learner
+from rfft.rfnet import learner, world
 from rfft.training.pretrain import base, calibrate, judge, maps, probe, rfnet, stress, vae, verdicts
 from rfft.training.pretrain.fit import FitConfig, PretrainRun, fit
 from rfft.utils.signals import StopSignals
@@ -90,6 +92,9 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variant in verdicts.COUNTS:
         monkeypatch.setitem(verdicts.COUNTS, variant, 8)
         monkeypatch.setitem(judge.SCENES, variant, ("judge", 8, 2))
+    for variant in maps.SCENES:
+        monkeypatch.setitem(maps.SCENES, variant, ("rfnet", 16, 1))
+    monkeypatch.setattr(maps, "TESTS", (("test_styles", 8, 9),))
     monkeypatch.setattr(calibrate, "SOURCES", (("val", 100, 9),))
     monkeypatch.setattr(stress, "COUNT", 100)
     monkeypatch.setattr(stress, "ATTACKED", 4)
@@ -97,10 +102,9 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setitem(verdicts.ASSESSED, split, (split, 100, 9))
     for module in (vae, base, maps, *NETWORKS.values()):
         monkeypatch.setattr(module, "BATCH", 4)
-    for module in (vae, base, maps):
+    for module in (vae, base):
         monkeypatch.setattr(module, "SCENES", 16)
-    for module in (vae, maps):
-        monkeypatch.setattr(module, "TEST_SCENES", 8)
+    monkeypatch.setattr(vae, "TEST_SCENES", 8)
     folder = tmp_path / "out"
     for name in ("rf-tiny", *(f"rf-tiny-{part}" for part in (*NETWORKS, "rfnet", "depth", "saliency"))):
         shutil.copytree(Path(rfft.__file__).parent / "assets" / name, folder / name)
@@ -188,6 +192,36 @@ FEW = (  # scenes of each variant, some steps
     *("trainer.batch_size=4", "trainer.steps=4", "trainer.validate_every=2", "optimizer.warmup=2"),
     *("run.seed=12", "trainer.mixed_precision=no"),
 )
+
+
+@pytest.mark.slow
+def test_the_whole_world_is_made_from_nothing(
+    out: Path, run_command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one command, which goes on where it was cut off, and says what took how long."""
+    shutil.rmtree(out)
+    recipe = yaml.safe_load(find_config(world.RECIPE).read_text())
+    recipe["data"]["scenes"] |= {"render": 8, "vae": 8, "x0_hat": 8, "validation": 4}
+    recipe["trainer"] |= {"batch_size": 4, "validate_every": 2}
+    recipe["optimizer"] |= {"warmup": 1}
+    small = out.parent / "small.yaml"
+    small.write_text(yaml.safe_dump(recipe))
+    monkeypatch.setattr(world, "RECIPE", str(small))
+    every = ("adworld", "pretrain", "all", "--out", out, "--state", out / "state", "--steps", 2)
+
+    def fails(folder: Path) -> None:
+        raise UserError("cut off")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(calibrate, "calibrate", fails)
+        code, said, told = run_command(*every)
+    assert code == 2 and said.count("== ") == len(world.PARTS) + 1, told
+    minutes = json.loads((out / "state" / world.TIMES).read_text())
+    assert [part for part, took in minutes.items() if took["done"]] == list(world.PARTS)
+    code, said, told = run_command(*every)
+    assert code == 0 and re.findall("== (.*)", said) == ["calibrate", "assess", "stress"], told
+    assert re.search(r"together: \d+\.\d minutes", said)
+    assert 0 <= json.loads((out / REWARD / "report.json").read_text())["test/render"]["macro_f1"] <= 1
 
 
 @pytest.mark.slow

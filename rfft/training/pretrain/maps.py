@@ -4,7 +4,6 @@ They learn from the scenes that RFNet learns from, whose eyes they are.
 """
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import torch
