@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from rfft.errors import UserError
+from rfft.errors import UserError, require
 from rfft.models.hub import fetch, is_hub_id
 
 if TYPE_CHECKING:
@@ -36,13 +36,22 @@ class PretrainedModule(nn.Module):
         super().__init__()
         self.config = config
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors, with the weights in the precision that they have."""
-        folder = Path(folder)
+    def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
+        """Write config.json and model.safetensors, with the weights in the precision that they have.
+
+        half: parameters as float16. Running statistics stay as they are: a variance can be far above 65504,
+        the largest number of float16. Raises a UserError for numbers that are not finite.
+        """
+        folder, parameters = Path(folder), dict(self.named_parameters()) if half else {}
         folder.mkdir(parents=True, exist_ok=True)
         config = {"architecture": type(self).__name__, **dataclasses.asdict(self.config)}
         (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
-        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        state = {
+            name: (value.half() if name in parameters else value).detach().cpu().contiguous()
+            for name, value in self.state_dict().items()
+        }
+        broken = [name for name, value in state.items() if not value.isfinite().all()]
+        require(not broken, f"{folder}: not written, as {', '.join(broken)} is not finite")
         save_file(state, folder / WEIGHTS_NAME, metadata={"format": "pt"})
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from itertools import takewhile
 from pathlib import Path
@@ -85,9 +84,7 @@ class RFNetValidation(Validation):
     def export(self) -> None:
         """Write RUN/rfnet: what RFNet.from_pretrained, `rfft rfnet evaluate` and reward.rfnet take."""
         with new_folder(self.run / EXPORT, replace=True) as draft, self.learner.averaged():
-            half = self.learner.config.trainer.half
-            network = copy.deepcopy(self.learner.rfnet).half() if half else self.learner.rfnet
-            network.save_pretrained(draft)
+            self.learner.rfnet.save_pretrained(draft, self.learner.config.trainer.half)
             self.tokenizer.save_pretrained(draft)
 
 

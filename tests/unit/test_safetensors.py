@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from transformers import ResNetConfig, ResNetModel
 
 from rfft.errors import UserError
 from rfft.models.load import load_bundle, load_tiny_vae
+from rfft.rewards.maps import MapNet, MapNetConfig
 from rfft.rewards.preference import TextMatch
 from rfft.rewards.rfnet import RFNet, RFNetConfig
 
@@ -67,3 +69,20 @@ def test_encoders(tmp_path: Path) -> None:
     rfnet = RFNet(RFNetConfig.tiny(vocab_size=10, image_encoder=shape))
     rfnet.load_encoders(image=str(tmp_path / "resnet"))
     refused(lambda: rfnet.load_encoders(image=str(source)))
+
+
+def test_half_precision_keeps_running_statistics_and_refuses_what_is_no_number(tmp_path: Path) -> None:
+    """A variance above 65504, float16's largest number, would come back infinite."""
+    network = MapNet(MapNetConfig(widths=[4, 8]))
+    norm = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
+    norm.running_var.fill_(142432.0)
+    network.save_pretrained(tmp_path, half=True)
+    again = MapNet.from_pretrained(tmp_path).state_dict()
+    for name, value in network.state_dict().items():
+        wanted = value.half().float() if name in dict(network.named_parameters()) else value
+        assert torch.equal(again[name], wanted), name
+
+    with torch.no_grad():
+        next(network.parameters()).fill_(70000.0)
+    with pytest.raises(UserError, match=r"not written, as down.0.0.weight is not finite"):
+        network.save_pretrained(tmp_path, half=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def calibrate(out: Path) -> None:
             f"{name}: temperature {found:.3f}, calibration error {before:.3f} -> {after:.3f} on val"
         )
         _divide(network.model, found)
-        copy.deepcopy(network.model).half().save_pretrained(out / name)
+        network.model.save_pretrained(out / name, half=True)
 
 
 def _divide(model: Any, by: float) -> None:

@@ -5,7 +5,6 @@ saliency maps, and another second task: sizes as numbers. What it still shares s
 rfft/rewards/judge.py.
 """
 
-import copy
 from functools import partial
 from pathlib import Path
 
@@ -72,7 +71,7 @@ def train(run: PretrainRun) -> None:
 
     nets = nn.ModuleDict({"judge": model, "read": read, "find": find})
     fit(nets, loss_fn, FitConfig(lr=2e-3, weight_decay=0.02, ema=0.995, seed=SEED), run, "judge")
-    copy.deepcopy(model).half().save_pretrained(folder)
+    model.save_pretrained(folder, half=True)
     found = scene_probabilities(reader(model), run.out, NAME, "val")
     write_report(folder / REPORT, named(scene_reports(found, "val"), "val"))
 

@@ -3,8 +3,6 @@
 They learn from the scenes that RFNet learns from, whose eyes they are.
 """
 
-import copy
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -39,7 +37,7 @@ def train(kind: str, run: PretrainRun) -> None:
         return F.binary_cross_entropy_with_logits(logits.float(), target)
 
     fit(model, loss_fn, FitConfig(lr=3e-3, ema=0.99), run, kind)
-    copy.deepcopy(model).half().save_pretrained(folder)
+    model.save_pretrained(folder, half=True)
     for source in TESTS:
         error = test_error(model, kind, source)
         console.print(f"{kind}: mean absolute error on {source[0]}: {error:.4f}")

@@ -1,6 +1,5 @@
 """The probe: reads surface, place, prop and light off a picture, to measure how far a prompt was followed."""
 
-import copy
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +46,7 @@ def train(run: PretrainRun) -> None:
         return attribute_loss(list(read(model, batch).values()), batch.attributes)
 
     fit(model, loss_fn, FitConfig(lr=2e-3, weight_decay=0.02, ema=0.995, seed=3), run, "probe")
-    copy.deepcopy(model).half().save_pretrained(folder)
+    model.save_pretrained(folder, half=True)
     write_report(folder / REPORT, accuracies(model, run.out))
 
 
