@@ -73,10 +73,11 @@ def load_trained(config: Config, checkpoint: Path, device: torch.device | str) -
 def build_rfnet(config: Config, device: torch.device | str) -> RFNetWithMaps | None:
     """Load RFNet with its networks, frozen; None where the config has none (reward.rfnet: null)."""
     name = config.reward.rfnet
-    return None if name is None else _load_rfnet(config.reward, name, device)
+    return None if name is None else load_rfnet(config.reward, name, device)
 
 
-def _load_rfnet(reward: RewardConfig, name: str, device: torch.device | str) -> RFNetWithMaps:
+def load_rfnet(reward: RewardConfig, name: str, device: torch.device | str) -> RFNetWithMaps:
+    """Load an RFNet by its name, with the depth and saliency networks of the reward, frozen."""
     networks = load_depth(reward.depth), load_saliency(reward.saliency), caption_tokenizer(name)
     model = RFNetWithMaps(RFNet.from_pretrained(name), *networks, reward.auxiliary_grad)
     return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -87,7 +88,7 @@ def build_reward(config: Config, rfnet: RFNetWithMaps | None, device: torch.devi
     terms: list[tuple[str, float, Reward]] = []
     for term in config.reward.terms:
         if term.use == "rfnet" and rfnet is not None:  # its scalars are the paper's: f_ac, available, ...
-            others = [_load_rfnet(config.reward, name, device) for name in term.options.get("ensemble", [])]
+            others = [load_rfnet(config.reward, name, device) for name in term.options.get("ensemble", [])]
             terms.append(("", term.weight, Availability(Ensemble([rfnet, *others]) if others else rfnet)))
             continue
         reward = construct("reward.terms", term.use, term.options, REWARDS)

@@ -128,7 +128,7 @@ def _networks(config: Config) -> list[str]:
     named = [] if reward.rfnet is None else [reward.rfnet, reward.depth, reward.saliency]
     if evaluate.enabled:
         scorers = evaluate.clip, evaluate.pickscore, evaluate.aesthetic
-        named += filter(None, [evaluate.judge, evaluate.probe, *scorers])
+        named += filter(None, [evaluate.judge, evaluate.monitor, evaluate.probe, *scorers])
     return named
 
 

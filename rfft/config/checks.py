@@ -39,6 +39,7 @@ def check_config(config: Config) -> None:
     _check_trained_parts(model)
     _check_fid(config.evaluate)
     _check_guardrails(config.evaluate)
+    _check_monitor(config.evaluate, config.reward)
     require(
         model.dtype == "float32" or config.trainer.mixed_precision != "no",
         f"model.dtype={model.dtype} needs autocast: set trainer.mixed_precision=bf16, or model.dtype=float32",
@@ -129,6 +130,18 @@ def _check_guardrails(evaluate: EvaluateConfig) -> None:
         evaluate.validation.seeds > 1 or evaluate.min_diversity == 0,
         "evaluate.stop_at_guardrail needs diversity, which takes two pictures of a prompt: set "
         "evaluate.validation.seeds=2, or evaluate.min_diversity=0",
+    )
+
+
+def _check_monitor(evaluate: EvaluateConfig, reward: RewardConfig) -> None:
+    ensembles = [term.options.get("ensemble", []) for term in reward.terms if term.use == "rfnet"]
+    require(
+        evaluate.monitor is None or evaluate.monitor not in [reward.rfnet, *sum(ensembles, [])],
+        f"evaluate.monitor={evaluate.monitor} is a network that the run is trained for: name another RFNet",
+    )
+    require(
+        evaluate.monitor is None or evaluate.monitor != evaluate.judge,
+        "evaluate.monitor is the judge, which stays out of every choice: name another RFNet",
     )
 
 

@@ -183,6 +183,9 @@ class EvaluateConfig:
     batch_size: int = setting(16, least=1)  # pictures painted at a time; trainer.sample_every's, too
     max_attempts: int = setting(5, least=1)  # of recurrent generation
     judge: str | None = "rf-tiny-judge"  # a second network, never trained against; null: none
+    # Another RFNet, with reward's depth and saliency, never trained against: it chooses the best checkpoint,
+    # and where RFNet's rate runs away from its own, that is reward hacking. null: RFNet itself chooses.
+    monitor: str | None = None
     probe: str | None = "rf-tiny-probe"  # reads surface, place, props and light off the image; null: none
     # Available images for KID: a folder, or adworld:SPLIT. auto: of AdWorld's products, those of their split.
     reference: str | None = "auto"  # null: no KID
@@ -204,6 +207,7 @@ class EvaluateConfig:
     # Guardrails, as shares of the base model's. Without a probe, CLIP score stands for alignment.
     min_alignment: float = setting(0.9, least=0)
     min_diversity: float = setting(0.9, least=0)
+    max_gap: float = setting(0.15, least=0)  # so much may RFNet's rate gain on the monitor's; 0.15: 15 points
     stop_at_guardrail: bool = False  # otherwise only warn
 
 

@@ -32,8 +32,13 @@ def l_norm(eps: Tensor, eps_ref: Tensor) -> Tensor:
     After NormGuard (arXiv 2606.27771), which penalises a flow's velocity; here it is the guided noise, which
     every family has.
     """
-    growth = torch.linalg.vector_norm(eps, dim=(1, 2, 3)) / torch.linalg.vector_norm(eps_ref, dim=(1, 2, 3))
-    return F.relu(growth - 1).mean()
+    return F.relu(norm_growth(eps, eps_ref)).mean()
+
+
+def norm_growth(eps: Tensor, eps_ref: Tensor) -> Tensor:
+    """Return ||eps|| / ||eps_ref|| - 1 of each sample [B,C,h,w]."""
+    dims = (1, 2, 3)
+    return torch.linalg.vector_norm(eps, dim=dims) / torch.linalg.vector_norm(eps_ref, dim=dims) - 1
 
 
 def relative_distance(a: Tensor, b: Tensor) -> Tensor:

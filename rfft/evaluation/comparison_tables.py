@@ -10,6 +10,7 @@ from rfft.evaluation.tables import Metric, kind_of
 
 METRICS = {  # columns, by the names of metrics in summary.json
     "available, RFNet": "available_rate_rfnet",
+    "available, monitor": "available_rate_monitor",
     "available, judge": "available_rate_judge",
     "alignment": "alignment",
     "surface": "alignment_surface",

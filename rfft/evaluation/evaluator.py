@@ -53,7 +53,7 @@ class Evaluation:
 
     estimates: summary.Estimates  # by metric
     pictures: PictureFile | None  # [N S,...]; in the first process
-    probabilities: dict[str, Tensor]  # [N,S,K] by network, "rfnet" and "judge"; NaN where not finite
+    probabilities: dict[str, Tensor]  # [N,S,K] by network, see NETWORKS; NaN where not finite
     scores: dict[str, Tensor]  # [N,S] by "clip_score", "pickscore", "product_psnr", "product_ssim", if wanted
     facts: dict[str, Any] = field(default_factory=dict)  # pictures, those not finite, how they were painted
 

@@ -19,6 +19,7 @@ PAINTED = (  # settings that decide what is painted
 )
 MEASURED = (
     "judge",
+    "monitor",
     "probe",
     "reference",
     "clip",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from rfft.rewards.judge import Judge
 from rfft.rewards.people import load_aesthetic, load_pickscore
 from rfft.rewards.preference import TextMatch
 from rfft.rewards.probe import Probe
+from rfft.rewards.rfnet import RFNet
 from rfft.types import Batch
 from rfft.utils.log import warn
 
@@ -30,6 +32,7 @@ class Networks:
     """What measures pictures; None or empty where a config names none."""
 
     rfnet: RFNetWithMaps | None
+    monitor: RFNetWithMaps | None
     judge: Judge | None
     judge_tokenizer: Any  # its tokens are not RFNet's
     probe: Probe | None
@@ -46,12 +49,22 @@ def load_networks(config: Config, rfnet: RFNetWithMaps | None, device: torch.dev
     features = load_efficientnet_lite0().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Networks(
         rfnet,
+        load_monitor(config, rfnet, device),
         _load(Judge, settings.judge, device),
         None if settings.judge is None else build.load_tokenizer(settings.judge),
         _load(Probe, settings.probe, device),
         features,
         load_scorers(config, device),
     )
+
+
+def load_monitor(config: Config, rfnet: RFNetWithMaps | None, device: torch.device) -> RFNetWithMaps | None:
+    """Load evaluate.monitor, frozen; it sees the maps of the networks that `rfnet` has already."""
+    name = config.evaluate.monitor
+    if name is None or rfnet is None:
+        return None if name is None else build.load_rfnet(config.reward, name, device)
+    model = RFNet.from_pretrained(name).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return RFNetWithMaps(model, rfnet.depth, rfnet.saliency, build.caption_tokenizer(name))
 
 
 def load_scorers(config: Config, device: torch.device | str) -> dict[str, ScoreReward]:
@@ -71,17 +84,18 @@ def _load(kind: type[Network], name: str | None, device: torch.device) -> Networ
 
 
 class Verdicts:
-    """RFNet's and the judge's logits for pictures, where a config has these networks."""
+    """RFNet's, the monitor's and the judge's logits for pictures, where a config has these networks."""
 
     def __init__(self, networks: Networks) -> None:
-        self.rfnet, self.judge, self.tokenizer = networks.rfnet, networks.judge, networks.judge_tokenizer
+        self.rfnets = {"rfnet": networks.rfnet, "monitor": networks.monitor}
+        self.judge, self.tokenizer = networks.judge, networks.judge_tokenizer
 
     def __call__(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return each network's logits [B,K] on the CPU; see reward_logits."""
         logits: dict[str, Tensor] = {}
-        if self.rfnet is not None:
-            rfnet = self.rfnet
-            logits["rfnet"] = reward_logits(lambda x: rfnet(x, batch), images).cpu()
+        for name, network in self.rfnets.items():
+            if network is not None:
+                logits[name] = reward_logits(partial(network, batch=batch), images).cpu()
         if self.judge is not None:
             found = self.tokenizer(batch.captions, padding=True, truncation=True, return_tensors="pt")
             tokens = found.input_ids.to(images.device), found.attention_mask.to(images.device)

@@ -33,6 +33,7 @@ EVALUATION, SUMMARY = "evaluation.json", "summary.json"
 COMPARISON = "samples/before_after.png"
 STATES = ("base", "tuned")
 COUNTERS = ("seconds", "steps", "grad_samples", "denoiser_forwards")
+BEST = "best"  # step, score and chosen_by of the best checkpoint on the validation grid, where there is one
 COLUMNS, COMPARED = 12, 96  # pictures in a row and in all of the comparison
 OF_PICTURES = ("probabilities", "scores")  # parts of a state that evaluation.json alone has
 
@@ -152,15 +153,17 @@ def outputs(run: Path, state: str, network: str) -> int:
     return max((len(row) for row in rows if row is not None), default=0)
 
 
-def finish(run: Path, counters: Mapping[str, float], checkpoint: int | None = None) -> dict[str, Any]:
+def finish(run: Path, counters: Mapping[str, Any], checkpoint: int | None = None) -> dict[str, Any]:
     """Write the comparison, and summary.json with the run's counters, once both states are recorded.
 
-    checkpoint: the step of the weights that were evaluated as "tuned", and that the run exported.
+    counters: COUNTERS, and BEST; what is not there stays as it was. checkpoint: the step of the weights that
+    were evaluated as "tuned", and that the run exported.
     """
     old = read_json(run / SUMMARY)
     evaluation = read_json(run / EVALUATION)
     by_state = {state: verdicts(run, state) for state in STATES}
     summary = {"checkpoint": checkpoint} | {name: counters.get(name, old.get(name)) for name in COUNTERS}
+    summary |= {BEST: best} if (best := counters.get(BEST, old.get(BEST))) else {}
     summary |= {name: evaluation[name] for name in ("grid", "intervals")}
     summary |= {state: recorded(run, state) for state in STATES}
     summary["change"] = differences(load_estimates(run, "tuned"), load_estimates(run, "base"))

@@ -50,6 +50,8 @@ def verdict_metrics(
         for i, label in enumerate(label_names((outputs or {}).get(network, len(LABELS)))):
             if i != AVAILABLE:
                 found[f"{label}_{network}"] = share_estimate(given == i, products)
+    if {"rfnet", "monitor"} <= verdicts.keys():
+        found["gap"] = found["available_rate_rfnet"] - found["available_rate_monitor"]
     return found
 
 

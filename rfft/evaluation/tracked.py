@@ -9,9 +9,10 @@ from typing import Any
 
 from rfft.evaluation import store
 from rfft.evaluation.tables import kind_of
-from rfft.evaluation.verdicts import NETWORKS, recorded_verdicts, verdict_name
+from rfft.evaluation.verdicts import recorded_verdicts, verdict_name
 from rfft.metrics.verdict import AVAILABLE
 
+NETWORKS = ("rfnet", "judge")  # the same in every run: not the monitor
 COLUMNS = (
     *("key", "product", "prompt", "seed", "base", "tuned"),
     *(f"{state}_{network}" for network in NETWORKS for state in store.STATES),

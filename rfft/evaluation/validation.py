@@ -10,19 +10,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from rfft import build
 from rfft.config.schema import Config
 from rfft.data.overlap import shared_products
 from rfft.errors import UserError
 from rfft.evaluation.evaluator import Evaluation, Evaluator
 from rfft.evaluation.grid import describe_grid
-from rfft.evaluation.guardrails import guardrails
+from rfft.evaluation.guard import chooses, guard, preference
 from rfft.evaluation.store import State, read_json, values, write_json
+from rfft.evaluation.summary import as_json
 from rfft.models.bundle import Bundle
 from rfft.utils.log import warn
 
 VALIDATION = "validation.json"
-CHOOSES = "available_rate_rfnet"  # never the judge's
 
 
 def validation_config(config: Config) -> Config:
@@ -58,13 +60,14 @@ class Validation:
                 "evaluate.products: the best checkpoint is chosen on what is reported; set data.holdout=0.2, "
                 "or name other products"
             )
-        if test.networks.rfnet is None:
+        if test.networks.rfnet is None and test.networks.monitor is None:
             warn("without RFNet no checkpoint is the best one: evaluate.every is for guardrails alone")
 
     def base(self, run: Path) -> State | None:
         """Return the base model's facts and metrics, if they have been recorded.
 
-        A UserError says so where they are of another grid, on which a best checkpoint may have been chosen.
+        A UserError says so where they are of another grid, on which a best checkpoint may have been chosen,
+        or where another network has chosen it.
         """
         known = read_json(run / VALIDATION)
         if known and known["cells"] != self.grid["cells"]:
@@ -72,14 +75,34 @@ class Validation:
                 f"{run} was validated on other products, prompts or seeds: bring its evaluate.validation "
                 "back, or choose another run.name"
             )
+        before, now = known.get("grid", {}).get("evaluate.monitor"), self.settings.monitor
+        if known and before != now:
+            raise UserError(
+                f"{run} was validated with evaluate.monitor={before or 'null'}, not {now or 'null'}: bring "
+                "that back, or choose another run.name"
+            )
         return known.get("base")
 
     def record_base(self, run: Path, evaluation: Evaluation) -> None:
-        """Write validation.json: the grid, and the base model's facts and metrics on it."""
+        """Write validation.json: the grid, the base model's facts and metrics on it, and its scores."""
         base = evaluation.facts | {"metrics": evaluation.metrics}
-        write_json(run / VALIDATION, self.grid | {"base": base})
+        scores = {name: found.tolist() for name, found in evaluation.scores.items()}
+        write_json(run / VALIDATION, self.grid | {"base": base, "scores": scores})
 
-    def warnings(self, run: Path, metrics: Mapping[str, float]) -> list[str]:
-        """Return what has fallen below a guardrail of the base model's metrics on this grid."""
+    def metrics(self, run: Path, evaluation: Evaluation) -> dict[str, dict[str, float]]:
+        """Return a checkpoint's metrics, with what they say beside the base model's pictures."""
+        known = read_json(run / VALIDATION).get("scores", {})
+        base = {name: torch.tensor(rows, dtype=torch.float) for name, rows in known.items()}
+        monitored = self.settings.monitor is not None
+        preferred = {} if monitored else preference(evaluation.scores, base, self.evaluator.products)
+        return evaluation.metrics | as_json(preferred)
+
+    def verdict(self, run: Path, metrics: Mapping[str, float]) -> tuple[list[str], float | None]:
+        """Return what is wrong with a checkpoint of these metrics, and what it is ranked by; see guard()."""
         base = self.base(run)
-        return guardrails({} if base is None else values(base), metrics, self.settings)
+        return guard({} if base is None else values(base), metrics, self.settings)
+
+    @property
+    def chooses(self) -> str:
+        """The metric whose highest value makes the best checkpoint."""
+        return chooses(self.settings)

@@ -13,7 +13,8 @@ from torch import Tensor
 from rfft.metrics.verdict import AVAILABLE, NOT_FINITE
 from rfft.types import label_names
 
-NETWORKS = {"rfnet": "RFNet", "judge": "judge"}  # by the names that metrics have them under
+# By the names that metrics have them under.
+NETWORKS = {"rfnet": "RFNet", "monitor": "monitor", "judge": "judge"}
 
 
 def verdict_name(verdict: int, outputs: int) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rfft.diffusion.losses import l_cc, l_kl, l_norm, relative_distance
+from rfft.diffusion.losses import l_cc, l_kl, l_norm, norm_growth, relative_distance
 from rfft.errors import UserError
 from rfft.types import Prediction
 from rfft.utils.registry import construct
@@ -89,10 +89,11 @@ class Regularized(NamedTuple):
 
 
 def measure(regularizer: Regularizer, theta: Prediction, ref: Prediction, weight: float = 1.0) -> Regularized:
-    """Return weight * regularizer, its drift, and a sum's terms by their own names."""
+    """Return weight * regularizer, its drift, the norm's growth, and a sum's terms by their own names."""
     loss = regularizer(theta, ref)
     with torch.no_grad():
-        scalars = {"drift": drift(regularizer, theta, ref)}
+        growth = norm_growth(theta.guided.eps, ref.guided.eps).mean()
+        scalars = {"drift": drift(regularizer, theta, ref), "norm_growth": growth}
         if isinstance(regularizer, Sum):
             scalars |= {term.name: term(theta, ref) for _, term in regularizer.terms}
     return Regularized(loss if weight == 1 else weight * loss, scalars)

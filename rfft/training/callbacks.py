@@ -18,6 +18,7 @@ from rfft.evaluation import store
 from rfft.evaluation.guardrails import show_result
 from rfft.evaluation.report import write_report
 from rfft.evaluation.runs import export_run
+from rfft.evaluation.tables import kind_of
 from rfft.generation.sample import paint, reward_logits
 from rfft.metrics.verdict import Verdict, is_accepted
 from rfft.training.evaluations import run_counters
@@ -95,6 +96,10 @@ class ExportAndReport(Callback):
             summary = store.read_json(self.run / store.SUMMARY)
             self.recorder.tracker.evaluation(summary, self.learner.counters.step)
             show_result(console, config, summary)
+            if chosen := summary.get(store.BEST):
+                rate = f"{kind_of(chosen['chosen_by']).title} {chosen['score']:.1%}"
+                told = f"best     step {chosen['step']}, {rate}: rfft export {self.run} --best"
+                console.print(told, highlight=False, soft_wrap=True)
         self.recorder.tracker.artifact(exported, counters)
         for name, path in (("weights", exported), ("samples", self.run / "samples"), ("report", report)):
             console.print(f"{name:8} {path}", highlight=False, soft_wrap=True)

@@ -22,6 +22,7 @@ from rfft.objectives.base import Work, autocast_for, render
 from rfft.rewards.availability import Availability
 from rfft.rewards.judge import Judge
 from rfft.rewards.probe import Probe
+from rfft.rewards.rfnet import RFNet
 from rfft.rewards.weighted import WeightedRewards, is_differentiable
 from rfft.training.method import check_gradient
 from rfft.training.speed import describe_rollouts, works
@@ -155,7 +156,7 @@ def _evaluation_networks(config: Config) -> list[nn.Module]:
     settings = config.evaluate
     if not settings.enabled:
         return []
-    readers = (Judge, settings.judge), (Probe, settings.probe)
+    readers = (Judge, settings.judge), (RFNet, settings.monitor), (Probe, settings.probe)
     own = [kind.from_pretrained(name) for kind, name in readers if name is not None]
     return [*own, *load_scorers(config, "cpu").values()]
 

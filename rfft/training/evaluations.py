@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress
 
 from rfft.evaluation import store
 from rfft.evaluation.evaluator import Evaluation, Evaluator, show
 from rfft.evaluation.grid import describe_grid
-from rfft.evaluation.validation import CHOOSES, Validation
+from rfft.evaluation.guard import chooses
+from rfft.evaluation.validation import Validation
 from rfft.training.learner import RFFTLearner
 from rfft.training.loop import Callback
 from rfft.training.recorder import CheckpointSaver, Recorder
-from rfft.utils.checkpoint import step_of
+from rfft.utils.checkpoint import score_of, step_of
 from rfft.utils.processes import broadcast
 
 
@@ -53,7 +55,15 @@ class Evaluations(Callback):
         self.on_start()  # again, if the grid is another one than when the run was begun
         self._write("tuned", step)
         if self.main:
-            store.finish(self.run, run_counters(self.learner), checkpoint)
+            store.finish(self.run, run_counters(self.learner) | self._best(), checkpoint)
+
+    def _best(self) -> dict[str, Any]:
+        """Return the best checkpoint on the validation grid, as the summary has it."""
+        best = self.saver.checkpoints.best()
+        if best is None:
+            return {}
+        by = chooses(self.learner.config.evaluate)
+        return {store.BEST: {"step": step_of(best), "score": score_of(best), "chosen_by": by}}
 
     def _record(self, state: str, checkpoint: int | None = None) -> None:
         found = evaluate(self.learner, self.evaluator, "test", state, self.recorder, self.run)
@@ -101,7 +111,9 @@ class Validations(Callback):
             return
         if not broadcast(self.main and step in self.recorder.evaluated["val"]):
             found = evaluate(self.learner, self.validation.evaluator, "validation", "tuned", self.recorder)
-            write_evaluation(self.recorder, "val", step, {"metrics": found.metrics})
+            if self.main:
+                metrics = self.validation.metrics(self.run, found)
+                write_evaluation(self.recorder, "val", step, {"metrics": metrics})
         warnings, score = broadcast(self._verdict() if self.main else None)
         for warning in warnings:
             self.recorder.console.print(f"step {step}: {warning}", style="red")
@@ -113,7 +125,7 @@ class Validations(Callback):
         """Return what fell below a guardrail at this step, and what the best state is chosen by."""
         row = self.recorder.evaluated["val"][self.learner.counters.step]
         metrics = {name.removeprefix("val/"): value for name, value in row.items() if value is not None}
-        return self.validation.warnings(self.run, metrics), metrics.get(CHOOSES)
+        return self.validation.verdict(self.run, metrics)
 
 
 def evaluate(

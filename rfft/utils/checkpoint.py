@@ -1,7 +1,7 @@
 """Checkpoints: named stateful objects in a folder that is whole or not there.
 
 checkpoints/step-000020/                       the newest ones
-            best-0.8542-step-000040/           the highest available rate above the guardrails
+            best-0.8542-step-000040/           the highest score above the guardrails
                 adapter.safetensors           trained weights
                 ema.safetensors               their moving average, where one is kept
                 state.pt                      state_dict of every named object
@@ -87,7 +87,7 @@ class Checkpoints:
     ) -> None:
         """Keep a checkpoint beside the newest ones if no earlier one has this score, to four digits."""
         kept = self.best()
-        if kept is not None and float(kept.name.split("-")[1]) >= round(score, 4):
+        if kept is not None and score_of(kept) >= round(score, 4):
             return
         path = self._write(f"best-{score:.4f}-step-{step:06}", weights, objects)
         for other in self._named(BEST):
@@ -166,6 +166,11 @@ class Checkpoints:
 def step_of(path: Path) -> int:
     """Return the number of optimizer steps behind a checkpoint."""
     return int(path.name.rpartition("-")[2])
+
+
+def score_of(path: Path) -> float:
+    """Return the score, to four digits, by which a best checkpoint was chosen."""
+    return float(path.name.split("-")[1])
 
 
 def load_weights(path: Path, name: str) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rfft.adworld import products
+from rfft.config.load import load_config
 from rfft.errors import Interrupted
 from rfft.evaluation import painter, summary
+from rfft.evaluation.guard import guard
 from rfft.metrics.estimate import Estimate
 from rfft.rewards.availability import Availability
 from rfft.training import callbacks, learner
@@ -66,8 +69,21 @@ def weights(run: str, step: int, name: str = "adapter") -> dict[str, Tensor]:
     return load_file(Path("runs", run, "checkpoints", f"step-{step:06}", f"{name}.safetensors"))
 
 
-def test_a_run_from_one_end_to_the_other(rfft: Rfft) -> None:
-    code, told = rfft("trainer.sample_every=1", "trainer.checkpoint_every=1", "evaluate.every=1")
+def another_rfnet(rfnet: Path, folder: Path) -> Path:
+    """Copy an RFNet with a head of its own."""
+    shutil.copytree(rfnet, folder)
+    weights = load_file(folder / "model.safetensors")
+    head = max(name for name in weights if name.startswith("head.") and name.endswith("weight"))
+    weights[head] = weights[head].roll(1, 0)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_run_from_one_end_to_the_other(rfft: Rfft, world: Path, tmp_path: Path) -> None:
+    monitor = another_rfnet(world / "rfnet", tmp_path / "monitor")
+    every = ["trainer.sample_every=1", "trainer.checkpoint_every=1", "evaluate.every=1"]
+    every.append(f"evaluate.monitor={monitor}")
+    code, told = rfft(*every)
     assert code == 0, told
     run = Path("runs/small")
     left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
@@ -110,13 +126,30 @@ def test_a_run_from_one_end_to_the_other(rfft: Rfft) -> None:
     evaluation = json.loads((run / "evaluation.json").read_text())
     grids = [{cell["product"] for cell in found["cells"]} for found in (validation, evaluation)]
     assert not grids[0] & grids[1] and validation["grid"]["evaluate.reference"] == "adworld:val"
+    # The monitor chooses the best checkpoint, among those without a warning.
+    validated = [
+        {name[4:]: value for name, value in row.items()} for row in rows("small") if "val/gap" in row
+    ]
+    for found in validated:
+        gap = found["available_rate_rfnet"] - found["available_rate_monitor"]
+        assert found["gap"] == pytest.approx(gap)
+    settings = load_config(run / "config.yaml").evaluate
+    scores = [guard(validated[0], found, settings)[1] for found in validated[1:]]
+    known = [score for score in scores if score is not None]
+    assert known and summary["best"] == {
+        "step": 1 + scores.index(max(known)),
+        "score": pytest.approx(max(known), abs=1e-4),
+        "chosen_by": "available_rate_monitor",
+    }
+    assert len(list(run.glob(f"checkpoints/best-*-{summary['best']['step']:06}"))) == 1
+    assert "train/norm_growth" in trained and "monitor" in (run / "report.html").read_text()
     assert "eval/available_rate_rfnet" in rows("small")[0] and "eval/diversity" in rows("small")[-1]
     assert "before and after" in told and "runs/small/report.html" in told
 
     # Everything done: the same command again trains nothing and says the same.
     before = (run / "metrics.jsonl").read_bytes()
     assert "runs/small goes on" not in told
-    code, told = rfft("trainer.sample_every=1", "trainer.checkpoint_every=1", "evaluate.every=1")
+    code, told = rfft(*every)
     assert code == 0 and "before and after" in told and "runs/small is finished after step 2\n" in told
     assert (run / "metrics.jsonl").read_bytes() == before
     assert json.loads((run / "summary.json").read_text()) == summary

@@ -159,6 +159,12 @@ IMPOSSIBLE = [
     (["run.name=../elsewhere"], "plain folder name"),
     (["tracker.project=../../../x"], "tracker.project '../../../x' must be a plain name"),
     (["evaluate.judge=rf-tiny-rfnet"], "evaluate.judge=null"),
+    (
+        ["evaluate.monitor=rf-tiny-rfnet"],
+        "evaluate.monitor=rf-tiny-rfnet is a network that the run is trained",
+    ),
+    (["evaluate.monitor=m", "reward.terms=[{use: rfnet, options: {ensemble: [m]}}]"], "name another RFNet"),
+    (["evaluate.monitor=rf-tiny-judge"], "evaluate.monitor is the judge, which stays out of every choice"),
     (["evaluate.stop_at_guardrail=true"], "set evaluate.every"),
     (
         ["evaluate.stop_at_guardrail=true", "evaluate.every=9", "evaluate.validation.seeds=1"],

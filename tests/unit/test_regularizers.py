@@ -57,6 +57,7 @@ def test_losses_and_drifts_by_hand(text: str, loss: float, share: float) -> None
     found = measure(regularizer, THETA, REF, weight=0.5)
     assert_close(found.loss, tensor(loss / 2))
     assert_close(found.scalars["drift"], tensor(share))
+    assert_close(found.scalars["norm_growth"], tensor(1.0))  # from 5 to 10
 
 
 def test_a_sums_terms_are_logged() -> None:
