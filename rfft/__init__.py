@@ -74,24 +74,26 @@ def evaluate(
     best: bool = False,
     step: int | None = None,
     out: str | Path | None = None,
+    base: str | Path | None = None,
 ) -> dict[str, Any]:
     """Compare base and tuned model of a run on the same products, prompts and noise; return the summary.
 
     `run` is the folder of a run, or a config, whose base model is measured alone then. `best` and `step`
     choose a checkpoint other than the one that the run exported; `out` is a folder for the metrics, which
-    another grid or checkpoint needs. Raises UserError.
+    another grid or checkpoint needs; `base` is a folder from which the base model's metrics on this grid are
+    taken. Raises UserError.
     """
     from rfft.evaluation import runs
     from rfft.training.tracking import track_evaluation
 
-    folder = None if out is None else Path(out)
+    folder, known = None if out is None else Path(out), None if base is None else Path(base)
     if Path(run).is_dir():
         config = load_config(config_of(Path(run)), overrides)
-        runs.evaluate(config, Path(run), best, step, folder)
+        runs.evaluate(config, Path(run), best, step, folder, known)
         return track_evaluation(config, folder or Path(run))
-    if best or step is not None:
+    if best or step is not None or known is not None:
         raise UserError(
-            f"{run} is a config, whose base model has no checkpoints: --best and --step are for runs"
+            f"{run} is a config, whose base model alone is evaluated: --best, --step and --base are for runs"
         )
     config = load_config(run, overrides)
     return track_evaluation(config, runs.evaluate_base(config, folder))

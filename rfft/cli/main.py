@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rfft import __version__
-from rfft.cli import adworld, data, pictures, preference, products, review, rfnet, runs, sweep
+from rfft.cli import adworld, benchmark, data, pictures, preference, products, review, rfnet, runs, sweep
 from rfft.errors import Interrupted, ProcessLost, UserError, disk_problem
 
 COMMANDS = (  # in the order of the help
@@ -26,6 +26,7 @@ COMMANDS = (  # in the order of the help
     runs.report,
     runs.compare,
     sweep.sweep,
+    benchmark.benchmark,
 )
 GROUPS = {
     "adworld": adworld.app,

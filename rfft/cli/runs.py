@@ -42,9 +42,12 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Where it goes. Default: the run's folder, if this is its grid.")
     ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="A folder that has the base model's metrics on this grid already.")
+    ] = None,
 ) -> None:
     """Compare the base model and a run's tuned one on the same products, prompts and seeds."""
-    rfft.evaluate(run, overrides or [], best, step, out)
+    rfft.evaluate(run, overrides or [], best, step, out, base)
 
 
 def export(

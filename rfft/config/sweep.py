@@ -24,7 +24,7 @@ from rfft.config.load import find_config, load_config
 from rfft.config.schema import Config, setting
 from rfft.errors import UserError, require
 
-LOGS = "logs"  # folder beside those of the runs
+TAKEN = ("logs", "claims")  # folders beside those of the runs
 OWN = ("run.name", "run.out", "run.seed")  # settings that a sweep gives to each run
 
 
@@ -118,8 +118,8 @@ def _plan_run(name: str, train: bool, source: Path, overrides: tuple[str, ...]) 
 
 def _check_arm(arm: ArmConfig, settings: Sequence[str]) -> None:
     require(
-        re.fullmatch(FOLDER_NAME, arm.name) and arm.name != LOGS,
-        f"the name must be fit for a folder: letters, digits, '-', '_' and '.'; {LOGS!r} is taken",
+        re.fullmatch(FOLDER_NAME, arm.name) and arm.name not in TAKEN,
+        "the name must be fit for a folder: letters, digits, '-', '_' and '.'; 'logs' and 'claims' are taken",
     )
     own = [key for key in (item.partition("=")[0] for item in settings) if key in OWN]
     require(not own, f"{', '.join(own)}: the sweep itself gives every run its name, folder and seed")

@@ -10,7 +10,8 @@ from typing import Any
 from rfft.config.load import read_resolved
 from rfft.errors import UserError
 from rfft.evaluation import store
-from rfft.evaluation.comparison_tables import METRICS, changes_section, values_section
+from rfft.evaluation.comparison_tables import changes_section, values_section
+from rfft.evaluation.figure import Point, draw_points
 from rfft.evaluation.methods import method_of
 from rfft.evaluation.ranking import ComparedState, asked, ranking_section
 from rfft.evaluation.seeds import seeds_section
@@ -18,9 +19,6 @@ from rfft.evaluation.store import EVALUATION, SUMMARY, read_json
 from rfft.utils.log import warn, write_atomically
 
 TABLE, FIGURE = "comparison.md", "comparison.png"
-PAID = ("prop", "diversity", "colourfulness", "KID")  # what collapses; each has a panel of the figure
-COLOURS = {"none": "tab:red", "kl": "tab:orange", "cc": "tab:blue", "base": "black"}
-MARKERS = "os^DvP<X>"  # of the runs, in turn
 
 
 def compare(runs: Sequence[Path], out: Path, tie: float = 0.05) -> Path:
@@ -40,7 +38,7 @@ def compare(runs: Sequence[Path], out: Path, tie: float = 0.05) -> Path:
         ranking_section(rows, tie),
     ]
     write_atomically(out / TABLE, "\n".join(part for part in parts if part))
-    _figure(rows, out / FIGURE)
+    draw_points(_points(rows), out / FIGURE)
     return out / TABLE
 
 
@@ -88,28 +86,9 @@ def _other_grids(rows: Sequence[ComparedState]) -> str:
     )
 
 
-def _figure(rows: Sequence[ComparedState], path: Path) -> None:
-    """One panel for each thing that may be paid: its value over the available rate, a point for each run."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4 * len(PAID), 4), layout="constrained")
-    points: dict[str, Any] = {}  # by label
-    axes = figure.subplots(1, len(PAID))
-    judge = all(METRICS["available, judge"] in row.metrics["metrics"] for row in rows)
-    gained = METRICS["available, judge" if judge else "available, RFNet"]
-    for axis, name in zip(axes, PAID, strict=True):
-        for i, (row, label) in enumerate(zip(rows, labels(rows), strict=True)):
-            values = store.values(row.metrics)
-            if gained not in values or METRICS[name] not in values:
-                continue
-            marker = "*" if row.method == "base" else MARKERS[i % len(MARKERS)]
-            at = values[gained], values[METRICS[name]]
-            points[label] = axis.scatter(*at, color=COLOURS.get(row.kind, "tab:green"), marker=marker, s=60)
-        axis.set_xlabel("available rate" + (" (judge)" if judge else " (RFNet)"))
-        axis.set_title(f"{name} (less is better)" if name == "KID" else name, fontsize=10)
-        axis.grid(alpha=0.3)
-    figure.legend(points.values(), points.keys(), loc="outside lower center", ncols=6, fontsize=9)
-    figure.savefig(path, dpi=120)
+def _points(rows: Sequence[ComparedState]) -> list[Point]:
+    named = zip(rows, labels(rows), strict=True)
+    return [Point(label, store.values(row.metrics), row.kind) for row, label in named]
 
 
 def labels(rows: Sequence[ComparedState]) -> list[str]:

@@ -36,7 +36,7 @@ def values_section(rows: Sequence[ComparedState]) -> str:
     lines = [["run", "method", "steps", *heads]]
     for row, state in zip(rows, states, strict=True):
         lines.append(
-            [row.name, row.method, row.steps, *(_value(name, state.get(name)) for name in shown.values())]
+            [row.name, row.method, row.steps, *(value_cell(name, state.get(name)) for name in shown.values())]
         )
     return markdown_table(lines)
 
@@ -54,7 +54,7 @@ def changes_section(rows: Sequence[ComparedState]) -> str:
         return ""
     lines = [["run", *(f"{name} {kind_of(metric).arrow}" for name, metric in shown.items())]]
     for row, found in zip(paired, changes, strict=True):
-        lines.append([row.name, *(_change(metric, found.get(metric)) for metric in shown.values())])
+        lines.append([row.name, *(change_cell(metric, found.get(metric)) for metric in shown.values())])
     return (
         "Change against the base model, paired on the same products, prompts and noise, in points where the "
         "metric is a share; 95 % intervals by drawing whole products anew, bold where zero is not in "
@@ -62,11 +62,13 @@ def changes_section(rows: Sequence[ComparedState]) -> str:
     )
 
 
-def _value(name: str, metric: Metric | None) -> str:
+def value_cell(name: str, metric: Metric | None) -> str:
+    """Return a metric with its interval; "" for none."""
     return "" if metric is None else kind_of(name).text(metric["value"]) + kind_of(name).range(metric)
 
 
-def _change(name: str, change: Metric | None) -> str:
+def change_cell(name: str, change: Metric | None) -> str:
+    """Return a difference with its interval, bold where zero is not in it; "" for none."""
     if change is None:
         return ""
     kind = kind_of(name)

@@ -13,13 +13,9 @@ from rfft.evaluation.tables import kind_of, table
 
 
 def guardrails(base: Mapping[str, float], tuned: Mapping[str, float], settings: EvaluateConfig) -> list[str]:
-    """Return warnings for what fell below its share of the base model's; both by the names of metrics.
-
-    CLIP score stands for alignment where no probe reads that off the pictures.
-    """
-    alignment = "alignment" if "alignment" in base else "clip_score"
+    """Return warnings for what fell below its share of the base model's; both by the names of metrics."""
     warnings = []
-    for name, least in ((alignment, settings.min_alignment), ("diversity", settings.min_diversity)):
+    for name, least in zip(guarded(base), (settings.min_alignment, settings.min_diversity), strict=True):
         if name in base and name in tuned and tuned[name] < least * base[name]:
             reached = tuned[name] / base[name]
             warnings.append(
@@ -27,6 +23,14 @@ def guardrails(base: Mapping[str, float], tuned: Mapping[str, float], settings: 
                 "allowed"
             )
     return warnings
+
+
+def guarded(base: Mapping[str, float]) -> tuple[str, str]:
+    """Return the metrics that must not fall.
+
+    CLIP score stands for alignment where no probe reads that off the pictures.
+    """
+    return "alignment" if "alignment" in base else "clip_score", "diversity"
 
 
 def show_result(console: Console, config: Config, summary: Mapping[str, Any]) -> None:

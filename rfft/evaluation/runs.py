@@ -17,6 +17,7 @@ from rfft.evaluation import store
 from rfft.evaluation.evaluator import Evaluator, show
 from rfft.evaluation.grid import describe_grid, refuse_another
 from rfft.evaluation.guardrails import show_result
+from rfft.evaluation.known_base import take_base
 from rfft.evaluation.report import write_report
 from rfft.evaluation.tables import painted, rows, table
 from rfft.generation.export import export_bundle
@@ -60,23 +61,33 @@ def exported_step(run: Path) -> int | None:
 
 @locks_run
 def evaluate(
-    config: Config, run: Path, best: bool = False, step: int | None = None, out: Path | None = None
+    config: Config,
+    run: Path,
+    best: bool = False,
+    step: int | None = None,
+    out: Path | None = None,
+    base: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run's tuned model beside its base model; leave metrics, pictures and report.
 
     best, step: as in choose_checkpoint(). They go into the run's folder, where those of another grid or
-    checkpoint are not replaced, or into the folder `out`. Returns the summary.
+    checkpoint are not replaced, or into the folder `out`. base: a folder with the base model's evaluation on
+    this grid, which is taken from there. Returns the summary.
     """
     checkpoint, folder = choose_checkpoint(run, best, step), out or run
     with painting(config.evaluate.batch_size), joined() as device:
         console = messages(quiet=rank() > 0)
         bundle = build.load_trained(config, checkpoint, device)
         evaluator = Evaluator(config, bundle, build.build_rfnet(config, device))
-        refuse_another(folder, describe_grid(evaluator), step_of(checkpoint))
+        grid = describe_grid(evaluator)
+        refuse_another(folder, grid, step_of(checkpoint))
         if rank() == 0 and folder != run:
             open_run(folder, to_yaml(config), MAY_CHANGE)
             write_environment(folder)
-        _evaluate(evaluator, folder, "base", console)
+        if base is None:
+            _evaluate(evaluator, folder, "base", console)
+        elif rank() == 0:
+            take_base(base, folder, config, grid)
         _evaluate(evaluator, folder, "tuned", console, step_of(checkpoint))
         if rank() > 0:
             return {}

@@ -43,8 +43,8 @@ class MetricKind:
 
 
 NAMED = {
-    "gap": MetricKind("RFNet's rate above the monitor's", higher_is_better=False),
-    "preferred": MetricKind("preferred to the base model's picture"),
+    "gap": MetricKind("RFNet less monitor", higher_is_better=False),
+    "preferred": MetricKind("preferred to the base's"),
     "attempts": MetricKind("attempts until accepted", 2, higher_is_better=False),
     "alignment": MetricKind("alignment"),
     "diversity": MetricKind("diversity", 3),

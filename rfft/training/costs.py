@@ -63,6 +63,8 @@ class Costs:
     together: int  # bytes of a step at its worst time; no process needs less
     start: int  # bytes at the worst time before the first step
     flops: float  # of an optimizer step and process
+    denoiser: float  # the denoiser's share of them, the mean over draws of the trained steps
+    forward: float  # FLOPs of a guided forward of the denoiser for one picture
 
     def memory(self) -> dict[str, str]:
         """Return all bytes for people, in GiB."""
@@ -134,7 +136,9 @@ def costs(config: Config) -> Costs:
         facts["per optimizer step and process"] += ", less what rollout.cache leaves out"
     if not complete:
         facts["not counted"] = "FLOPs and activations of rewards beside RFNet"
-    return Costs(facts, lasting, passing, together, start, flops)
+    denoised = trainer.accumulation * sum(counted) / len(counted)
+    forward = denoiser.forward / trainer.batch_size
+    return Costs(facts, lasting, passing, together, start, flops, denoised, forward)
 
 
 def _judged(trainer: TrainerConfig, work: Work, judge: Cost) -> float:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import inspect
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -110,6 +111,19 @@ def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
     with FolderLock(folder) as lock:
         if wanted:
             lock.acquire()
+        yield
+
+
+@contextmanager
+def waiting(folder: Path, pause: float = 0.2) -> Iterator[None]:
+    """Lock a folder that exists while the block runs, once no other command has it."""
+    with FolderLock(folder) as lock:
+        while True:
+            try:
+                lock.acquire()
+                break
+            except UserError:
+                time.sleep(pause)
         yield
 
 

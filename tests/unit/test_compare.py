@@ -57,7 +57,7 @@ def evaluate(run: Path, states: dict[str, list[float]]) -> None:
 
 def test_differences_are_paired_across_runs(tmp_path, monkeypatch):
     """Seven of eight products get better: by pairs that is no chance, though the intervals overlap."""
-    monkeypatch.setattr("rfft.evaluation.compare._figure", lambda *_: None)
+    monkeypatch.setattr("rfft.evaluation.compare.draw_points", lambda *_: None)
     runs = [write_run(tmp_path / name, "cc", 0.02, 0.5, 0.28) for name in "ab"]
     base, tuned = [0.0, 0.2, 0.4, 0.6, 0.8, 0.1, 0.3, 1], [0.2, 0.4, 0.6, 0.8, 1, 0.3, 0.5, 1]
     evaluate(runs[0], {"base": base, "tuned": tuned})
@@ -78,7 +78,7 @@ def test_figures_of_accepted_pictures_say_so(tmp_path):
 
 
 def test_runs_on_other_grids_are_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rfft.evaluation.compare._figure", lambda *_: None)
+    monkeypatch.setattr("rfft.evaluation.compare.draw_points", lambda *_: None)
     runs = [write_run(tmp_path / name, "cc", 0.02, 0.9, 0.28) for name in "abc"]
     for run, split in zip(runs, ("test", "test", "val"), strict=True):
         cells = [{"id": f"{split}-1", "prompt": "a park", "seed": 0}]
@@ -89,7 +89,7 @@ def test_runs_on_other_grids_are_named(tmp_path, capsys, monkeypatch):
 
 
 def test_seeds_of_one_arm_have_a_mean_and_a_range(tmp_path, monkeypatch):
-    monkeypatch.setattr("rfft.evaluation.compare._figure", lambda *_: None)
+    monkeypatch.setattr("rfft.evaluation.compare.draw_points", lambda *_: None)
     runs = [write_run(tmp_path / "other", "kl", 100.0, 0.7, 0.5)]
     for seed, rate in enumerate((0.8, 0.9, 0.7)):
         runs.append(write_run(tmp_path / f"cc-seed{seed}", "cc", 0.02, rate, 0.28))
@@ -102,7 +102,7 @@ def test_seeds_of_one_arm_have_a_mean_and_a_range(tmp_path, monkeypatch):
 
 
 def test_a_base_model_that_is_a_run_is_not_listed_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr("rfft.evaluation.compare._figure", lambda *_: None)
+    monkeypatch.setattr("rfft.evaluation.compare.draw_points", lambda *_: None)
     runs = [write_run(tmp_path / name, "cc", 0.02, 0.9, 0.28) for name in ("base", "cc")]
     (runs[0] / "summary.json").write_text(json.dumps({"base": metrics(0.5, 0.3)}))
     table = compare(runs, tmp_path / "out").read_text().splitlines()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -18,8 +19,11 @@ from rfft.config.load import load_config, to_yaml
 from rfft.config.sweep import plan_sweep
 from rfft.errors import UserError
 from rfft.evaluation.methods import method_of
-from rfft.training.sweep import command_line, environment, is_finished, launcher_program
+from rfft.training.jobs import Failure, Job, Jobs, Task, environment
+from rfft.training.sweep import command_line, is_finished, launcher_program
+from rfft.utils.signals import StopSignals
 from rfft.utils.subprocesses import Command, stop
+from tests.unit.test_lock import holder
 
 SWEEPS = Path(__file__).parents[2] / "configs" / "sweeps"
 
@@ -95,7 +99,7 @@ BASE = "config: tiny\narms: ["
         ),
         (BASE + "{name: a, settings: [run.seed=1]}]", "arm a: run.seed: the sweep itself"),
         (BASE + "{name: ../a}]", "arm ../a: the name must be fit for a folder"),
-        (BASE + "{name: logs}]", "'logs' is taken"),
+        (BASE + "{name: logs}]", "'logs' and 'claims' are taken"),
         (BASE + "{name: a}, {name: a}]", "two runs are called a"),
         (BASE + "{settings: []}]", "name"),
         (BASE + "]", "a sweep needs arms"),
@@ -207,3 +211,35 @@ def test_commands_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     wait_for(lambda: not is_running(child))
+
+
+def writes(file: Path, text: str, seconds: float = 0) -> Task:
+    """A command that writes a file, after which it is done."""
+    code = f"import time; time.sleep({seconds}); open({str(file)!r}, 'a').write({text!r})"
+    return Task((sys.executable, "-c", code), lambda: file.exists())
+
+
+def test_two_programs_share_jobs_and_repeat_nothing(tmp_path: Path) -> None:
+    """Each job is done once, its commands one after the other, by whoever takes it; a failure is told."""
+    jobs = [
+        Job(name, (writes(tmp_path / f"{name}1", "x", 0.1), writes(tmp_path / f"{name}2", "y")))
+        for name in "abc"
+    ]
+    jobs.append(Job("d", (Task((sys.executable, "-c", "raise SystemExit('no luck')"), lambda: False),)))
+    (tmp_path / "b1").write_text("x")  # done before
+    here, failures = list[str](), list[Failure]()
+    work = Jobs("trial", jobs, tmp_path, 2, lambda job: here.append(job.name))
+    claim = tmp_path / "claims" / "a"
+    claim.mkdir(parents=True)
+    with holder(claim) as other, StopSignals() as signals:  # another program has a in hand
+        thread = threading.Thread(target=lambda: failures.extend(work.work(signals)))
+        thread.start()
+        wait_for(lambda: sorted(here) == ["b", "c"])
+        assert not (tmp_path / "a1").exists() and thread.is_alive()
+        (tmp_path / "a1").write_text("x")  # it finishes one command, and is gone
+        other.kill()
+        other.wait()
+        thread.join(60)
+    assert sorted(here) == ["a", "b", "c"]
+    assert [(tmp_path / f"{name}{i}").read_text() for name in "abc" for i in (1, 2)] == ["x", "y"] * 3
+    assert [str(failure) for failure in failures] == [f"d: exit code 1, see {tmp_path}/logs/d.log: no luck"]
