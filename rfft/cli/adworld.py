@@ -53,6 +53,9 @@ def pretrain(
     ),
     steps: Annotated[int | None, typer.Option(min=1, help="Default: STEPS of the part's module.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of the data.")] = 0,
+    shape: Annotated[
+        Literal["sd", "sd3"], typer.Option(help="Of base: U-Net, or sd3, the MM-DiT rf-tiny-flow.")
+    ] = "sd",
     compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile (needs g++).")] = False,
 ) -> None:
     """Train an embedded model on AdWorld, in the order listed; the same command resumes a run.
@@ -63,11 +66,12 @@ def pretrain(
     """
     from rfft.rfnet.world import World, train_all, train_part
 
+    require(part == "base" or shape == "sd", f"--shape {shape} is one of base: leave it out for {part}")
     world = World(out, state, steps, seed, compiled)
     if part == "all":
         train_all(world)
     else:
-        train_part(world, part)
+        train_part(world, "flow" if shape == "sd3" else part)
 
 
 @app.command()

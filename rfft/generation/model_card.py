@@ -13,7 +13,7 @@ from rfft.config.describe import describe_objective
 from rfft.config.load import flatten
 from rfft.data.dataset import evaluation_source
 from rfft.models.bundle import Bundle
-from rfft.models.load import EMBEDDED
+from rfft.models.load import is_embedded
 
 SHOWN = ("model.", "reward.", "rollout.", "objective.", "optimizer.", "trainer.batch", "trainer.accumulation")
 
@@ -73,7 +73,7 @@ def usage(format: str, config: dict[str, Any], bundle: Bundle) -> list[str]:
         return lines
     modes, base, controlnet = (config["model"][name] for name in ("train", "bundle", "controlnet"))
     whole = "controlnet" in modes or ("controlnet_lora" in modes and format != "peft")
-    embedded = base == EMBEDDED
+    embedded = is_embedded(base)
     arguments = [f'source_of("{base}")' if embedded else f'"{base}"', *no_checker]
     lines = [f"from diffusers import {controlnet_kind}, {pipeline}"]
     lines += ["from peft import PeftModel"] * (format == "peft")

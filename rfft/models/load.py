@@ -22,11 +22,15 @@ from rfft.types import Batch, Size, sides
 EMBEDDED = "rf-tiny"
 
 
+def is_embedded(name: str) -> bool:
+    """Tell whether a bundle comes with RFFT."""
+    return Path(name).name == name and (ASSETS / name / "model_index.json").is_file()
+
+
 def source_of(path_or_id: str | Path) -> str:
     """Return the folder or hub id behind a bundle's name."""
     name = str(path_or_id)
-    folder = ASSETS / EMBEDDED if name == EMBEDDED else Path(name)
-    return str(folder) if folder.is_dir() else name
+    return str(ASSETS / name) if is_embedded(name) else name
 
 
 def load_bundle(

@@ -14,19 +14,30 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from diffusers import (
+    StableDiffusion3ControlNetInpaintingPipeline,
+    StableDiffusion3ControlNetPipeline,
+)
 from safetensors.torch import load_file
 from torch import nn
+from torch.testing import assert_close
 
 import rfft
 from rfft.config.load import find_config
+from rfft.diffusion.sampling import rollout
 from rfft.errors import Interrupted, UserError
+from rfft.models.families.sd3 import StableDiffusion3
+from rfft.models.load import load_bundle
 from rfft.rewards.judge import Judge
 from rfft.rewards.rfnet import RFNet
 from rfft.rfnet import learner, world
-from rfft.training.pretrain import base, calibrate, judge, maps, probe, rfnet, stress, vae, verdicts
+from rfft.training.pretrain import base, calibrate, flow, judge, maps, probe, rfnet, stress, vae, verdicts
 from rfft.training.pretrain.fit import FitConfig, PretrainRun, fit
+from rfft.types import Batch
 from rfft.utils.signals import StopSignals
+from tests.conftest import draw_products
 from tests.rows import rows
+from tests.stock_bases import stock_latent
 from tests.unit.test_lock import holder
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -137,6 +148,43 @@ def test_vae_and_maps_go_on(
     assert before.keys() == after.keys()
     assert any((before[name] != after[name]).any() for name in after)
     assert low < float(re.findall(r"\d+\.\d+", said)[-1]) < high
+
+
+@pytest.mark.slow
+def test_the_flow_is_trained_goes_on_and_is_a_base(
+    out: Path,
+    run_command: Callable[..., tuple[int, str, str]],
+    make_batch: Callable[..., Batch],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RFFT loads the folder and paints with it, and so does diffusers' own pipeline, the same picture."""
+    folder, weights = out / flow.NAME, []
+    for seed in (0, 1):
+        command = ["adworld", "pretrain", "base", "--shape", "sd3", "--steps", 2, "--seed", seed]
+        code, _, told = run_command(*command, "--out", out, "--state", out / f"state{seed}")
+        assert code == 0, told
+        weights.append(load_file(folder / "transformer/diffusion_pytorch_model.safetensors"))
+    assert any((weights[0][name] != tensor).any() for name, tensor in weights[1].items())
+    assert sum(file.stat().st_size for file in folder.rglob("*.safetensors")) < 25e6
+
+    few = ["data.count=1", "evaluate.enabled=false", "rollout.steps=4", "rollout.last=2"]
+    code, said, told = run_command("check", "tiny_flow", f"model.bundle={folder}", *few)
+    assert code == 0 and "denoiser_lora" in said, told
+    bundle = load_bundle(folder)
+    assert isinstance(bundle.family, StableDiffusion3)
+    batch, size = make_batch(bundle, size=64), 64
+    monkeypatch.setattr(
+        "diffusers.models.autoencoders.vae.DiagonalGaussianDistribution.sample",
+        lambda self, generator=None: self.mode(),
+    )
+    ours = rollout(bundle.denoiser, batch, bundle.schedule(4, size), 3.0)
+    pipe = StableDiffusion3ControlNetPipeline.from_pretrained(folder)
+    edges = 2 * draw_products(2, torch.Generator().manual_seed(3), size)[1] - 1
+    assert_close(ours, stock_latent(pipe, batch, edges, 4, 3.0), rtol=0, atol=1e-4)
+    prompts = ["a park", ""]
+    theirs = pipe.encode_prompt(prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=0)
+    assert_close(bundle.encode_prompts(prompts, size)[0].hidden, theirs[0])
+    StableDiffusion3ControlNetInpaintingPipeline.from_pretrained(folder)
 
 
 @pytest.mark.slow

@@ -23,8 +23,7 @@ from rfft.models.families.pipeline import check_fit, cut_off, quiet
 from rfft.models.parameterization import from_velocity
 from rfft.types import Conditioning, Denoised, NoiseLevel, Size
 
-TOKENS = 256  # that T5 reads; CLIP's encoders read the first 77
-CLIP_TOKENS = 77
+TOKENS = 256  # that T5 reads; CLIP's encoders read fewer
 
 
 class SD3Denoiser(FlowDenoiser):
@@ -108,7 +107,7 @@ class StableDiffusion3(FlowFamily):
             None,
             device=pipe.text_encoder.device,
             do_classifier_free_guidance=False,
-            max_sequence_length=TOKENS,
+            max_sequence_length=self._t5_tokens(),
         )
         if pipe.text_encoder_3 is None:
             cut = cut_off(pipe.tokenizer, prompts, pipe.tokenizer_max_length)
@@ -118,8 +117,19 @@ class StableDiffusion3(FlowFamily):
 
     def blank_conditioning(self, count: int) -> Conditioning:
         config = self.pipe.transformer.config
-        hidden = torch.zeros(count, CLIP_TOKENS + TOKENS, config.joint_attention_dim)
+        tokens = self.pipe.text_encoder.config.max_position_embeddings + self._t5_tokens()
+        hidden = torch.zeros(count, tokens, config.joint_attention_dim)
         return Conditioning(hidden, {"pooled": torch.zeros(count, config.pooled_projection_dim)})
+
+    def _t5_tokens(self) -> int:
+        """Return how many tokens of T5, or zeros in their place, the transformer sees.
+
+        A base that is no wider than CLIP's features, which others pad to T5's width, was made without T5.
+        """
+        pipe = self.pipe
+        clip = sum(network.config.hidden_size for network in (pipe.text_encoder, pipe.text_encoder_2))
+        made_without = pipe.text_encoder_3 is None and pipe.transformer.config.joint_attention_dim == clip
+        return 0 if made_without else TOKENS
 
     @torch.no_grad()
     def encode_control(self, edges: Tensor, product: Tensor) -> Tensor:

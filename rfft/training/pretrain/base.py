@@ -4,7 +4,9 @@ It is trained on scenes of every label without being told the label, so it makes
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from diffusers import (
     AutoencoderKL,
     ControlNetModel,
     DDIMScheduler,
+    DiffusionPipeline,
     StableDiffusionControlNetInpaintPipeline,
     UNet2DConditionModel,
 )
@@ -30,6 +33,7 @@ AVAILABLE = 0.8  # share of available scenes in a batch: what the network cannot
 TEXT_DROPOUT = 0.1  # classifier-free guidance
 MIN_SNR = 5.0  # arXiv 2303.09556
 LENGTH = 40
+Tensors = TypeVar("Tensors", Tensor, tuple[Tensor, Tensor])
 SPECIAL = ["<|startoftext|>", "<|endoftext|>"]
 
 
@@ -102,28 +106,56 @@ def sampling_chances(labels: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(available, AVAILABLE / available.sum(), (1 - AVAILABLE) / (~available).sum())
 
 
+class PaintedScenes:
+    """AdWorld's scenes, of every label, as a generator learns to paint them."""
+
+    def __init__(self, run: PretrainRun, folder: Path) -> None:
+        """Draw or read the scenes; their latents are those of run.out/rf-tiny/vae.
+
+        The tokenizer is that of the weights in `folder`, which know its numbers, or else rf-tiny's, or new.
+        """
+        run.builds_on("vae")
+        rf_tiny, scenes = run.out / "rf-tiny", load_scenes("train", SCENES, seed=1)
+        known = [place / "tokenizer" for place in (folder, rf_tiny) if (place / "tokenizer").exists()]
+        self.tokenizer = (
+            CLIPTokenizer.from_pretrained(known[0])
+            if known
+            else build_tokenizer(scenes.prompts + scenes.captions)
+        )
+        self.vae = AutoencoderKL.from_pretrained(rf_tiny / "vae", torch_dtype=torch.float32).to(device())
+        self.latents, self.canny = _precomputed(self.vae, scenes)
+        self.chances = sampling_chances(scenes.label)
+        self.ids = tokenize(self.tokenizer, [*scenes.prompts, ""])
+
+    def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.int64], Tensor, Tensor]:
+        """Return the numbers of a batch of scenes, their latents [B,4,16,16] and their prompts' ids [B,L].
+
+        Now and then a prompt is the empty one.
+        """
+        empty = len(self.latents)
+        index = rng.choice(empty, size=BATCH, p=self.chances)
+        ids = self.ids[np.where(rng.random(BATCH) < TEXT_DROPOUT, empty, index)]
+        return index, self.latents[index].to(device(), torch.float32), ids.to(device())
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
+    """Return token ids [N,LENGTH]."""
+    options = {"padding": "max_length", "max_length": LENGTH, "truncation": True}
+    return tokenizer(prompts, **options, return_tensors="pt").input_ids
+
+
 def train(run: PretrainRun) -> None:
     """Complete run.out/rf-tiny, which must have its vae/; goes on from the U-Net that is there, if any."""
-    run.builds_on("vae")
     out = run.out / "rf-tiny"
-    scenes = load_scenes("train", SCENES, seed=1)
-    if (out / "tokenizer").exists():  # the weights that are there know these numbers
-        tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
-    else:
-        tokenizer = build_tokenizer(scenes.prompts + scenes.captions)
-    vae = AutoencoderKL.from_pretrained(out / "vae", torch_dtype=torch.float32).to(device())
-    latents, canny = _precomputed(vae, scenes)
-    ids = tokenizer(
-        [*scenes.prompts, ""], padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
-    ).input_ids
-    nets = build_modules(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+    data = PaintedScenes(run, out)
+    words = data.tokenizer
+    nets = build_modules(len(words), words.bos_token_id, words.eos_token_id)
     if (out / "unet").exists():
-        _load(nets, out)
+        load_weights(nets, out)
     nets = on_device(nets)
     unet, controlnet, text_encoder = (nets[name] for name in ("unet", "controlnet", "text_encoder"))
     ddim = scheduler()
     weights = loss_weights(ddim.alphas_cumprod).to(device())
-    chances = sampling_chances(scenes.label)
 
     def predict_eps(x: Tensor, t: Tensor, tokens: Tensor, edge: Tensor) -> Tensor:
         text = text_encoder(tokens)[0]
@@ -134,10 +166,9 @@ def train(run: PretrainRun) -> None:
     predict_eps = run.compiled(predict_eps)
 
     def loss_fn(step: int, rng: np.random.Generator) -> Tensor:
-        index = rng.choice(len(scenes), size=BATCH, p=chances)
-        x0 = latents[index].to(device(), torch.float32).contiguous(memory_format=torch.channels_last)
-        edge = canny[index].to(device(), torch.float32)[:, None].expand(-1, 3, -1, -1)
-        tokens = ids[np.where(rng.random(BATCH) < TEXT_DROPOUT, len(scenes), index)].to(device())
+        index, x0, tokens = data.draw(rng)
+        x0 = x0.contiguous(memory_format=torch.channels_last)
+        edge = data.canny[index].to(device(), torch.float32)[:, None].expand(-1, 3, -1, -1)
         noise, t = torch.randn_like(x0), torch.from_numpy(rng.integers(0, 1000, size=BATCH)).to(device())
         x = ddim.add_noise(x0, noise, t)
         with torch.autocast(device().type, torch.bfloat16):
@@ -145,21 +176,22 @@ def train(run: PretrainRun) -> None:
         return (weights[t] * (eps.float() - noise).pow(2).mean((1, 2, 3))).mean()
 
     fit(nets, loss_fn, FitConfig(lr=8e-4, ema=0.999), run, "base")
-    save_pipeline(nets, vae, tokenizer, out)
-
-
-def _load(nets: nn.ModuleDict, folder: Path) -> None:
-    kinds = {"unet": UNet2DConditionModel, "controlnet": ControlNetModel, "text_encoder": CLIPTextModel}
-    for name, kind in kinds.items():
-        nets[name].load_state_dict(kind.from_pretrained(folder / name).float().state_dict())
-
-
-def save_pipeline(nets: nn.ModuleDict, vae: AutoencoderKL, tokenizer: CLIPTokenizer, out: Path) -> None:
-    """The folder that StableDiffusionControlNetInpaintPipeline.from_pretrained loads, in half precision."""
     pipe = StableDiffusionControlNetInpaintPipeline(
-        vae=vae, tokenizer=tokenizer, scheduler=scheduler(), safety_checker=None, feature_extractor=None,
+        vae=data.vae, tokenizer=words, scheduler=ddim, safety_checker=None, feature_extractor=None,
         requires_safety_checker=False, **dict(nets.items()),
     )  # fmt: skip
+    save_pipeline(pipe, out)
+
+
+def load_weights(nets: nn.ModuleDict, folder: Path) -> None:
+    """Give networks the weights of a pipeline's folder that has components of their names."""
+    for name, network in nets.items():
+        kind: Any = type(network)
+        network.load_state_dict(kind.from_pretrained(folder / name).float().state_dict())
+
+
+def save_pipeline(pipe: DiffusionPipeline, out: Path) -> None:
+    """Write the folder that the pipeline's from_pretrained loads, in half precision."""
     pipe.to(dtype=torch.float16).save_pretrained(out)
     for file in out.glob("*/config.json"):  # diffusers notes where a part came from on this machine
         config = json.loads(file.read_text())
@@ -174,17 +206,26 @@ def save_pipeline(nets: nn.ModuleDict, vae: AutoencoderKL, tokenizer: CLIPTokeni
 @torch.no_grad()
 def _precomputed(vae: AutoencoderKL, scenes: Scenes) -> tuple[Tensor, Tensor]:
     """Latents [N, 4, 16, 16] (half) and Canny edges [N, 64, 64] (bytes 0 or 1) of all scenes, cached."""
+
+    def make() -> tuple[Tensor, Tensor]:
+        latents, canny = [], []
+        for chunk in np.array_split(np.arange(len(scenes)), max(len(scenes) // 200, 1)):
+            pixels = scenes.pixels("image", chunk).to(device()) * 2 - 1
+            latents.append((vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
+            canny.append(torch.stack([edges(p)[0] for p in scenes.pixels("product", chunk)]).byte())
+        return torch.cat(latents), torch.cat(canny)
+
+    return cached("latents", vae, len(scenes), make)
+
+
+def cached(name: str, vae: AutoencoderKL, count: int, make: Callable[[], Tensors]) -> Tensors:
+    """Return tensors of `count` scenes from the cache, made when they are first asked for."""
     # latents belong to one autoencoder
     mark = f"{sum(p.double().abs().sum().item() for p in vae.parameters()):.6f}"
-    path = cache_folder() / f"latents-{len(scenes)}-{mark}.pt"
+    path = cache_folder() / f"{name}-{count}-{mark}.pt"
     if path.exists():
         return torch.load(path, weights_only=True)
-    latents, canny = [], []
-    for chunk in np.array_split(np.arange(len(scenes)), max(len(scenes) // 200, 1)):
-        pixels = scenes.pixels("image", chunk).to(device()) * 2 - 1
-        latents.append((vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
-        canny.append(torch.stack([edges(p)[0] for p in scenes.pixels("product", chunk)]).byte())
-    result = torch.cat(latents), torch.cat(canny)
+    result = make()
     with new_file(path) as file:
         torch.save(result, file)
     return result
