@@ -211,7 +211,7 @@ def _sd3(**controlnet: Any) -> Any:
         "out_channels": CHANNELS,
         "attention_head_dim": 8,
         "num_attention_heads": 2,
-        "joint_attention_dim": 32,
+        "joint_attention_dim": 48,  # T5's, more than both of CLIP's
         "caption_projection_dim": 16,
         "pooled_projection_dim": 32,
         "pos_embed_max_size": 24,
@@ -228,7 +228,7 @@ def _sd3(**controlnet: Any) -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         text_encoder=text_encoder(16, words, CLIPTextModelWithProjection),
         text_encoder_2=text_encoder(16, words, CLIPTextModelWithProjection),
-        text_encoder_3=_t5(32),
+        text_encoder_3=_t5(48),
         tokenizer=words,
         tokenizer_2=words,
         tokenizer_3=_t5_tokenizer(),

@@ -58,23 +58,26 @@ def usage(format: str, config: dict[str, Any], bundle: Bundle) -> list[str]:
     if bundle.pipe is None:
         return ["# no diffusers pipeline knows this base: RFFT itself loads it, by model.family"]
     pipeline, controlnet_kind = type(bundle.pipe).__name__, type(bundle.unwrapped.controlnet).__name__
-    no_checker = ["safety_checker=None"] if "safety_checker" in bundle.pipe.config else []
-    taken = "controlnet" in bundle.pipe.components
+    parts, may_lack = bundle.pipe.components, bundle.pipe._optional_components
+    without = [f"{name}=None" for name, part in parts.items() if part is None and name not in may_lack]
+    without += ["safety_checker=None"] * ("safety_checker" in bundle.pipe.config)
+    hint = [f"# {bundle.family.hint}"] * bool(bundle.family.hint)
+    taken = "controlnet" in parts
     apart = f"# {pipeline} paints without it; `rfft generate` paints with both"
     if format == "merged":
         here = '"."'
         lines = [
             f"from diffusers import {pipeline}",
-            f"pipe = {pipeline}.from_pretrained({', '.join([here, *no_checker])})",
+            f"pipe = {pipeline}.from_pretrained({', '.join([here, *without])})",
         ]
         if not taken:
             lines[0] = f"from diffusers import {controlnet_kind}, {pipeline}"
             lines += [f'controlnet = {controlnet_kind}.from_pretrained("controlnet")', apart]
-        return lines
+        return lines + hint
     modes, base, controlnet = (config["model"][name] for name in ("train", "bundle", "controlnet"))
     whole = "controlnet" in modes or ("controlnet_lora" in modes and format != "peft")
     embedded = is_embedded(base)
-    arguments = [f'source_of("{base}")' if embedded else f'"{base}"', *no_checker]
+    arguments = [f'source_of("{base}")' if embedded else f'"{base}"', *without]
     lines = [f"from diffusers import {controlnet_kind}, {pipeline}"]
     lines += ["from peft import PeftModel"] * (format == "peft")
     lines += ["from rfft.models.load import source_of  # it comes with RFFT"] * embedded
@@ -96,4 +99,4 @@ def usage(format: str, config: dict[str, Any], bundle: Bundle) -> list[str]:
     elif "denoiser_lora" in modes:
         name = "pytorch_lora_weights" if format == "diffusers" else config["run"]["name"]
         lines.append(f'pipe.load_lora_weights(".", weight_name="{name}.safetensors")')
-    return lines
+    return lines + hint

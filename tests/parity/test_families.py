@@ -232,7 +232,7 @@ def test_flux_reads_as_the_pipeline_does(folders: dict[str, Path]) -> None:
     assert cut[0] == "" and cut[1].strip().endswith("light")  # T5 reads 512 tokens
 
 
-def test_t5_may_be_missing(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_t5_may_be_missing(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = bases.pipeline("sd3")
     pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
     pipe.save_pretrained(tmp_path)
@@ -241,6 +241,10 @@ def test_t5_may_be_missing(folders: dict[str, Path], tmp_path: Path) -> None:
     assert not said.hidden[:, -256:].any() and said.hidden[:, :-256].any()
     assert len(cut[1]) > 500  # CLIP reads but 24 tokens here
     assert len(load_skeleton(str(tmp_path)).modules) == len(bundle.modules) == 5
+    names: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(usage("merged", {}, bundle)), names)  # the model card's lines
+    assert names["pipe"].text_encoder_3 is None
 
 
 @pytest.mark.usefixtures("short_texts")

@@ -68,6 +68,7 @@ def test_texts_are_encoded_as_the_pipeline_does(nets: nn.ModuleDict, family: Sta
     assert_close((ours.hidden, ours.added), (theirs.hidden, theirs.added))
     assert ours.hidden.shape == (2, base.LENGTH, 2 * flow.TEXT_WIDTH) and cut == ["", ""]
     assert family.blank_conditioning(2).hidden.shape == ours.hidden.shape
+    assert "max_sequence_length=0" in family.hint
 
 
 def test_it_says_nothing_at_first_and_all_of_it_can_learn(

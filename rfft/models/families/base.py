@@ -23,6 +23,7 @@ class Family(ABC):
     kohya_prefix: ClassVar[str] = ""  # of its modules in kohya's form; by default lora_ and the part
     units: ClassVar[tuple[str, ...]] = ()  # class names of the blocks that FSDP2 splits
     pipe: Any = None  # the diffusers pipeline that holds the networks, where there is one
+    hint: str = ""  # how its pipeline has to be called to paint RFFT's picture, where one would not guess
     denoiser: nn.Module  # a types.Denoise with `part`, and `controlnet` if there is one, as submodules
     encodes_control: bool = False  # is encode_control() more than the edges?
     latent_factor: int  # pixels per latent element along each side

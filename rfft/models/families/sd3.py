@@ -79,6 +79,8 @@ class StableDiffusion3(FlowFamily):
         if not self.controlnet.config.use_pos_embed:
             self.controlnet.pos_embed = None  # the pipeline's copy; the denoiser has one that is not trained
         self.denoiser = SD3Denoiser(pipe.transformer, self.controlnet)
+        if not self._t5_tokens():
+            self.hint = "It was made without T5: paint with max_sequence_length=0."
         quiet(pipe)
 
     def idle(self, name: str) -> list[str]:

@@ -18,6 +18,7 @@ from diffusers import (
     StableDiffusionControlNetInpaintPipeline,
     UNet2DConditionModel,
 )
+from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -192,6 +193,7 @@ def load_weights(nets: nn.ModuleDict, folder: Path) -> None:
 
 def save_pipeline(pipe: DiffusionPipeline, out: Path) -> None:
     """Write the folder that the pipeline's from_pretrained loads, in half precision."""
+    diffusers_logging.set_verbosity_error()  # it speaks of parts that are not there, and should not be
     pipe.to(dtype=torch.float16).save_pretrained(out)
     for file in out.glob("*/config.json"):  # diffusers notes where a part came from on this machine
         config = json.loads(file.read_text())
