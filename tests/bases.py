@@ -18,6 +18,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxControlNetInpaintPipeline,
     FluxControlNetModel,
+    FluxFillPipeline,
     FluxTransformer2DModel,
     KolorsPipeline,
     QwenImageControlNetModel,
@@ -48,6 +49,7 @@ from tests.shapes import FULL, SMALL, awake, text_encoder, tokenizer, vae
 GLM_WIDTH = 16
 BYTES = ["<|endoftext|>", *sorted(ByteLevel.alphabet())]
 SENTENCES = ["a bookcase in a park", "soft light", "公园里的书架", "木桌上的花瓶，柔和的灯光"] * 20
+OF_ADAPTERS = ("image_encoder", "feature_extractor")
 CHANNELS = 16  # of latents, which are four times smaller than pictures
 
 
@@ -263,6 +265,15 @@ def _flux(**controlnet: Any) -> Any:
     )
 
 
+def _flux_fill() -> Any:
+    """Its transformer takes the latents twice, and the 4 x 4 pixels of the mask behind each."""
+    parts = _flux().components
+    del parts["controlnet"]
+    takes = {"in_channels": 4 * (2 * CHANNELS + 16), "out_channels": 4 * CHANNELS}
+    parts["transformer"] = FluxTransformer2DModel.from_config(parts["transformer"].config, **takes)
+    return FluxFillPipeline(**{name: part for name, part in parts.items() if name not in OF_ADAPTERS})
+
+
 def _qwen_image(**controlnet: Any) -> Any:
     """With InstantX's ControlNet for edges unless said otherwise."""
     shared = {
@@ -348,6 +359,7 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "flux_union": lambda: _flux(num_mode=10, num_layers=1, num_single_layers=3),
     # XLabs' sees the edges themselves.
     "flux_xlabs": lambda: _flux(conditioning_embedding_channels=4 * CHANNELS),
+    "flux_fill": _flux_fill,
     "qwen_image": _qwen_image,
     "qwen_image_inpaint": lambda: _qwen_image(extra_condition_channels=4),
     "sd3": _sd3,

@@ -31,8 +31,10 @@ def stock_latent(
     gradient then, and says with which to go on; `more`: arguments of the pipeline.
     """
     pipe.set_progress_bar_config(disable=True)
-    arguments = PIPELINES[type(pipe).__name__](batch)
-    if getattr(pipe.controlnet, "union", False):
+    arguments = {"control_image": control} | PIPELINES[type(pipe).__name__](batch)
+    if type(pipe).__name__ == "FluxFillPipeline":
+        del arguments["control_image"]  # it has no ControlNet
+    elif getattr(pipe.controlnet, "union", False):
         arguments["control_mode"] = [CANNY_MODE] * len(batch)
     if "true_cfg_scale" in signature(type(pipe).__call__).parameters:
         arguments["true_cfg_scale"] = guidance_scale
@@ -51,7 +53,6 @@ def stock_latent(
     latents = call(
         pipe,
         **{
-            "control_image": control,
             "num_inference_steps": steps,
             "output_type": "latent",
             "guidance_scale": guidance_scale,
@@ -128,6 +129,18 @@ def _flux(batch: Batch) -> dict[str, Any]:
     }
 
 
+def _flux_fill(batch: Batch) -> dict[str, Any]:
+    """Pictures in [0, 1]; it keeps no product, but is shown it."""
+    kept = (batch.product[:, 3:] >= 0.5).float()
+    return flux_arguments(batch) | {
+        "guidance_scale": FluxDenoiser.guidance,
+        "image": batch.product[:, :3],
+        "mask_image": 1 - kept,
+        "latents": pack(batch.noise),
+        "callback_on_step_end": keep_product(batch),
+    }
+
+
 def _flux_guided(batch: Batch) -> dict[str, Any]:
     """With a second branch beside the guidance that it is told."""
     return flux_arguments(batch) | {
@@ -182,6 +195,7 @@ def inpainting(pipe: Any, controlnet: Any = None) -> Any:
 PIPELINES: dict[str, Callable[[Batch], dict[str, Any]]] = {
     "FluxControlNetInpaintPipeline": _flux,
     "FluxControlNetPipeline": _flux_guided,
+    "FluxFillPipeline": _flux_fill,
     "QwenImageControlNetPipeline": _qwen,
     "QwenImageControlNetInpaintPipeline": qwen_arguments,
     "StableDiffusion3ControlNetPipeline": _sd3,

@@ -100,11 +100,14 @@ def _save_merged(bundle: Bundle, out: Path) -> None:
             "this base's family has no diffusers pipeline to save: use --format diffusers or peft"
         )
     components = dict(pipe.components)
-    merged = {name: merged_copy(bundle, name) for name in (bundle.family.part, "controlnet")}
+    networks = [name for name in (bundle.family.part, "controlnet") if getattr(bundle.unwrapped, name, None)]
+    merged = {name: merged_copy(bundle, name) for name in networks}
     components |= {name: network for name, network in merged.items() if name in components}
     settings = {name: pipe.config[name] for name in SETTINGS if name in pipe.config}
     type(pipe)(**components, **settings).save_pretrained(out)
-    if "controlnet" not in components:  # of a pipeline for text to image; RFFT finds it by the index
+    if (
+        "controlnet" in merged and "controlnet" not in components
+    ):  # of a pipeline for text to image; RFFT finds it by the index
         controlnet = merged["controlnet"]
         controlnet.save_pretrained(out / "controlnet")
         index = json.loads((out / INDEX).read_text())

@@ -134,7 +134,7 @@ class Bundle:
     def trained_module(self, mode: str) -> Any:
         """Return the network that a mode of model.train is about."""
         part = self.part_of(mode)
-        if not hasattr(self.unwrapped, part):
+        if getattr(self.unwrapped, part, None) is None:
             raise UserError(f"model.train {mode}: this base has no {part}")
         return getattr(self.unwrapped, part)
 

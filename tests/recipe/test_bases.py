@@ -147,7 +147,7 @@ def test_what_is_not_supported_is_one_line(folders: dict[str, Path], tmp_path: P
     with pytest.raises(UserError, match=r"data.image_size=40 is no multiple of 16"):
         load_skeleton(str(tmp_path)).schedule(4, 40)
     refused("another base .attention heads 12, this one's 24", controlnet__config={"num_attention_heads": 12})
-    refused("takes 384 channels, a patch has 64: FLUX.1 Fill", transformer__config={"in_channels": 384})
+    refused("takes 384 channels, a patch has 64: FLUX.1 Control", transformer__config={"in_channels": 384})
     refused("Flux2Pipeline, of none of the families", model_index={"_class_name": "Flux2Pipeline"})
     bundle = load_bundle(folders["flux"])
     with pytest.raises(ValueError, match="size"):

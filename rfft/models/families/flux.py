@@ -28,6 +28,7 @@ from rfft.models.parameterization import from_velocity
 from rfft.types import Conditioning, Denoised, NoiseLevel, Size
 
 TOKENS = 512  # that T5 reads
+PATCH = 4  # latents, in a token
 CANNY_MODE = 0  # of InstantX's union ControlNet
 
 
@@ -70,9 +71,10 @@ class Flux(FlowFamily):
 
     units = ("FluxTransformerBlock", "FluxSingleTransformerBlock")
     dynamic_shift = True
-    pipeline = FluxControlNetInpaintPipeline
+    denoiser_type: ClassVar[type[FluxDenoiser]] = FluxDenoiser
+    pipeline: ClassVar[Any] = FluxControlNetInpaintPipeline
     denoiser_kind = FluxTransformer2DModel
-    controlnet_kind = FluxControlNetModel
+    controlnet_kind: ClassVar[Any] = FluxControlNetModel
     text_encoders: ClassVar[dict[str, Any]] = {
         "text_encoder": CLIPTextModel,
         "text_encoder_2": T5EncoderModel,
@@ -85,14 +87,24 @@ class Flux(FlowFamily):
     def __init__(self, pipe: Any, controlnet: Any = None) -> None:
         """Take the diffusers pipeline."""
         super().__init__(pipe, controlnet)
-        _check_shapes(pipe)
-        self.denoiser = FluxDenoiser(pipe.transformer, self.controlnet)
+        self.check_shapes()
+        self.denoiser = self.denoiser_type(pipe.transformer, self.controlnet)
         quiet(pipe)
 
     @classmethod
     def recognizes(cls, pipeline: str) -> bool:
-        own = ("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint", "Fill")
+        own = ("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint")
         return pipeline in [f"Flux{kind}Pipeline" for kind in own]
+
+    def check_shapes(self) -> None:
+        """Raise UserError unless transformer, VAE and ControlNet belong together."""
+        base, tokens = self.pipe.transformer.config, PATCH * self.latent_channels
+        require(
+            base.in_channels == tokens,
+            f"the bundle's transformer takes {base.in_channels} channels, a patch has {tokens}: FLUX.1 "
+            "Control is not supported, give FLUX.1 dev or schnell with a ControlNet, or FLUX.1 Fill",
+        )
+        _check_fit(base, self.controlnet.config)
 
     def idle(self, name: str) -> list[str]:
         """Return what makes text features of which nothing is read, and residuals that nobody takes."""
@@ -138,15 +150,8 @@ def _places(x: Tensor) -> Tensor:
     return place.reshape(h * w, 3).to(x.dtype)
 
 
-def _check_shapes(pipe: Any) -> None:
-    """Raise UserError unless transformer, VAE and ControlNet belong together."""
-    base, controlnet = pipe.transformer.config, pipe.controlnet.config
-    tokens = 4 * pipe.vae.config.latent_channels
-    require(
-        base.in_channels == tokens,
-        f"the bundle's transformer takes {base.in_channels} channels, a patch has {tokens}: FLUX.1 Fill and "
-        "Control are not supported, give FLUX.1 dev or schnell with a ControlNet",
-    )
+def _check_fit(base: Any, controlnet: Any) -> None:
+    """Raise UserError unless the configs of transformer and ControlNet belong together."""
     require(
         controlnet.num_mode is None or controlnet.num_mode > CANNY_MODE,
         "the ControlNet knows no mode for canny edges: name another one with model.controlnet",

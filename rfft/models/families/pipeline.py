@@ -15,7 +15,7 @@ from diffusers.utils import logging
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from rfft.errors import UserError
+from rfft.errors import UserError, require
 from rfft.models.families.base import Family
 from rfft.models.pretrained import from_config, load_part, skeleton_part
 
@@ -26,7 +26,7 @@ class PipelineFamily(Family):
     # Its class; the base itself may name another one, for text to image. It may have no ControlNet.
     pipeline: ClassVar[Any]
     denoiser_kind: ClassVar[Any]  # of the component `part`
-    controlnet_kind: ClassVar[Any] = ControlNetModel
+    controlnet_kind: ClassVar[Any] = ControlNetModel  # None: it takes none
     vae_kind: ClassVar[Any] = AutoencoderKL
     channels_key: ClassVar[str] = "latent_channels"  # in the autoencoder's config
     scheduler_kind: ClassVar[Any]
@@ -38,7 +38,7 @@ class PipelineFamily(Family):
     def __init__(self, pipe: Any, controlnet: Any = None) -> None:
         """Take the diffusers pipeline, and the ControlNet for one that has none."""
         self.pipe, self.vae = pipe, pipe.vae
-        self.controlnet = pipe.controlnet if controlnet is None else controlnet
+        self.controlnet = getattr(pipe, "controlnet", None) if controlnet is None else controlnet
         self.latent_factor = pipe.vae_scale_factor
         self.latent_channels = pipe.vae.config[self.channels_key]
         self.fp32_vae = False  # it overflows in half precision
@@ -53,7 +53,7 @@ class PipelineFamily(Family):
         network, own = None, "controlnet" in cls.pipeline._get_signature_types()
         if controlnet is not None:
             network = load_part("model.controlnet", cls.controlnet_kind, controlnet, dtype)
-        elif not own:
+        elif not own and cls.controlnet_kind is not None:
             network = cls.controlnet_kind.from_pretrained(
                 source, subfolder="controlnet", torch_dtype=dtype, use_safetensors=True
             )
@@ -71,9 +71,7 @@ class PipelineFamily(Family):
             parts |= {
                 cls.part: from_config(cls.denoiser_kind, source, subfolder=cls.part),
                 "vae": from_config(cls.vae_kind, source, subfolder="vae"),
-                "controlnet": from_config(cls.controlnet_kind, source, subfolder="controlnet")
-                if controlnet is None
-                else skeleton_part("model.controlnet", cls.controlnet_kind, controlnet),
+                "controlnet": cls._skeleton_controlnet(source, controlnet),
             }
             for name, kind in cls.text_encoders.items():
                 if name in there:
@@ -90,6 +88,14 @@ class PipelineFamily(Family):
         return cls(pipe, network)
 
     @classmethod
+    def _skeleton_controlnet(cls, source: str, controlnet: str | None) -> Any:
+        if cls.controlnet_kind is None:
+            return None
+        if controlnet is None:
+            return from_config(cls.controlnet_kind, source, subfolder="controlnet")
+        return skeleton_part("model.controlnet", cls.controlnet_kind, controlnet)
+
+    @classmethod
     def _check_components(cls, source: str, controlnet: str | None) -> set[str]:
         """Return the components that the base has; raises ValueError or UserError for one that is missing."""
         index = DiffusionPipeline.load_config(source)
@@ -99,7 +105,9 @@ class PipelineFamily(Family):
                 f"this {index['_class_name']} has no {', '.join(missing)}: a refiner, or another kind of "
                 "model"
             )
-        if controlnet is None and "controlnet" not in there:
+        if cls.controlnet_kind is None:
+            require(controlnet is None, f"bundle {source} takes no ControlNet: leave out model.controlnet")
+        elif controlnet is None and "controlnet" not in there:
             raise UserError(
                 f"bundle {source} has no ControlNet: name one that fits it (canny edges) with "
                 "model.controlnet"
@@ -109,7 +117,8 @@ class PipelineFamily(Family):
     # ---- use ----
 
     def networks(self) -> list[nn.Module]:
-        return [getattr(self.pipe, self.part), self.controlnet, self.vae, *self.text_networks()]
+        every = getattr(self.pipe, self.part), self.controlnet, self.vae, *self.text_networks()
+        return [network for network in every if network is not None]
 
     def text_networks(self) -> list[nn.Module]:
         found = [getattr(self.pipe, name) for name in self.text_encoders]
@@ -132,7 +141,7 @@ class PipelineFamily(Family):
 
     def enable_gradient_checkpointing(self) -> None:
         for module in (getattr(self.pipe, self.part), self.controlnet, self.vae):
-            if module._supports_gradient_checkpointing:
+            if module is not None and module._supports_gradient_checkpointing:
                 module.enable_gradient_checkpointing()
 
     def _vae_shift(self) -> float:
