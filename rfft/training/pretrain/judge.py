@@ -45,7 +45,8 @@ SCENES: dict[str, Source] = {
     "x0_hat": ("judge", 6_000, SEED),
 }
 VOCABULARY = 600  # tokens
-PERTURBATION = 0.0  # of a pixel value in [0, 1], see verdicts.perturbed; 0.01 learned far more slowly, see docs/adworld.md
+# Of a pixel value in [0, 1], see verdicts.perturbed; 0.01 learned far more slowly (docs/adworld.md).
+PERTURBATION = 0.0
 
 
 def train(run: PretrainRun) -> None:
