@@ -22,7 +22,7 @@ from rfft.evaluation.ranking import ComparedState
 from rfft.evaluation.seeds import seeds_section
 from rfft.evaluation.summary import Estimates, as_json
 from rfft.evaluation.tables import kind_of
-from rfft.metrics.estimate import mean_of
+from rfft.metrics.estimate import Estimate, mean_of
 from rfft.utils.log import write_atomically
 
 ROWS, PAGE, FIGURE = "benchmark.json", "benchmark.md", "benchmark.png"
@@ -117,9 +117,14 @@ def seed_means(entries: Sequence[Entry]) -> Estimates:
     """Return the mean over a method's seeds of each metric in METRICS that all of them have."""
     found = [store.load_estimates(entry.folder, entry.state) for entry in entries]
     names = [name for name in METRICS.values() if all(name in each for each in found)]
-    if len(found) == 1:
-        return {name: found[0][name] for name in names}
-    return {name: mean_of([each[name] for each in found]) for name in names}
+    return {name: _mean([each[name] for each in found]) for name in names}
+
+
+def _mean(estimates: list[Estimate]) -> Estimate:
+    """Return the mean; of a share that is 0 in all of them, or 1, with the interval that one alone has."""
+    exact = {estimate.exact for estimate in estimates}
+    agreed = len(exact) == 1 and exact != {None}
+    return estimates[0] if agreed or len(estimates) == 1 else mean_of(estimates)
 
 
 def _head(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

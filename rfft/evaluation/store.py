@@ -23,7 +23,7 @@ from rfft.errors import UserError
 from rfft.evaluation.sheets import Sheets, save_sheets
 from rfft.evaluation.summary import Estimates, as_json
 from rfft.evaluation.verdicts import changes_by_network, recorded_verdicts, verdict_name
-from rfft.metrics.estimate import Estimate
+from rfft.metrics.estimate import Estimate, Method
 from rfft.metrics.verdict import AVAILABLE
 from rfft.utils import contact_sheet
 from rfft.utils.atomic_io import new_file
@@ -127,8 +127,11 @@ def load_estimates(run: Path, state: str) -> Estimates:
     for key, replicates in load_file(path).items():
         method, _, name = key.partition("/")
         if name in entry["metrics"]:
-            value = entry["metrics"][name]["value"]
-            found[name] = Estimate(value, replicates, "jackknife" if method == "jackknife" else "bootstrap")
+            metric = entry["metrics"][name]
+            # A share that is 0 or 1 for every product has an interval that resampling does not see.
+            exact = (metric["low"], metric["high"]) if metric["value"] in (0, 1) and "low" in metric else None
+            kind: Method = "jackknife" if method == "jackknife" else "bootstrap"
+            found[name] = Estimate(metric["value"], replicates, kind, exact)
     return {name: found[name] for name in entry["metrics"] if name in found}
 
 

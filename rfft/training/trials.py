@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from rfft.evaluation.store import SUMMARY, read_json
 from rfft.training.costs import costs
 from rfft.training.jobs import Job, Task, program
 
+GRID = ("products", "count", "prompts_per_product", "seeds")  # settings of an evaluation's grid
 RUNS = "runs"  # folder of the trainings; those of the evaluations are named as their grids
 # What has no part in what the denoiser computes in an optimizer step.
 FREE = ("run.", "optimizer.", "tracker.", "evaluate.", "ema.", "objective.beta", "objective.drift")
@@ -136,46 +138,56 @@ class Trial:
     def _training(self) -> Task:
         own = self.own()
         command = *program(), "train", str(self.plan.source), *self.method.settings, *self.candidate, *own
-        config = load_method(self.plan.source, self.method, self.candidate, *own)
-        return Task(command, partial(is_done, self.run, to_yaml(config), "steps", self.steps), self.flops)
+        return Task(command, partial(is_done, self.run, self.config(), "steps", self.steps), self.flops)
 
     def _evaluation(self, grid: str) -> Task:
         settings, folder = grid_settings(self._grid(grid)), self.evaluation(grid)
         base = self.plan.out / grid / BASE
         command = *program(), "evaluate", str(self.run), *settings, "--out", str(folder), "--base", str(base)
-        config = load_method(self.plan.source, self.method, self.candidate, *self.own(), *settings)
-        return Task(command, partial(is_done, folder, to_yaml(config), "tuned"), self._painting(config))
+        return Task(command, partial(is_done, folder, self.config(grid), "tuned"), self._painting(grid))
 
     def _base(self, grid: str) -> Task:
         where = [f"run.name={self.name}", f"run.out={self.plan.out / grid}"]
         settings = [*grid_settings(self._grid(grid)), *where]
         command = *program(), "evaluate", str(self.plan.source), *self.method.settings, *settings
-        config = load_method(self.plan.source, self.method, (), *settings)
-        done = partial(is_done, self.evaluation(grid), to_yaml(config), "base")
-        return Task(command, done, self._painting(config))
+        done = partial(is_done, self.evaluation(grid), self.config(grid), "base")
+        return Task(command, done, self._painting(grid))
 
-    def _painting(self, config: Config) -> float:
+    def _painting(self, grid: str) -> float:
         """Return the FLOPs of the denoiser in a grid's first pictures."""
-        grid = config.evaluate
-        pictures = grid.count * grid.prompts_per_product * grid.seeds
+        cells, config = self._grid(grid), self.config()
+        pictures = cells.count * cells.prompts_per_product * cells.seeds
         return pictures * config.rollout.steps * self.cost.forward
+
+    def config(self, grid: str = "") -> Config:
+        """Return what the training's command reads to, or an evaluation's on a grid; reading takes longer."""
+        config = deepcopy(load_method(self.plan.source, self.method, self.candidate))
+        config.run.name, config.run.out = (
+            self.name,
+            str(self.plan.out / (RUNS if self.method.train else grid)),
+        )
+        if self.method.train:
+            config.run.seed, config.evaluate.enabled = self.seed, False
+            config.trainer.steps, config.trainer.max_minutes = self.steps, None
+        for name in GRID if grid else ():
+            setattr(config.evaluate, name, getattr(self._grid(grid), name))
+        return config
 
 
 def grid_settings(grid: GridConfig) -> list[str]:
     """Return a grid as settings of an evaluation."""
-    names = "products", "count", "prompts_per_product", "seeds"
-    return [f"evaluate.{name}={getattr(grid, name)}" for name in names]
+    return [f"evaluate.{name}={getattr(grid, name)}" for name in GRID]
 
 
-def is_done(folder: Path, settings: str, needed: str, steps: int = 0) -> bool:
+def is_done(folder: Path, config: Config, needed: str, steps: int = 0) -> bool:
     """Has a command come to its end in this folder with this very config? Its summary is written last.
 
-    settings: the resolved config; needed: what the summary must have; steps: those that a training makes.
+    needed: what the summary must have; steps: those that a training makes.
     """
     file, summary = folder / "config.yaml", read_json(folder / SUMMARY)
     if needed not in summary or summary.get("steps", steps) < steps or not file.is_file():
         return False
-    return file.read_text(encoding="utf-8") == settings
+    return file.read_text(encoding="utf-8") == to_yaml(config)
 
 
 def trials_of(

@@ -1,4 +1,4 @@
-"""`rfft benchmark` with real runs: a stop on the way, two programs on one folder, what is left, --plan-only."""
+"""`rfft benchmark` with real runs: a stop on the way, two programs on one folder, what they leave."""
 
 from __future__ import annotations
 
@@ -83,12 +83,16 @@ def test_a_benchmark_from_one_end_to_the_other(
     tuned = json.loads((out / "test" / f"cc-{number}-seed0" / "summary.json").read_text())
     assert tuned["base"]["metrics"] == base["metrics"] and tuned["change"]
     page = (out / "benchmark.md").read_text()
-    assert "| cc less strong |" in page and "| strong less base |" in page and (out / "benchmark.png").exists()
+    assert (
+        "| cc less strong |" in page and "| strong less base |" in page and (out / "benchmark.png").exists()
+    )
 
     code, said, told = run_command("benchmark", plan, "--out", "bench", "--plan-only")
     assert code == 0, told
     assert "strong                            1          2" in said, said
-    assert "0.0 TFLOP of the denoiser, about 0.0 hours at the speed of the trainings that are finished" in said
+    assert (
+        "0.0 TFLOP of the denoiser, about 0.0 hours at the speed of the trainings that are finished" in said
+    )
     code, _, told = run_command("benchmark", plan, "--out", "bench", "--only", "x")
     assert code == 2 and "--only x: no such method; there are base, cc, strong" in told
     # Another base model's figures are not taken for this one's.

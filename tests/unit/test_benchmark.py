@@ -18,7 +18,8 @@ from rfft.evaluation import store
 from rfft.evaluation.benchmark_report import Chosen, Entry, write_benchmark
 from rfft.evaluation.choice import choose
 from rfft.evaluation.methods import method_of
-from rfft.metrics.estimate import mean_estimate
+from rfft.evaluation.summary import as_json
+from rfft.metrics.estimate import share_estimate
 from rfft.training import trials
 from rfft.training.benchmark import Study, stages
 from rfft.training.trials import StepCost, is_done, paid_steps
@@ -87,6 +88,12 @@ def test_trials_of_a_plan(plan_of: Callable[..., Study]) -> None:
     config = load_config(training.command[4], training.command[5:])
     assert (config.trainer.steps, config.optimizer.lr, config.objective.beta) == (7, 1e-3, 0.1)
     assert not config.evaluate.enabled and config.trainer.max_minutes is None and config.run.seed == 0
+    trial, alone = study.searched["cc"][1], study.base()[0]
+    assert trial.config() == config
+    evaluated = load_config(training.command[4], [*training.command[5:], *evaluation.command[5:-4]])
+    assert trial.config("val") == evaluated and evaluated.evaluate.count == 24
+    (painting,) = base[1].tasks
+    assert alone.config("test") == load_config(painting.command[4], painting.command[5:])
     run = study.plan.out / "runs" / "cc-1-seed0"
     assert config.run.out == str(run.parent) and evaluation.command[4] == str(run)
     assert "evaluate.products=adworld:val" in evaluation.command
@@ -98,13 +105,13 @@ def test_trials_of_a_plan(plan_of: Callable[..., Study]) -> None:
 
 
 def test_a_command_is_done_by_its_config_and_its_summary(tmp_path: Path) -> None:
-    settings = to_yaml(load_config("tiny"))
+    settings = load_config("tiny")
     assert not is_done(tmp_path, settings, "steps", 7)
-    (tmp_path / "config.yaml").write_text(settings)
+    (tmp_path / "config.yaml").write_text(to_yaml(settings))
     for summary, done in (({}, False), ({"steps": 6}, False), ({"steps": 7}, True)):
         (tmp_path / "summary.json").write_text(json.dumps(summary))
         assert is_done(tmp_path, settings, "steps", 7) == done
-    assert not is_done(tmp_path, to_yaml(load_config("tiny", ["optimizer.lr=1"])), "steps", 7)
+    assert not is_done(tmp_path, load_config("tiny", ["optimizer.lr=1"]), "steps", 7)
 
 
 def test_a_run_that_has_cost_more_is_not_passed_over(plan_of: Callable[..., Study], tmp_path: Path) -> None:
@@ -198,11 +205,14 @@ def test_the_core_plan_has_the_rows_of_the_question() -> None:
 
 
 def finished(folder: Path, state: str, rates: list[list[float]], config: list[str]) -> Path:
-    """An evaluation of three products, with RFNet's rate on each of their two pictures."""
+    """An evaluation of three products, with RFNet's verdicts on their two pictures; the judge accepts all."""
     folder.mkdir(parents=True)
-    found = {"available_rate_rfnet": mean_estimate(np.array(rates), np.arange(3))}
+    found = {
+        "available_rate_rfnet": share_estimate(np.array(rates), np.arange(3)),
+        "available_rate_judge": share_estimate(np.ones((3, 2)), np.arange(3)),
+    }
     cells = [{"id": f"p{i}", "prompt": "", "seed": s} for i in range(3) for s in range(2)]
-    metrics = {"metrics": {name: {"value": each.value} for name, each in found.items()}}
+    metrics = {"metrics": as_json(found)}
     store.write_json(folder / store.EVALUATION, {"cells": cells, state: metrics})
     store.write_json(folder / store.SUMMARY, {state: metrics, "steps": 5, "seconds": 60.0})
     store.save_estimates(folder, state, found)
@@ -225,8 +235,9 @@ def test_the_page(tmp_path: Path) -> None:
     chosen = Chosen("cc", [("optimizer.lr=1",), ("optimizer.lr=2",)], [{"available_rate_rfnet": 0.75}, {}], 0)
     facts = {"plan": "trial", "budget_tflop": 2}
     page = write_benchmark(tmp_path, facts, entries, [chosen], [("cc", "base"), ("cc", "gone")]).read_text()
-    assert "| base | base |  |  |  |  | 50.0 % (50.0 to 50.0) |" in page
-    assert "| cc | RFFT, CC, beta 0.03 | 2 | 5 | 2.0 | 1.0 | 83.3 % (75.0 to 100.0) |" in page
+    judged = "100.0 % (43.9 to 100.0) |"  # Wilson's for three of three products, with two seeds as with one
+    assert f"| base | base |  |  |  |  | 50.0 % (50.0 to 50.0) | {judged}" in page
+    assert f"| cc | RFFT, CC, beta 0.03 | 2 | 5 | 2.0 | 1.0 | 83.3 % (75.0 to 100.0) | {judged}" in page
     assert page.count("| cc less base | **+33.3 (+25.0 to +50.0)** |") == 2 and "gone" not in page
     assert "83.3 % (66.7 % to 100.0 %)" in page  # over the seeds
     assert "| optimizer.lr=1 | 75.0 % | yes |" in page
