@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -430,6 +431,13 @@ def test_validation_shares_nothing_with_the_report(
     validation = Validation(config, test.painter.bundle, test)
     names = [{cell["product"] for cell in found.cells()} for found in (test, validation.evaluator)]
     assert all(names) and not names[0] & names[1] and "are among" not in capsys.readouterr().err
+
+    # Another network's choice does not go on from this one's.
+    store.write_json(tmp_path / "validation.json", validation.grid | {"base": {"metrics": {}}})
+    assert validation.base(tmp_path) == {"metrics": {}}
+    validation.settings = replace(validation.settings, monitor="another")
+    with pytest.raises(UserError, match="was validated with evaluate.monitor=null, not another: bring that"):
+        validation.base(tmp_path)
 
     for folder, letters in (("test", "abc"), ("val", "bcd")):  # b's and c's pictures are in both
         (tmp_path / folder).mkdir()
