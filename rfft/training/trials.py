@@ -162,10 +162,8 @@ class Trial:
     def config(self, grid: str = "") -> Config:
         """Return what the training's command reads to, or an evaluation's on a grid; reading takes longer."""
         config = deepcopy(load_method(self.plan.source, self.method, self.candidate))
-        config.run.name, config.run.out = (
-            self.name,
-            str(self.plan.out / (RUNS if self.method.train else grid)),
-        )
+        place = RUNS if self.method.train else grid
+        config.run.name, config.run.out = self.name, str(self.plan.out / place)
         if self.method.train:
             config.run.seed, config.evaluate.enabled = self.seed, False
             config.trainer.steps, config.trainer.max_minutes = self.steps, None

@@ -145,7 +145,7 @@ def test_only_accepted_pictures(config: Config) -> None:
         margin = image.mean(dim=(1, 2, 3)) - enough
         return torch.stack([margin, torch.zeros_like(margin)], dim=1)
 
-    evaluator.painter.verdicts.rfnet = bright_is_available  # type: ignore[assignment]
+    evaluator.painter.verdicts.rfnets["rfnet"] = bright_is_available  # type: ignore[assignment]
     first = evaluator()
     evaluator.settings.only_accepted = True
     found = evaluator()
