@@ -43,6 +43,7 @@ def build_bundle(config: Config, device: torch.device | str, trained: bool = Tru
     model = config.model
     bundle = load_bundle(model.bundle, getattr(torch, model.dtype), model.controlnet, family_of(config))
     bundle.set_embedded_guidance(model.embedded_guidance)
+    bundle.quantize(model.quantize, model.train, model.lora.target_modules)
     if trained:
         if model.tiny_vae is not None:
             bundle.set_tiny_vae(load_tiny_vae(model.tiny_vae, getattr(torch, model.dtype)))

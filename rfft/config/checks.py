@@ -45,6 +45,10 @@ def check_config(config: Config) -> None:
         f"model.dtype={model.dtype} needs autocast: set trainer.mixed_precision=bf16, or model.dtype=float32",
     )
     require(
+        model.quantize == "none" or rollout.precision == "autocast",
+        "model.quantize saves nothing beside the rollout's own copy: set rollout.precision=autocast",
+    )
+    require(
         rollout.precision != "autocast" or (rollout.cache == 1 and rollout.compile != "always"),
         "rollout.cache and rollout.compile are of the rollout's own copy: set rollout.precision=bf16",
     )

@@ -42,6 +42,8 @@ class ModelConfig:
     # That the frozen weights are kept in, a trained ControlNet's frozen copy too; what is trained is float32
     # anyway. Where objective.precision is fp32 or tf32, the denoiser computes in it all the same.
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    # int8: linear layers of denoiser and ControlNet that are not trained take a quarter of float32's memory.
+    quantize: Literal["none", "int8"] = "none"
     train: list[TrainMode] = setting(["denoiser_lora"])
     lora: LoraConfig = field(default_factory=LoraConfig)
     gradient_checkpointing: bool = False  # of denoiser and VAE: less memory, about a third more time

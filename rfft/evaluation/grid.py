@@ -44,6 +44,8 @@ def describe_grid(evaluator: Evaluator) -> dict[str, Any]:
         "evaluate.products": build.evaluated_products(config),
         "evaluate.reference": build.reference_source(config),
     }
+    if config.model.quantize != "none":
+        settings["model.dtype"] += f" and {config.model.quantize}"
     names = [*(f"evaluate.{name}" for name in (*PAINTED, *MEASURED)), *ELSEWHERE]
     return {
         "grid": {name: settings[name] for name in names if name in settings},

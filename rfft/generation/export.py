@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rfft.errors import UserError
 from rfft.models.bundle import Bundle
+from rfft.models.int8 import dense_state
 
 LORA = "denoiser_lora"  # the mode of model.train
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -120,7 +121,7 @@ def merged_copy(bundle: Bundle, name: str) -> Any:
     trained = getattr(bundle.unwrapped, name)
     copy = type(trained).from_config(trained.config)
     with bundle.merged():
-        state = trained.state_dict()
+        state = dense_state(trained)
         copy.load_state_dict({k.replace("base_layer.", ""): v for k, v in state.items() if ".lora_" not in k})
     return copy.to(trained.dtype)
 

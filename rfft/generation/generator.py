@@ -51,4 +51,5 @@ def load_generator(config: Config, lora: Path | None, device: torch.device) -> B
         weights = (p for layer in lora_layers(denoiser) for p in layer.parameters())
         if not all(weight.isfinite().all() for weight in weights):
             raise UserError(f"{file}: it holds weights that are NaN or infinite; export another checkpoint")
+    bundle.quantize(model.quantize, model.train, model.lora.target_modules)
     return bundle.to(device)

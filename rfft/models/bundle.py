@@ -6,7 +6,7 @@ Shapes: B batch, C latent channels, h w latent, H W pixels. Pictures in [0, 1].
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,11 +15,12 @@ from diffusers import AutoencoderTiny
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
-from rfft.errors import UserError
+from rfft.errors import UserError, require
 from rfft.models import lora
 from rfft.models.families.base import Family
 from rfft.models.fast import FastCopy
 from rfft.models.half import use_in_full
+from rfft.models.int8 import quantize
 from rfft.types import Conditioning, Denoise, Schedule, Size
 
 MODES = ("denoiser_lora", "controlnet_lora", "controlnet")
@@ -126,6 +127,21 @@ class Bundle:
         self.modules.append(self.tiny_vae)
 
     # ---- training ----
+
+    def quantize(self, kind: str, modes: Sequence[str], target_modules: Sequence[str]) -> None:
+        """Keep frozen linear layers in int8, where `kind` says so: to be called before train().
+
+        Those that train() with these arguments gives a LoRA, or trains, stay as they are: what is merged in a
+        rollout is not rounded again and again.
+        """
+        if kind == "none":
+            return
+        blocks, part = self.family.units, self.family.part
+        require(blocks, "model.quantize: this base's family names no blocks (units): set it to none")
+        for name, network in self.unwrapped.named_children():
+            mode = f"{'denoiser' if name == part else name}_lora"
+            if name != "controlnet" or "controlnet" not in modes:
+                quantize(network, blocks, target_modules if mode in modes else ())
 
     def part_of(self, mode: str) -> str:
         """Return what the network is called that a mode of model.train is about."""

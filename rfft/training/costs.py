@@ -86,6 +86,7 @@ def costs(config: Config) -> Costs:
     work = max(all_works, key=lambda work: (work.merges_beside_graphs, work.graphs))  # at its worst
     dtype = getattr(torch, model.dtype)
     bundle = load_skeleton(model.bundle, dtype, model.controlnet, build.family_of(config), model.tiny_vae)
+    bundle.quantize(model.quantize, model.train, model.lora.target_modules)
     bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
     if model.gradient_checkpointing:
         bundle.enable_gradient_checkpointing()

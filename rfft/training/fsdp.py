@@ -16,6 +16,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grad_norm_
 
+from rfft.errors import require
+from rfft.models.int8 import Int8Linear
 from rfft.training.distributed import MOMENTS, Engine
 from rfft.types import Conditioning, Denoised, NoiseLevel
 
@@ -38,6 +40,10 @@ class Fsdp(Engine):
         Weights must be the same in all processes. Accelerate is not asked to prepare anything.
         """
         module = modules[0]
+        quantized = any(isinstance(layer, Int8Linear) for layer in module.modules())
+        require(
+            not quantized, "model.quantize is not for FSDP2: set it to none, or take launch/multi_gpu.yaml"
+        )
         self.accelerator, self.optimizer, self.module = accelerator, optimizer, module
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         parts = [*module.children(), *modules[1:]]

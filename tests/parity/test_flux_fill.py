@@ -128,6 +128,7 @@ def test_it_has_no_controlnet(folder: Path) -> None:
         load_bundle(folder).train(["controlnet"], 2, 4, ["to_q"])
 
 
+@pytest.mark.slow
 def test_parameters_are_counted_from_published_files(tmp_path: Path) -> None:
     """FLUX.1-dev's files, with the 384 channels that Fill's transformer takes."""
     published.write("flux", tmp_path)
