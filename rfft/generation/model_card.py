@@ -57,13 +57,13 @@ def usage(format: str, config: dict[str, Any], bundle: Bundle) -> list[str]:
     """Return lines of Python that load the export from the folder it lies in."""
     if bundle.pipe is None:
         return ["# no diffusers pipeline knows this base: RFFT itself loads it, by model.family"]
-    pipeline, network = type(bundle.pipe).__name__, bundle.unwrapped.controlnet
-    controlnet_kind = type(network).__name__
+    pipeline, own = type(bundle.pipe).__name__, bundle.unwrapped.controlnet
+    controlnet_kind = type(own).__name__
     parts, may_lack = bundle.pipe.components, bundle.pipe._optional_components
     without = [f"{name}=None" for name, part in parts.items() if part is None and name not in may_lack]
     without += ["safety_checker=None"] * ("safety_checker" in bundle.pipe.config)
     hint = [f"# {bundle.family.hint}"] * bool(bundle.family.hint)
-    taken = "controlnet" in parts or network is None
+    taken = "controlnet" in parts or own is None
     apart = f"# {pipeline} paints without it; `rfft generate` paints with both"
     if format == "merged":
         here = '"."'
@@ -79,7 +79,7 @@ def usage(format: str, config: dict[str, Any], bundle: Bundle) -> list[str]:
     whole = "controlnet" in modes or ("controlnet_lora" in modes and format != "peft")
     embedded = is_embedded(base)
     arguments = [f'source_of("{base}")' if embedded else f'"{base}"', *without]
-    lines = [f"from diffusers import {pipeline if network is None else f'{controlnet_kind}, {pipeline}'}"]
+    lines = [f"from diffusers import {pipeline if own is None else f'{controlnet_kind}, {pipeline}'}"]
     lines += ["from peft import PeftModel"] * (format == "peft")
     lines += ["from rfft.models.load import source_of  # it comes with RFFT"] * embedded
     if whole or controlnet is not None or not taken:

@@ -38,7 +38,7 @@ class PipelineFamily(Family):
     def __init__(self, pipe: Any, controlnet: Any = None) -> None:
         """Take the diffusers pipeline, and the ControlNet for one that has none."""
         self.pipe, self.vae = pipe, pipe.vae
-        self.controlnet = getattr(pipe, "controlnet", None) if controlnet is None else controlnet
+        self.controlnet: Any = getattr(pipe, "controlnet", None) if controlnet is None else controlnet
         self.latent_factor = pipe.vae_scale_factor
         self.latent_channels = pipe.vae.config[self.channels_key]
         self.fp32_vae = False  # it overflows in half precision
