@@ -61,7 +61,7 @@ test-long: setup  ## simulated raters label, RFNet and the generator learn from 
 gpu: setup  ## tests, a training, SD 1.5 and SDXL steps on this machine's GPUs: docs/gpu/CARD.md (10 minutes at most)
 	$(BIN)/python tools/gpu_report.py
 
-test-full: setup  ## one step of full-width SD 1.5, 2.1 and SDXL in each mode (up to 8 GB of memory, minutes each)
+test-full: setup  ## one step of full-width SD 1.5, 2.1, SDXL, SD 3.5, FLUX and Qwen-Image in each mode (up to 8 GB of memory, minutes each)
 	$(BIN)/pytest -q -m full -s tests/full
 
 bench: setup bench/.venv/.installed  ## RFFT, trl and ReFL side by side, and the machine's own speed (half an hour)

@@ -161,7 +161,10 @@ def _chatglm_tokenizer() -> ChatGLMTokenizer:
 
 
 def wide(name: str) -> Any:
-    """sd3 at the width of SD 3.5 medium, with fewer layers and without T5, so that memory lasts."""
+    """A base as wide as the published one, with fewer layers and small text encoders, so that memory lasts.
+
+    sd3 is SD 3.5 medium's, without T5.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return WIDE[name]()
@@ -203,6 +206,34 @@ def _wide_sd3() -> Any:
         tokenizer_2=words,
         tokenizer_3=None,
     )
+
+
+def _wide_flux() -> Any:
+    shared = {"joint_attention_dim": 4096, "pooled_projection_dim": 768, "guidance_embeds": True}
+    control = FluxControlNetModel(**shared, num_layers=1, num_single_layers=0)
+    awake(control)
+    words = tokenizer()
+    return FluxControlNetInpaintPipeline(
+        transformer=FluxTransformer2DModel(**shared, num_layers=1, num_single_layers=2),
+        controlnet=control,
+        vae=_wide_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        text_encoder=text_encoder(768, words, CLIPTextModel),
+        text_encoder_2=_t5(4096),
+        tokenizer=words,
+        tokenizer_2=_t5_tokenizer(),
+    )
+
+
+def _wide_qwen_image() -> Any:
+    parts = _qwen_image().components
+    control = QwenImageControlNetModel(num_layers=1, joint_attention_dim=32)
+    awake(control)
+    wide = {
+        "transformer": QwenImageTransformer2DModel(num_layers=2, joint_attention_dim=32),
+        "controlnet": control,
+    }
+    return QwenImageControlNetPipeline(**(parts | wide | {"vae": AutoencoderKLQwenImage()}))
 
 
 def _sd3(**controlnet: Any) -> Any:
@@ -351,7 +382,7 @@ def _t5_tokenizer() -> T5TokenizerFast:
     return T5TokenizerFast(vocab=[*special, *letters, ("▁park", -4.0)], extra_ids=0)
 
 
-WIDE = {"sd3": _wide_sd3}
+WIDE = {"sd3": _wide_sd3, "flux": _wide_flux, "qwen_image": _wide_qwen_image}
 PIPELINES: dict[str, Callable[[], Any]] = {
     "kolors": _kolors,
     "flux": _flux,

@@ -33,7 +33,7 @@ class LoraConfig:
 @dataclass
 class ModelConfig:
     bundle: str = "rf-tiny"  # rf-tiny (embedded), a local folder, or a hub id
-    # sd, sdxl, kolors, sd3, flux, qwen_image, or package.module:Name; null: what the bundle's
+    # sd, sdxl, kolors, sd3, flux, flux_fill, qwen_image, or package.module:Name; null: what the bundle's
     # model_index.json says.
     family: str | None = None
     controlnet: str | None = None  # folder or hub id, for a base model that comes without a ControlNet

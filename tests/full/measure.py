@@ -27,7 +27,7 @@ from rfft.config.load import load_config
 from rfft.config.schema import Config
 from rfft.generation.export import export_bundle
 from rfft.models.bundle import Bundle
-from rfft.models.families.sd3 import StableDiffusion3
+from rfft.models.families import KNOWN
 from rfft.training.learner import RFFTLearner
 from tests import bases, shapes
 
@@ -101,7 +101,8 @@ def main() -> None:
     before = peak()  # libraries, and the rewards
     pipe = load_pipeline(name, config)
     save_configs(pipe, Path(folder))
-    bundle = Bundle(StableDiffusion3(pipe)) if name in bases.WIDE else shapes.bundle_of(pipe)
+    family: Any = KNOWN.get(name)
+    bundle = Bundle(family(pipe)) if name in bases.WIDE else shapes.bundle_of(pipe)
     lora = config.model.lora
     bundle.train([mode], lora.rank, lora.alpha, lora.target_modules)
     if config.model.gradient_checkpointing:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rfft.training.costs import costs
+from tests.bases import WIDE
 from tests.full.measure import settings
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ def measure(name: str, mode: str, folder: Path, *overrides: str) -> dict[str, fl
 
 @pytest.mark.full
 @pytest.mark.parametrize("mode", ["denoiser_lora", "controlnet_lora", "controlnet"])
-@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", "sd3"])
+@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", *WIDE])
 def test_a_step_takes_the_memory_that_was_foretold(name: str, mode: str, tmp_path: Path) -> None:
     found = measure(name, mode, tmp_path)
     if "stock_off" in found:  # as loaded by diffusers' own pipeline
