@@ -45,7 +45,7 @@ def write_card(
         settings=settings,
         step=step,
         usage="\n".join(usage(format, config, bundle)),
-        scheduler="a DDIM scheduler" if bundle.pipe is None else type(bundle.pipe.scheduler).__name__,
+        scheduler="its family's sampler" if bundle.pipe is None else type(bundle.pipe.scheduler).__name__,
         objective=describe_objective(config),
         rows=metrics.rows,
         images=metrics.images,
