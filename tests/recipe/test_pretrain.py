@@ -150,6 +150,12 @@ def test_vae_and_maps_go_on(
     assert low < float(re.findall(r"\d+\.\d+", said)[-1]) < high
 
 
+def test_what_a_shape_is_of(tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]) -> None:
+    for part, told in (("judge", "--shape sd3 is one of base"), ("base", "train vae first")):
+        code, _, said = run_command("adworld", "pretrain", part, "--shape", "sd3", "--out", tmp_path / "none")
+        assert code == 2 and told in said, said
+
+
 @pytest.mark.slow
 def test_the_flow_is_trained_goes_on_and_is_a_base(
     out: Path,
