@@ -91,6 +91,7 @@ def test_the_gradient_is_that_of_a_loop_with_diffusers_scheduler(folder: Path, m
         assert_close(ours[key], parameter.grad)
 
 
+@pytest.mark.slow
 def test_a_step_trains_the_lora_and_nothing_else(folder: Path, make_batch: MakeBatch, reward: Reward) -> None:
     bundle = moved(folder, "denoiser_lora")
     bundle.enable_gradient_checkpointing()
