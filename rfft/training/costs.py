@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from rfft import build
-from rfft.config.schema import Config, TrainerConfig
+from rfft.config.schema import Config, ModelConfig, TrainerConfig
 from rfft.data.encoded import AHEAD
 from rfft.data.sizes import as_buckets, as_size
 from rfft.evaluation.networks import load_scorers
 from rfft.models.bundle import Bundle
+from rfft.models.families.base import Family
 from rfft.models.load import load_skeleton, skeleton_batch
 from rfft.models.lora import merged_bytes
 from rfft.objectives.base import Work, autocast_for, render
@@ -84,12 +85,7 @@ def costs(config: Config) -> Costs:
     model, trainer, all_works = config.model, config.trainer, works(config)
     objective, forwards = build.build_objective(config), count_forwards(all_works)
     work = max(all_works, key=lambda work: (work.merges_beside_graphs, work.graphs))  # at its worst
-    dtype = getattr(torch, model.dtype)
-    bundle = load_skeleton(model.bundle, dtype, model.controlnet, build.family_of(config), model.tiny_vae)
-    bundle.quantize(model.quantize, model.train, model.lora.target_modules)
-    bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
-    if model.gradient_checkpointing:
-        bundle.enable_gradient_checkpointing()
+    bundle = _trained_skeleton(model, build.family_of(config))
     bundle.schedule(config.rollout.steps, largest(config))  # or it is refused
     rfnet = build.build_rfnet(config, "cpu")
     reward = build.build_reward(config, rfnet, "cpu")
@@ -140,6 +136,17 @@ def costs(config: Config) -> Costs:
     denoised = trainer.accumulation * sum(counted) / len(counted)
     forward = denoiser.forward / trainer.batch_size
     return Costs(facts, lasting, passing, together, start, flops, denoised, forward)
+
+
+def _trained_skeleton(model: ModelConfig, family: type[Family] | None) -> Bundle:
+    """Return the generator as a run trains it, without weights."""
+    dtype = getattr(torch, model.dtype)
+    bundle = load_skeleton(model.bundle, dtype, model.controlnet, family, model.tiny_vae)
+    bundle.quantize(model.quantize, model.train, model.lora.target_modules)
+    bundle.train(list(model.train), model.lora.rank, model.lora.alpha, model.lora.target_modules)
+    if model.gradient_checkpointing:
+        bundle.enable_gradient_checkpointing()
+    return bundle
 
 
 def _judged(trainer: TrainerConfig, work: Work, judge: Cost) -> float:
