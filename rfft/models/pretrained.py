@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import pickle
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+Network = TypeVar("Network", bound=nn.Module)
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
@@ -36,20 +38,16 @@ class PretrainedModule(nn.Module):
         super().__init__()
         self.config = config
 
-    def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, with the weights in the precision that they have.
 
-        half: parameters as float16. Running statistics stay as they are: a variance can be far above 65504,
-        the largest number of float16. Raises a UserError for numbers that are not finite.
+        Raises a UserError for numbers that are not finite.
         """
-        folder, parameters = Path(folder), dict(self.named_parameters()) if half else {}
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {"architecture": type(self).__name__, **dataclasses.asdict(self.config)}
         (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
-        state = {
-            name: (value.half() if name in parameters else value).detach().cpu().contiguous()
-            for name, value in self.state_dict().items()
-        }
+        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         broken = [name for name, value in state.items() if not value.isfinite().all()]
         require(not broken, f"{folder}: not written, as {', '.join(broken)} is not finite")
         save_file(state, folder / WEIGHTS_NAME, metadata={"format": "pt"})
@@ -114,6 +112,17 @@ def read_config(cls: type[PretrainedModule], folder: Path) -> Any:
         return cls.config_class(**values)
     except TypeError as error:
         raise UserError(f"{folder / CONFIG_NAME} does not fit {cls.__name__}: {error}") from error
+
+
+def halved(network: Network) -> Network:
+    """Return a copy with parameters as float16.
+
+    Running statistics stay as they are: a variance can be far above 65504, the largest number of float16.
+    """
+    network = copy.deepcopy(network)
+    for parameter in network.parameters():
+        parameter.data = parameter.data.half()
+    return network
 
 
 def tokenizer_of(source: str | Path) -> Any:

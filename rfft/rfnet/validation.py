@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rfft.evaluation.store import SUMMARY, read_json
 from rfft.feedback.dataset import FeedbackSource, Reading
+from rfft.models.pretrained import halved
 from rfft.rfnet.data import batches
 from rfft.rfnet.evaluate import CONFUSION, EVALUATION, EXPORT, predict, report, scalars, table, write
 from rfft.rfnet.learner import RFNetLearner
@@ -84,7 +85,8 @@ class RFNetValidation(Validation):
     def export(self) -> None:
         """Write RUN/rfnet: what RFNet.from_pretrained, `rfft rfnet evaluate` and reward.rfnet take."""
         with new_folder(self.run / EXPORT, replace=True) as draft, self.learner.averaged():
-            self.learner.rfnet.save_pretrained(draft, self.learner.config.trainer.half)
+            network = self.learner.rfnet
+            (halved(network) if self.learner.config.trainer.half else network).save_pretrained(draft)
             self.tokenizer.save_pretrained(draft)
 
 

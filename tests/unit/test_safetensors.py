@@ -15,6 +15,7 @@ from transformers import ResNetConfig, ResNetModel
 
 from rfft.errors import UserError
 from rfft.models.load import load_bundle, load_tiny_vae
+from rfft.models.pretrained import halved
 from rfft.rewards.maps import MapNet, MapNetConfig
 from rfft.rewards.preference import TextMatch
 from rfft.rewards.rfnet import RFNet, RFNetConfig
@@ -76,7 +77,7 @@ def test_half_precision_keeps_running_statistics_and_refuses_what_is_no_number(t
     network = MapNet(MapNetConfig(widths=[4, 8]))
     norm = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
     norm.running_var.fill_(142432.0)
-    network.save_pretrained(tmp_path, half=True)
+    halved(network).save_pretrained(tmp_path)
     again = MapNet.from_pretrained(tmp_path).state_dict()
     for name, value in network.state_dict().items():
         wanted = value.half().float() if name in dict(network.named_parameters()) else value
@@ -85,4 +86,4 @@ def test_half_precision_keeps_running_statistics_and_refuses_what_is_no_number(t
     with torch.no_grad():
         next(network.parameters()).fill_(70000.0)
     with pytest.raises(UserError, match=r"not written, as down.0.0.weight is not finite"):
-        network.save_pretrained(tmp_path, half=True)
+        halved(network).save_pretrained(tmp_path)

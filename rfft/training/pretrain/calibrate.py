@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rfft.metrics.calibration import calibration_error, temperature
+from rfft.models.pretrained import halved
 from rfft.training.pretrain.degraded import VARIANTS
 from rfft.training.pretrain.fit import console
 from rfft.training.pretrain.networks import Network, load_networks
@@ -29,7 +30,7 @@ def calibrate(out: Path) -> None:
             f"{name}: temperature {found:.3f}, calibration error {before:.3f} -> {after:.3f} on val"
         )
         _divide(network.model, found)
-        network.model.save_pretrained(out / name, half=True)
+        halved(network.model).save_pretrained(out / name)
 
 
 def _divide(model: Any, by: float) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from rfft.adworld.scenes import load_scenes
+from rfft.models.pretrained import halved
 from rfft.rewards.judge import Judge, JudgeConfig, pool
 from rfft.training.pretrain.augment import augment
 from rfft.training.pretrain.base import build_tokenizer
@@ -74,7 +75,7 @@ def train(run: PretrainRun) -> None:
 
     nets = nn.ModuleDict({"judge": model, "read": read, "find": find})
     fit(nets, loss_fn, FitConfig(lr=2e-3, weight_decay=0.02, ema=0.995, seed=SEED), run, "judge")
-    model.save_pretrained(folder, half=True)
+    halved(model).save_pretrained(folder)
     found = scene_probabilities(reader(model), run.out, NAME, "val")
     write_report(folder / REPORT, named(scene_reports(found, "val"), "val"))
 

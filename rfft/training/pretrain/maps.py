@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rfft.adworld.scenes import Scenes, load_scenes
+from rfft.models.pretrained import halved
 from rfft.rewards.maps import MapNet, MapNetConfig
 from rfft.training.pretrain.degraded import load_variant
 from rfft.training.pretrain.fit import FitConfig, PretrainRun, console, device, fit, start
@@ -37,7 +38,7 @@ def train(kind: str, run: PretrainRun) -> None:
         return F.binary_cross_entropy_with_logits(logits.float(), target)
 
     fit(model, loss_fn, FitConfig(lr=3e-3, ema=0.99), run, kind)
-    model.save_pretrained(folder, half=True)
+    halved(model).save_pretrained(folder)
     for source in TESTS:
         error = test_error(model, kind, source)
         console.print(f"{kind}: mean absolute error on {source[0]}: {error:.4f}")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rfft.adworld.scenes import ATTRIBUTES
+from rfft.models.pretrained import halved
 from rfft.rewards.probe import Probe, ProbeConfig
 from rfft.training.pretrain.augment import mirror
 from rfft.training.pretrain.degraded import VARIANTS
@@ -46,7 +47,7 @@ def train(run: PretrainRun) -> None:
         return attribute_loss(list(read(model, batch).values()), batch.attributes)
 
     fit(model, loss_fn, FitConfig(lr=2e-3, weight_decay=0.02, ema=0.995, seed=3), run, "probe")
-    model.save_pretrained(folder, half=True)
+    halved(model).save_pretrained(folder)
     write_report(folder / REPORT, accuracies(model, run.out))
 
 
