@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from accelerate.state import AcceleratorState
+
 from rfft.models.pretrained import CONFIG_NAME
 from rfft.rfnet import trainer
 from rfft.rfnet.config import load_config
@@ -47,6 +49,8 @@ def train_all(world: World) -> None:
     for part, do in work.items():
         if not _times(world).get(part, {}).get("done"):
             console.print(f"== {part}")
+            # Accelerate has one precision for the whole process, and the parts have different ones.
+            AcceleratorState._reset_state(reset_partial_state=True)
             with _timed(world, part):
                 do()
     for part, took in _times(world).items():
