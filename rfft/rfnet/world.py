@@ -59,7 +59,7 @@ def train_all(world: World) -> None:
 
 
 def train_part(world: World, part: str) -> None:
-    """Train one of PARTS, or go on with it: from the weights that it has in world.out, or from nothing."""
+    """Train one of PARTS, or "flow": from the weights that it has in world.out, or from nothing."""
     if part == "rfnet":
         _train_rfnet(world)
         return
