@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
-from stress_tables import stress_tables, table
+from stress_tables import stress_tables
+
+from rfft.evaluation.comparison_tables import markdown_table
 
 ASSETS = Path(__file__).parent.parent / "rfft" / "assets"
 INPUTS = {"o": "product", "g": "picture", "d": "depth", "s": "saliency", "c": "caption"}
@@ -22,20 +24,20 @@ def verdicts(report: dict) -> str:
         ]
         name = scenes.replace("/", ", ")
         rows.append([name, f"{values['macro_f1']:.3f}", f"{values['accuracy']:.3f}", *cells])
-    return table(header, rows)
+    return markdown_table([header, *rows])
 
 
 def confusion(values: dict) -> str:
     classes = [name.replace("_", " ") for name in values["classes"]]
     rows = [[name, *map(str, counts)] for name, counts in zip(classes, values["confusion"], strict=True)]
-    return table([r"label \ verdict", *classes], rows)
+    return markdown_table([[r"label \ verdict", *classes], *rows])
 
 
 def shares(report: dict) -> str:
     """Rows of plain shares, in percent."""
     names = list(next(iter(report.values())))
     rows = [[key, *(f"{100 * values[n]:.1f} %" for n in names)] for key, values in report.items()]
-    return table(["split, variant", *names], rows)
+    return markdown_table([["split, variant", *names], *rows])
 
 
 def dependence(report: dict) -> str:
@@ -43,7 +45,7 @@ def dependence(report: dict) -> str:
     mixed = json.loads((ASSETS / "rf-tiny-rfnet" / "dependence.json").read_text())
     rows = [["all its own", *(f"{values['macro_f1']:.3f}" for values in report.values())]]
     rows += [[f"another {INPUTS[m]}", *(f"{found[v]:.3f}" for v in report)] for m, found in mixed.items()]
-    return table(["inputs", *report], rows)
+    return markdown_table([["inputs", *report], *rows])
 
 
 def ablation(report: dict) -> str:
@@ -54,7 +56,7 @@ def ablation(report: dict) -> str:
         cells = [f"{figures[v]['macro_f1']:.3f} / {figures[v]['ap']:.3f}" for v in report]
         name = "all" if dropped == CONTROL else "no " + ", ".join(INPUTS[m] for m in dropped)
         rows.append([name, str(figures["steps"]), *cells])
-    return table(["inputs", "further steps", *report], rows)
+    return markdown_table([["inputs", "further steps", *report], *rows])
 
 
 def agreement(report: dict) -> str:
@@ -64,7 +66,7 @@ def agreement(report: dict) -> str:
         [scenes.replace("/", ", "), *(f"{values[n]:.2f}" for n in names), f"{values[both]:.3f}"]
         for scenes, values in report.items()
     ]
-    return table(["scenes", *(n.replace("_", " ") for n in (*names, both))], rows)
+    return markdown_table([["scenes", *(n.replace("_", " ") for n in (*names, both))], *rows])
 
 
 def of_split(report: dict, split: str) -> dict:

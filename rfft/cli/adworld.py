@@ -64,14 +64,15 @@ def pretrain(
     With a new --state and --seed it goes on from the weights in --out. Scenes are kept for the next time in
     ~/.cache/rfft, or in the folder that the variable RFFT_CACHE names.
     """
-    from rfft.rfnet.world import World, train_all, train_part
-
     require(part == "base" or shape == "sd", f"--shape {shape} is one of base: leave it out for {part}")
-    world = World(out, state, steps, seed, compiled)
+    from rfft.rfnet.world import train_all, train_part
+    from rfft.training.pretrain.fit import PretrainRun
+
+    run = PretrainRun(out, state, steps or 0, seed, compiled)
     if part == "all":
-        train_all(world)
+        train_all(run)
     else:
-        train_part(world, "flow" if shape == "sd3" else part)
+        train_part(run, "flow" if shape == "sd3" else part)
 
 
 @app.command()

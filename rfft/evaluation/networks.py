@@ -61,8 +61,10 @@ def load_networks(config: Config, rfnet: RFNetWithMaps | None, device: torch.dev
 def load_monitor(config: Config, rfnet: RFNetWithMaps | None, device: torch.device) -> RFNetWithMaps | None:
     """Load evaluate.monitor, frozen; it sees the maps of the networks that `rfnet` has already."""
     name = config.evaluate.monitor
-    if name is None or rfnet is None:
-        return None if name is None else build.load_rfnet(config.reward, name, device)
+    if name is None:
+        return None
+    if rfnet is None:
+        return build.load_rfnet(config.reward, name, device)
     model = RFNet.from_pretrained(name).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return RFNetWithMaps(model, rfnet.depth, rfnet.saliency, build.caption_tokenizer(name))
 

@@ -18,7 +18,7 @@ from rfft.data.overlap import shared_products
 from rfft.errors import UserError
 from rfft.evaluation.evaluator import Evaluation, Evaluator
 from rfft.evaluation.grid import describe_grid
-from rfft.evaluation.guard import chooses, guard, preference
+from rfft.evaluation.guard import guard, preference
 from rfft.evaluation.store import State, read_json, values, write_json
 from rfft.evaluation.summary import as_json
 from rfft.models.bundle import Bundle
@@ -101,8 +101,3 @@ class Validation:
         """Return what is wrong with a checkpoint of these metrics, and what it is ranked by; see guard()."""
         base = self.base(run)
         return guard({} if base is None else values(base), metrics, self.settings)
-
-    @property
-    def chooses(self) -> str:
-        """The metric whose highest value makes the best checkpoint."""
-        return chooses(self.settings)

@@ -44,12 +44,12 @@ class PretrainedModule(nn.Module):
         Raises a UserError for numbers that are not finite.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {"architecture": type(self).__name__, **dataclasses.asdict(self.config)}
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
         state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         broken = [name for name, value in state.items() if not value.isfinite().all()]
         require(not broken, f"{folder}: not written, as {', '.join(broken)} is not finite")
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"architecture": type(self).__name__, **dataclasses.asdict(self.config)}
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
         save_file(state, folder / WEIGHTS_NAME, metadata={"format": "pt"})
 
     @classmethod

@@ -50,7 +50,7 @@ class PretrainRun:
 
     out: Path
     state: Path
-    steps: int
+    steps: int  # of each training; 0, as the command line gives it: the part's own
     seed: int = 0
     compile: bool = False  # torch.compile: minutes at first, then faster steps
     signals: StopSignals = field(default_factory=StopSignals)

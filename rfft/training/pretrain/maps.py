@@ -52,11 +52,8 @@ def _pair(scenes: Scenes, images: np.ndarray, kind: str, index: np.ndarray) -> t
 @torch.no_grad()
 def test_error(model: MapNet, kind: str, source: Source) -> float:
     """Return the mean absolute error, in [0,1], of the maps of a source's scenes as they are drawn."""
-    scenes = load_scenes(*source)
-    found = [
-        (model.eval()(image) - target).abs().mean().item()
-        for image, target in (
-            _pair(scenes, scenes.image, kind, index) for index in np.array_split(np.arange(len(scenes)), 8)
-        )
-    ]
-    return float(np.mean(found))
+    scenes, errors = load_scenes(*source), []
+    for index in np.array_split(np.arange(len(scenes)), 8):
+        image, target = _pair(scenes, scenes.image, kind, index)
+        errors.append((model(image) - target).abs().mean().item())
+    return float(np.mean(errors))
